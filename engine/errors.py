@@ -1,0 +1,256 @@
+"""Every error that a user can meet, as one tree.
+
+    SwitchyardError                  something a user can act on; the message names value, allowed values and fix
+    |-- ConfigError                  a setting is unknown, malformed or contradictory
+    |-- ModelSourceError             weights cannot be fetched, verified or read
+    |-- DataFolderError              the data folder is locked, read-only, full or from another version
+    |-- ServerUnreachable            a client command found no server
+    `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
+        |-- InvalidRequest           a field is missing, malformed or out of range
+        |   |-- PromptTooLong        messages leave no room in the model's context
+        |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
+        |   |-- InvalidFilter        an unknown operator or malformed filter
+        |   `-- UnparsableDocument   a document is not the text its type says
+        |-- UnsupportedMediaType     a body or document of a type that nothing here reads
+        |-- PayloadTooLarge          a body over its limit
+        |-- Unauthorized             the API key is missing or wrong
+        |-- NotFound
+        |   |-- UnknownModel
+        |   |-- UnknownCollection
+        |   `-- UnknownDocument
+        |-- Overloaded               a bounded queue is full; carries Retry-After
+        |-- DeadlineExceeded         the request's deadline passed
+        |-- StorageFull              the disk has no room; nothing of the write was kept
+        |-- NotImplementedYet        an address of the published interface that this version does not serve
+        `-- ComponentUnavailable     a component died or does not answer; carries Retry-After
+
+Errors travel between processes, so each one is rebuilt from its message and fields rather than its constructor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class SwitchyardError(Exception):
+    """Base of the tree. `str(error)` is one line for a user: value seen, values allowed, fix."""
+
+    code = "error"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(cls: type[SwitchyardError], args: tuple[Any, ...], fields: dict[str, Any]) -> SwitchyardError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class ConfigError(SwitchyardError):
+    """A setting is unknown, malformed or contradicts another."""
+
+    code = "invalid_config"
+
+
+class ModelSourceError(SwitchyardError):
+    """Weights cannot be fetched, verified or read."""
+
+    code = "model_source"
+
+
+class DataFolderError(SwitchyardError):
+    """The data folder is locked by another server, not writable, full or of an unknown version."""
+
+    code = "data_folder"
+
+
+class ServerUnreachable(SwitchyardError):
+    """A client command found no server at its URL."""
+
+    code = "server_unreachable"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"no server answers at {url} ({why}). Start one with `switchyard serve`, "
+            "or name another with --url or SWITCHYARD_URL."
+        )
+
+
+class RequestError(SwitchyardError):
+    """One request failed. `param` names the offending field; `retry_after_s` is set where waiting helps."""
+
+    code = "request_failed"
+    param: str | None = None
+    retry_after_s: int | None = None
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, malformed or out of range."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnsupportedField(InvalidRequest):
+    """A field of OpenAI's API that is not implemented: refused rather than ignored."""
+
+    code = "unsupported_field"
+
+
+class PromptTooLong(InvalidRequest):
+    """The messages leave no room for an answer in the model's context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"the prompt has {num_prompt_tokens} tokens and max_tokens asks for {max_tokens}, together more than "
+            f"max_model_len={max_model_len}. Shorten the messages, lower max_tokens, "
+            "or raise generator.max_model_len.",
+            param="messages",
+        )
+
+
+class InvalidFilter(InvalidRequest):
+    """A filter has an unknown operator or a malformed operand; it never means match-all."""
+
+    code = "invalid_filter"
+
+
+class UnparsableDocument(InvalidRequest):
+    """A document's bytes are not the text that its content type says."""
+
+    code = "unparsable_document"
+
+
+class UnsupportedMediaType(RequestError):
+    """A body or document of a type that nothing here reads."""
+
+    code = "unsupported_media_type"
+
+    def __init__(self, content_type: str, allowed: Iterable[str]) -> None:
+        super().__init__(f"content type {content_type!r} is not supported; allowed: {', '.join(sorted(allowed))}.")
+        self.param = "content_type"
+
+
+class PayloadTooLarge(RequestError):
+    """A body over its limit."""
+
+    code = "payload_too_large"
+
+    def __init__(self, limit_bytes: int, setting: str) -> None:
+        super().__init__(
+            f"the body is larger than {limit_bytes} bytes. Send less at once, or raise {setting} in the configuration."
+        )
+
+
+class Unauthorized(RequestError):
+    """The API key is missing or wrong."""
+
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("the API key is missing or wrong. Send `Authorization: Bearer KEY` (CLI: --api-key).")
+
+
+class NotFound(RequestError):
+    """Nothing lives at this address."""
+
+    code = "not_found"
+
+
+class UnknownModel(NotFound):
+    """The request names a model that is neither `auto`, the base model nor a loaded adapter."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"model {name!r} is unknown; known: {', '.join(known)}. Use a name from GET /v1/models.")
+        self.param = "model"
+
+
+class UnknownCollection(NotFound):
+    """The request names a collection that holds nothing."""
+
+    code = "collection_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"collection {name!r} is unknown; known: {', '.join(sorted(known)) or 'none'}. "
+            f"Create it by adding a document: switchyard ingest PATH --collection {name}."
+        )
+        self.param = "collection"
+
+
+class UnknownDocument(NotFound):
+    """The collection has no such document."""
+
+    code = "document_not_found"
+
+    def __init__(self, collection: str, document: str) -> None:
+        super().__init__(
+            f"collection {collection!r} has no document {document!r}. "
+            f"GET /v1/collections/{collection}/documents lists the ids."
+        )
+        self.param = "id"
+
+
+class Overloaded(RequestError):
+    """A bounded queue is full."""
+
+    code = "overloaded"
+
+    def __init__(self, what: str, limit: int, setting: str, retry_after_s: int = 1) -> None:
+        super().__init__(
+            f"{what} is full ({limit} waiting). Retry after {retry_after_s} s, or raise {setting} where memory allows."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RequestError):
+    """The request's deadline passed before its answer was complete."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, deadline_ms: float) -> None:
+        super().__init__(
+            f"the deadline of {deadline_ms:.0f} ms passed. Ask for fewer tokens, "
+            "raise switchyard.deadline_ms, or add capacity."
+        )
+        self.param = "switchyard.deadline_ms"
+
+
+class StorageFull(RequestError):
+    """The disk has no room for a write; nothing of it was kept."""
+
+    code = "storage_full"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"no space left for {path}; nothing of this write was stored. Free disk space and send it again."
+        )
+
+
+class ComponentUnavailable(RequestError):
+    """A component died or does not answer; it is restarted by the deployment."""
+
+    code = "component_unavailable"
+
+    def __init__(self, component: str, why: str, retry_after_s: int = 2) -> None:
+        super().__init__(f"the {component} is unavailable ({why}). Retry after {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
+
+
+class NotImplementedYet(RequestError):
+    """An address of the published interface that this version does not serve."""
+
+    code = "not_implemented"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not implemented in this version. GET /openapi.json lists what is.")

@@ -1,0 +1,163 @@
+"""The plain values that pass between components, one per hop. No torch, Ray, FastAPI or I/O.
+
+ChatRequest -> Query -> Evidence -> Decision -> GenerationRequest -> TokenDelta
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.errors import RequestError
+
+Route = Literal["direct", "rag", "clarify"]
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the retriever is asked: embed `text` once, then search `collection` for `k` passages."""
+
+    text: str
+    collection: str
+    k: int
+    filter: dict[str, Any] | None = None
+    tenant: str = ""
+    min_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk returned for a query. `text == document_text[start:end]`, offsets in characters."""
+
+    chunk: str
+    document: str
+    title: str
+    heading: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBackground:
+    """Best scores that unrelated questions reach in the same index: what "no match" looks like there."""
+
+    mean: float
+    std: float
+    num_questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the retriever found. `passages` are ranked by descending score; `version` is the index version seen."""
+
+    passages: tuple[Passage, ...]
+    background: ScoreBackground | None
+    version: int
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An arm (adapter or base) x (context or not), with the evidence for it.
+
+    `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact.
+    """
+
+    route: Route
+    adapter: str | None
+    confidence: float | None
+    reasons: tuple[str, ...]
+    router: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. `temperature == 0` is greedy; `seed` None draws a fresh one."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
+
+    `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    passages: tuple[Passage, ...] = ()
+    sampling: SamplingParams = SamplingParams()
+    adapter: str | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model."""
+
+    num_tokens: int
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """New text of one answer. The first delta carries `prompt`; the last one `finish_reason` and the totals.
+
+    `num_tokens` counts the tokens behind `text` (which may be empty while a UTF-8 character is incomplete).
+    `timings_ms` of the last delta: queue, prefill, decode.
+    """
+
+    text: str
+    num_tokens: int
+    prompt: PromptReport | None = None
+    finish_reason: FinishReason | None = None
+    timings_ms: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentWrite:
+    """One item of a write: the raw body of a document, or `delete=True`.
+
+    `source` and `path` are implied by `id` = `source/relative path`.
+    """
+
+    id: str
+    body: bytes = b""
+    content_type: str = "text/markdown"
+    title: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    delete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of one write. `status` is failed exactly where `error` is set.
+
+    `embedded` of the `chunks` were embedded anew; the rest had been embedded before.
+    """
+
+    id: str
+    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed"]
+    version: int
+    chunks: int = 0
+    embedded: int = 0
+    error: RequestError | None = None

@@ -1,0 +1,79 @@
+"""Settings: one tree, unknown keys refused with a suggestion, one file for `serve deploy` and `switchyard serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig, parse_config, read_serve_file
+from engine.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"generator": {"max_num_seq": 3}}, "generator.max_num_seq is not a setting; did you mean max_num_seqs?"),
+        ({"retrievr": {}}, "retrievr is not a setting; did you mean retriever?"),
+        ({"router": {"zzz": 1}}, "router.zzz is not a setting; allowed here: min_z, num_cpus, placement."),
+        ({"generator": {"max_num_seqs": 0}}, "generator.max_num_seqs=0: Input should be greater than or equal to 1"),
+        ({"router": {"min_z": float("nan")}}, "router.min_z=nan"),
+        ({"retriever": {"chunk_tokens": 20}}, "chunk_overlap_tokens=25 must be below chunk_tokens=20"),
+    ],
+)
+def test_config_names_key_value_and_fix_when_a_setting_is_wrong(args, message):
+    with pytest.raises(ConfigError) as error:
+        parse_config(args, origin="serve_config.yaml")
+    assert str(error.value).startswith("serve_config.yaml: ")
+    assert message in str(error.value)
+
+
+def test_config_cannot_be_written_to():
+    with pytest.raises(Exception, match="frozen"):
+        EngineConfig().profile = "gpu"
+
+
+def test_the_committed_serve_config_is_valid_and_binds_to_loopback():
+    file = read_serve_file(REPOSITORY / "serve_config.yaml")
+    assert file.http.host == "127.0.0.1"
+    assert parse_config(file.args, origin="file").profile == "auto"
+
+
+def test_the_commented_cluster_variant_is_valid_too(tmp_path):
+    lines = (REPOSITORY / "serve_config.yaml").read_text().splitlines()
+    start = lines.index("# proxy_location: EveryNode")
+    variant = tmp_path / "cluster.yaml"
+    variant.write_text("\n".join(line.removeprefix("# ") for line in lines[start:]))
+    config = parse_config(read_serve_file(variant).args, origin="file")
+    assert config.profile == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("applications: [", "is not YAML"),
+        ("a: 1", "has no list `applications`"),
+        ("applications: []", "needs exactly one application"),
+        (
+            "applications: [{import_path: 'engine.serving.application:build_app', deployments: [{name: Gateway}]}]",
+            "honoured by `serve deploy` only",
+        ),
+        (
+            "http_options: {port: 99999}\napplications: [{import_path: 'engine.serving.application:build_app'}]",
+            "http_options.port=99999",
+        ),
+    ],
+)
+def test_serve_file_is_refused_with_the_reason(tmp_path, text, message):
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"serve_config\.yaml") as error:
+        read_serve_file(path)
+    assert message in str(error.value)
+
+
+def test_serve_file_that_is_missing_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_serve_file(tmp_path / "none.yaml")
