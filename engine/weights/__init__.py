@@ -1,0 +1,1 @@
+"""What `engine.models` is made of: the cache, downloads, and the conversion of GGUF files."""
