@@ -1,0 +1,1 @@
+"""Load tests and benchmarks. Run from a checkout; not part of the installed package."""
