@@ -1,0 +1,1 @@
+"""Generation requests to prompts to token deltas."""
