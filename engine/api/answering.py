@@ -1,0 +1,257 @@
+"""One chat request from question to answer: the order of the hops, the deadline, and what is reported about them.
+
+Streamed and whole responses consume the same events, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from engine.api.backends import Backends
+from engine.api.schemas_chat import ChatCompletionRequest, CitationInfo, Outcome, PassageInfo, Usage, Versions
+from engine.config import EngineConfig
+from engine.errors import (
+    ComponentUnavailable,
+    DeadlineExceeded,
+    RequestError,
+    UnknownCollection,
+    UnknownModel,
+)
+from engine.generation.citations import cite
+from engine.values import (
+    Decision,
+    Evidence,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    Passage,
+    Query,
+    Role,
+    Route,
+    SamplingParams,
+)
+
+AUTO = "auto"
+DEFAULT_MAX_TOKENS = 256
+# Stages of an answer in their order, as `timings_ms` lists them.
+STAGES = ("queue", "embed", "search", "route", "prefill", "decode", "ttft", "total")
+PINNED: dict[str, Route | None] = {"auto": None, "direct": "direct", "rag": "rag"}
+ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first token is there: route and evidence are settled."""
+
+    model: str
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """More of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete."""
+
+    finish_reason: FinishReason
+    outcome: Outcome
+    usage: Usage
+
+
+Event = Started | Text | Finished
+
+
+class Answerer:
+    """Composes retriever, router and generator for the chat route."""
+
+    def __init__(self, backends: Backends, config: EngineConfig) -> None:
+        self._backends = backends
+        self._config = config
+
+    async def answer(self, request: ChatCompletionRequest, request_id: str) -> AsyncGenerator[Event]:
+        """Yield Started, then Text while there is more, then Finished.
+
+        Raises: RequestError of the hop that failed; DeadlineExceeded when the request's deadline passes.
+        Closing the iterator cancels the generation.
+        """
+        gateway = self._config.gateway
+        deadline_ms = min(request.switchyard.deadline_ms or gateway.default_deadline_ms, gateway.max_deadline_ms)
+        deadline = time.monotonic() + deadline_ms / 1000
+        answer = _Answer(self._backends, self._config, request, request_id, deadline_ms, deadline)
+        events = answer.events()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise DeadlineExceeded(deadline_ms) from None
+                yield event
+        finally:
+            await events.aclose()
+
+
+class _Answer:
+    """State of one request on its way through the hops."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        config: EngineConfig,
+        request: ChatCompletionRequest,
+        request_id: str,
+        deadline_ms: float,
+        deadline: float,
+    ) -> None:
+        self._backends = backends
+        self._config = config
+        self._request = request
+        self._id = request_id
+        self._deadline_ms = deadline_ms
+        self._deadline = deadline
+        self._start = time.perf_counter()
+        self._timings: dict[str, float] = {}
+        self._degraded = False
+
+    async def events(self) -> AsyncGenerator[Event]:
+        model = await self._model()
+        pinned = PINNED[self._request.switchyard.route]
+        evidence, missing = (None, None) if pinned == "direct" else await self._evidence(pinned)
+        started = time.perf_counter()
+        decision = await self._backends.decide(pinned, evidence, missing)
+        self._timings["route"] = _ms_since(started)
+        shown: tuple[Passage, ...] = ()
+        parts: list[str] = []
+        num_prompt_tokens = num_tokens = 0
+        deltas = self._backends.generate(self._generation_request(decision, evidence))
+        async for bundle in deltas:
+            for delta in bundle:
+                num_tokens += delta.num_tokens
+                parts.append(delta.text)
+                if delta.prompt is not None:
+                    self._timings["ttft"] = _ms_since(self._start)
+                    shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
+                    yield Started(model, self._outcome(decision, evidence, shown, None), delta.text)
+                elif delta.text:
+                    yield Text(delta.text)
+                if delta.finish_reason is not None:
+                    self._timings.update(delta.timings_ms or {})
+                    self._timings["total"] = _ms_since(self._start)
+                    citations = self._citations("".join(parts), shown)
+                    usage = Usage(
+                        prompt_tokens=num_prompt_tokens,
+                        completion_tokens=num_tokens,
+                        total_tokens=num_prompt_tokens + num_tokens,
+                    )
+                    yield Finished(delta.finish_reason, self._outcome(decision, evidence, shown, citations), usage)
+                    return
+        raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
+
+    async def _model(self) -> str:
+        """Name of the model that answers."""
+        info = await self._backends.model()
+        if self._request.model not in (AUTO, info.name):
+            raise UnknownModel(self._request.model, [AUTO, info.name])
+        return info.name
+
+    async def _evidence(self, pinned: Route | None) -> tuple[Evidence | None, str | None]:
+        """Search, or say why there is nothing to go by where that need not fail the request."""
+        extension = self._request.switchyard
+        query = Query(
+            text=self._request.messages[-1].text(),
+            collection=extension.collection or self._config.retriever.default_collection,
+            k=extension.top_k or self._config.generator.max_passages,
+            filter=extension.filter,
+        )
+        try:
+            evidence = await self._backends.evidence(query)
+        except UnknownCollection:
+            # Only a collection that nobody asked for by name may be missing: nothing was ingested yet.
+            if extension.collection or pinned == "rag":
+                raise
+            return None, f"the knowledge base is empty (no collection {query.collection!r})"
+        except RequestError as error:
+            unavailable = error.retry_after_s is not None
+            if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
+                raise
+            self._degraded = True
+            return None, f"answered without passages: {error}"
+        self._timings.update(evidence.timings_ms)
+        return evidence, None
+
+    def _generation_request(self, decision: Decision, evidence: Evidence | None) -> GenerationRequest:
+        request = self._request
+        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        sampling = SamplingParams(
+            max_tokens=request.max_completion_tokens or request.max_tokens or DEFAULT_MAX_TOKENS,
+            temperature=request.temperature or 0.0,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=request.seed,
+            stop=tuple(stops),
+        )
+        remaining_s = self._deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise DeadlineExceeded(self._deadline_ms)
+        return GenerationRequest(
+            id=self._id,
+            messages=tuple(Message(ROLES[message.role], message.text()) for message in request.messages),
+            passages=evidence.passages if decision.route == "rag" and evidence else (),
+            sampling=sampling,
+            adapter=decision.adapter,
+            deadline_s=remaining_s,
+        )
+
+    def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:
+        if not self._request.switchyard.cite:
+            return None
+        return [
+            CitationInfo(start=found.start, end=found.end, passage=found.passage, score=round(found.score, 3))
+            for found in cite(answer, passages)
+        ]
+
+    def _outcome(
+        self,
+        decision: Decision,
+        evidence: Evidence | None,
+        passages: tuple[Passage, ...],
+        citations: list[CitationInfo] | None,
+    ) -> Outcome:
+        return Outcome(
+            route=decision.route,
+            adapter=decision.adapter,
+            confidence=None if decision.confidence is None else round(decision.confidence, 3),
+            reasons=list(decision.reasons),
+            passages=[passage_info(passage) for passage in passages],
+            citations=citations,
+            timings_ms={name: round(self._timings[name], 2) for name in STAGES if name in self._timings},
+            versions=Versions(index=evidence.version if evidence else None, adapter=None, router=decision.router),
+            degraded=self._degraded,
+        )
+
+
+def passage_info(passage: Passage) -> PassageInfo:
+    """A passage as clients see it."""
+    return PassageInfo(
+        chunk=passage.chunk,
+        document=passage.document,
+        title=passage.title,
+        start=passage.start,
+        end=passage.end,
+        score=round(passage.score, 4),
+        text=passage.text,
+    )
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000

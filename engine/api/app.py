@@ -1,0 +1,26 @@
+"""The HTTP application, over whatever backends it is given."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from engine import __version__
+from engine.api import error_table
+from engine.api.answering import Answerer
+from engine.api.backends import Backends
+from engine.api.middleware import RequestLimits
+from engine.api.routes_chat import chat_router
+from engine.api.routes_health import health_router
+from engine.api.routes_knowledge import knowledge_router
+from engine.config import EngineConfig
+
+
+def create_app(backends: Backends, config: EngineConfig) -> FastAPI:
+    """Build the ASGI application of one gateway replica."""
+    app = FastAPI(title="Switchyard", version=__version__, docs_url=None, redoc_url=None)
+    error_table.install(app)
+    app.add_middleware(RequestLimits, settings=config.gateway)
+    app.include_router(chat_router(backends, Answerer(backends, config)))
+    app.include_router(knowledge_router(backends, config))
+    app.include_router(health_router(backends))
+    return app

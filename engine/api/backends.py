@@ -1,0 +1,56 @@
+"""What the HTTP layer needs from the components, whether they live in Ray deployments or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.values import (
+    Decision,
+    DocumentWrite,
+    Evidence,
+    GenerationRequest,
+    Query,
+    Route,
+    TokenDelta,
+    WriteResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The generator behind this server. `created` is a Unix time in seconds."""
+
+    name: str
+    digest: str
+    max_model_len: int
+    created: int
+
+
+class Backends(Protocol):
+    """Every call raises errors of `engine.errors` only; a component that died raises ComponentUnavailable."""
+
+    async def evidence(self, query: Query) -> Evidence: ...
+
+    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision: ...
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+        """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""
+        ...
+
+    async def model(self) -> ModelInfo: ...
+
+    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]: ...
+
+    async def document(self, collection: str, document: str) -> dict[str, Any]: ...
+
+    async def documents(
+        self, collection: str, source: str | None, after: str | None, limit: int
+    ) -> list[dict[str, Any]]: ...
+
+    async def collections(self) -> list[dict[str, Any]]: ...
+
+    async def status(self) -> dict[str, dict[str, Any]]:
+        """Per component: `{"ready": bool, ...}`; a component that does not answer is not ready and says why."""
+        ...

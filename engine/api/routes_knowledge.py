@@ -1,0 +1,201 @@
+"""Search, documents and collections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+
+from engine.api.answering import passage_info
+from engine.api.backends import Backends
+from engine.api.error_table import describe_problem
+from engine.api.schemas_knowledge import (
+    BatchItem,
+    BatchResponse,
+    CollectionInfo,
+    CollectionList,
+    Document,
+    DocumentBody,
+    DocumentList,
+    DocumentSummary,
+    SearchHit,
+    SearchRequest,
+    SearchResponse,
+    WriteOutcome,
+)
+from engine.api.strict_json import StrictRoute, parse_json
+from engine.config import EngineConfig
+from engine.errors import InvalidRequest, UnknownCollection, UnknownDocument, UnsupportedMediaType
+from engine.values import DocumentWrite, Evidence, WriteResult
+from engine.values import Query as RetrieverQuery
+
+# A write is answered once it is both durable and searchable, which satisfies either wish.
+Wait = Annotated[Literal["durable", "searchable"], Query(description="What the answer must mean.")]
+FILE_TYPES = ("text/markdown", "text/html", "text/plain")
+
+
+def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
+    """The routes of the knowledge base."""
+    router = APIRouter(route_class=StrictRoute, tags=["knowledge base"])
+
+    @router.post("/v1/search")
+    async def search(request: SearchRequest) -> SearchResponse:
+        """Passages for one or many queries, best first."""
+        collection = request.collection or config.retriever.default_collection
+        found = await asyncio.gather(
+            *(
+                backends.evidence(
+                    RetrieverQuery(text, collection, request.k, request.filter, min_version=request.min_version)
+                )
+                for text in request.texts()
+            )
+        )
+        return _search_response(found)
+
+    @router.put("/v1/collections/{collection}/documents/{document:path}", openapi_extra=_PUT_BODY)
+    async def put_document(collection: str, document: str, request: Request, wait: Wait = "searchable") -> WriteOutcome:
+        """Add or replace one document; sending the same again changes nothing."""
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = await request.body()
+        if media_type == "application/json":
+            try:
+                parsed = DocumentBody.model_validate(parse_json(body))
+            except ValidationError as error:
+                raise describe_problem(error.errors()[0]) from None
+            item = DocumentWrite(document, parsed.text.encode(), parsed.content_type, parsed.title, parsed.metadata)
+        elif media_type in FILE_TYPES:
+            item = DocumentWrite(document, body, media_type)
+        else:
+            raise UnsupportedMediaType(media_type or "none", [*FILE_TYPES, "application/json"])
+        (result,) = await backends.write(collection, [item])
+        return _accepted(result)
+
+    @router.get("/v1/collections/{collection}/documents")
+    async def list_documents(
+        collection: str,
+        source: str | None = None,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+    ) -> DocumentList:
+        """Ids and content hashes, in the order of the ids; page with `after`."""
+        rows = await backends.documents(collection, source, after, limit)
+        documents = [DocumentSummary(**row) for row in rows]
+        return DocumentList(documents=documents, next=documents[-1].id if len(documents) == limit else None)
+
+    @router.get("/v1/collections/{collection}/documents/{document:path}")
+    async def get_document(collection: str, document: str) -> Document:
+        """A document's text as it is indexed; offsets of passages count its characters."""
+        return Document(**await backends.document(collection, document))
+
+    @router.delete("/v1/collections/{collection}/documents/{document:path}")
+    async def delete_document(collection: str, document: str, wait: Wait = "searchable") -> WriteOutcome:
+        """Delete one document; afterwards no search returns it."""
+        (result,) = await backends.write(collection, [DocumentWrite(document, delete=True)])
+        if result.status == "absent":
+            raise UnknownDocument(collection, document)
+        return _accepted(result)
+
+    @router.post("/v1/collections/{collection}/documents:batch", openapi_extra=_BATCH_BODY)
+    async def write_batch(collection: str, request: Request, wait: Wait = "searchable") -> BatchResponse:
+        """Write many documents, one JSON object a line; a line that fails never stops the rest."""
+        lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
+        if not lines:
+            raise InvalidRequest('the batch is empty; send one JSON object a line, such as {"id": "a", "text": "b"}.')
+        outcomes: list[WriteOutcome | None] = []
+        items: list[DocumentWrite] = []
+        for number, line in enumerate(lines, start=1):
+            item = _batch_item(line, number)
+            if isinstance(item, DocumentWrite):
+                items.append(item)
+                outcomes.append(None)
+            else:
+                outcomes.append(item)
+        results = iter(await backends.write(collection, items) if items else [])
+        merged = [outcome or _outcome(next(results)) for outcome in outcomes]
+        return BatchResponse(results=merged, version=max(outcome.version for outcome in merged))
+
+    @router.get("/v1/collections")
+    async def collections() -> CollectionList:
+        """Every collection with its size and version."""
+        return CollectionList(collections=[CollectionInfo(**row) for row in await backends.collections()])
+
+    @router.get("/v1/collections/{collection}")
+    async def collection_info(collection: str) -> CollectionInfo:
+        """One collection."""
+        rows = {row["name"]: row for row in await backends.collections()}
+        if collection not in rows:
+            raise UnknownCollection(collection, rows)
+        return CollectionInfo(**rows[collection])
+
+    return router
+
+
+def _search_response(found: list[Evidence]) -> SearchResponse:
+    timings = {name: max(one.timings_ms.get(name, 0.0) for one in found) for name in found[0].timings_ms}
+    results = [
+        [SearchHit.model_validate(passage_info(passage).model_dump()) for passage in one.passages] for one in found
+    ]
+    return SearchResponse(
+        results=results,
+        version=min(one.version for one in found),
+        timings_ms={name: round(value, 2) for name, value in timings.items()},
+    )
+
+
+def _batch_item(line: bytes, number: int) -> DocumentWrite | WriteOutcome:
+    """One line as a write, or as the outcome that says why it cannot be one."""
+    try:
+        raw = parse_json(line)
+        item = BatchItem.model_validate(raw)
+    except (InvalidRequest, ValidationError) as error:
+        problem = describe_problem(error.errors()[0]) if isinstance(error, ValidationError) else error
+        known = raw.get("id") if isinstance(error, ValidationError) and isinstance(raw, dict) else None
+        name = known if isinstance(known, str) else f"line {number}"
+        return WriteOutcome(
+            id=name,
+            status="failed",
+            version=0,
+            chunks=0,
+            embedded=0,
+            error=f"line {number}: {problem}",
+            code=problem.code,
+        )
+    return DocumentWrite(item.id, (item.text or "").encode(), item.content_type, item.title, item.metadata, item.delete)
+
+
+def _outcome(result: WriteResult) -> WriteOutcome:
+    return WriteOutcome(
+        id=result.id,
+        status=result.status,
+        version=result.version,
+        chunks=result.chunks,
+        embedded=result.embedded,
+        error=str(result.error) if result.error else None,
+        code=result.error.code if result.error else None,
+    )
+
+
+def _accepted(result: WriteResult) -> WriteOutcome:
+    """The outcome of a single write; a failure is an error response rather than a body that says so."""
+    if result.error is not None:
+        raise result.error
+    return _outcome(result)
+
+
+_PUT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": DocumentBody.model_json_schema()},
+            **{media_type: {"schema": {"type": "string"}} for media_type in FILE_TYPES},
+        },
+    }
+}
+_BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": '{"id": "a", "text": "b"}\n'}},
+    }
+}

@@ -1,0 +1,1 @@
+"""Documents to chunks to store to live index to evidence."""

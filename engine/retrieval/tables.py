@@ -1,0 +1,113 @@
+"""The tables of the knowledge base: the only truth; vector rows are a cache of them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+# SQLite numbers rows by itself only where the column's type is INTEGER.
+_RowId = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table("meta", metadata, Column("schema_version", Integer, nullable=False))
+
+# `version` counts the writes of a collection; it is set last in the transaction of each.
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("version", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# How the chunks of a generation were made: vectors of different encoders cannot be compared.
+generations = Table(
+    "generations",
+    metadata,
+    Column("collection", ForeignKey("collections.id"), primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("encoder", JSON, nullable=False),
+    Column("chunking", JSON, nullable=False),
+)
+
+# `body_hash` is the SHA-256 (hex) of the body as sent, so that a client can compute it; `content_hash` covers
+# content type, title and metadata as well. `version` is that of the write that brought this content.
+documents = Table(
+    "documents",
+    metadata,
+    Column("pk", _RowId, primary_key=True),
+    Column("collection", ForeignKey("collections.id"), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("id", String(512), nullable=False),
+    Column("source", String(512), nullable=False),
+    Column("title", Text),
+    Column("content_type", String(255), nullable=False),
+    Column("body_hash", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("num_chunks", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    UniqueConstraint("collection", "tenant", "id"),
+    # A number is never given out twice, so that a follower of the log cannot mistake one row for another.
+    sqlite_autoincrement=True,
+)
+
+# `id` is the public, stable id; the chunk's text is the slice [start, end) of its document's.
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("pk", _RowId, primary_key=True),
+    Column("document_pk", ForeignKey("documents.pk"), nullable=False, index=True),
+    Column("generation", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("id", String(32), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("heading", Text, nullable=False),
+    Column("text_hash", String(64), nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+# One row per embedded text, whatever number of chunks share it. `vector`: E little-endian float32.
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("encoder", String(64), primary_key=True),
+    Column("text_hash", String(64), primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+)
+
+# Append-only. Followers replay what is above the version that they have applied.
+operations = Table(
+    "operations",
+    metadata,
+    Column("pk", _RowId, primary_key=True),
+    Column("collection", ForeignKey("collections.id"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("op", String(16), nullable=False),
+    Column("document_pk", BigInteger, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("document", String(512), nullable=False),
+    Column("at", Float, nullable=False),
+    Index("operations_by_version", "collection", "version"),
+    sqlite_autoincrement=True,
+)

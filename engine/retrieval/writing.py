@@ -1,0 +1,90 @@
+"""The plan of a batch of writes: which items are stored, which are deleted, and what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from engine.errors import InvalidRequest, RequestError
+from engine.retrieval.chunking import Chunker
+from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, prepare_document
+from engine.retrieval.store_write import Change
+from engine.values import DocumentWrite, WriteResult
+
+
+class WritePlan:
+    """Filled step by step: `prepare`, `count_embedded`, then `results`."""
+
+    def __init__(self, items: Sequence[DocumentWrite]) -> None:
+        self._items = items
+        self._last = {item.id: position for position, item in enumerate(items)}
+        self._errors: dict[int, RequestError] = {}
+        self._unchanged: dict[str, int] = {}
+        self._embedded: dict[str, int] = {}
+        self.puts: list[PreparedDocument] = []
+        self.deletes: list[str] = []
+        for position, item in enumerate(items):
+            try:
+                check_document_id(item.id)
+            except InvalidRequest as error:
+                self._errors[position] = error
+            else:
+                if self._last[item.id] != position:
+                    self._errors[position] = InvalidRequest(
+                        f"document id {item.id!r} comes again later in this batch (item {self._last[item.id] + 1}); "
+                        "only the last one is applied. Send each id once.",
+                        param="id",
+                    )
+
+    def ids(self) -> list[str]:
+        """The ids that this batch writes."""
+        return [item.id for position, item in enumerate(self._items) if position not in self._errors]
+
+    def prepare(self, chunker: Chunker, stored: Mapping[str, tuple[str, int]]) -> None:
+        """Parse and chunk what differs from `stored` (id to content hash and number of chunks)."""
+        for position, item in enumerate(self._items):
+            if position in self._errors:
+                continue
+            if item.delete:
+                self.deletes.append(item.id)
+                continue
+            try:
+                new_hash = content_hash(item)
+                old_hash, num_chunks = stored.get(item.id, ("", 0))
+                if new_hash == old_hash:
+                    self._unchanged[item.id] = num_chunks
+                else:
+                    self.puts.append(prepare_document(item, chunker))
+            except RequestError as error:
+                self._errors[position] = error
+
+    def texts(self) -> dict[str, str]:
+        """Hash to text of everything that the new chunks need embedded."""
+        return {text_hash: text for put in self.puts for text_hash, text in put.texts.items()}
+
+    def count_embedded(self, text_hashes: Iterable[str]) -> None:
+        """Note which texts are embedded anew; a text that documents share counts for the first of them."""
+        remaining = set(text_hashes)
+        for put in self.puts:
+            mine = remaining & put.texts.keys()
+            self._embedded[put.document.id] = len(mine)
+            remaining -= mine
+
+    def results(self, change: Change) -> list[WriteResult]:
+        """A result per item, in order, after the write."""
+        num_chunks = {put.document.id: len(put.document.chunks) for put in self.puts} | self._unchanged
+        results = []
+        for position, item in enumerate(self._items):
+            error = self._errors.get(position)
+            if error is not None:
+                results.append(WriteResult(item.id, "failed", change.version, error=error))
+                continue
+            results.append(
+                WriteResult(
+                    item.id,
+                    status=change.statuses.get(item.id, "unchanged"),
+                    version=change.version,
+                    chunks=num_chunks.get(item.id, 0),
+                    embedded=self._embedded.get(item.id, 0),
+                )
+            )
+        return results

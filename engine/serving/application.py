@@ -1,0 +1,38 @@
+"""The builder that serve_config.yaml names: settings in, a composed Ray Serve application out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from engine.config import EngineConfig
+from engine.serving import options
+from engine.serving.gateway import GatewayDeployment
+from engine.serving.generator import GeneratorDeployment
+from engine.serving.retriever import RetrieverDeployment
+from engine.serving.router import RouterDeployment
+
+
+def build_app(args: EngineConfig) -> Application:
+    """Compose Gateway, Retriever, Generator and, by `router.placement`, Router.
+
+    Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
+    """
+    # Replicas have working directories of their own.
+    config = args.model_copy(update={"data": args.data.expanduser().absolute()})
+    num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
+    profile = options.resolve_profile(config.profile, num_gpus)
+    retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)
+    generator = _deployment(GeneratorDeployment, options.generator_options(config, profile)).bind(config, profile)
+    router = None
+    if config.router.placement == "deployment":
+        router = _deployment(RouterDeployment, options.router_options(config)).bind(config)
+    gateway = _deployment(serve.ingress()(GatewayDeployment), options.gateway_options(config), name="Gateway")
+    return gateway.bind(config, retriever, generator, router)
+
+
+def _deployment(shell: type, shell_options: dict[str, Any], name: str | None = None) -> serve.Deployment:
+    return serve.deployment(shell, name=name or shell.__name__.removesuffix("Deployment"), **shell_options)

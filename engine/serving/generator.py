@@ -1,0 +1,56 @@
+"""The Generator deployment: owns one engine and streams its deltas to the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+from engine.api.backends import ModelInfo
+from engine.config import EngineConfig, Profile
+from engine.generation.engine import TransformersEngine
+from engine.models import resolve_model
+from engine.serving.coalesce import coalesce
+from engine.serving.loopback import bind_replica_to_loopback
+from engine.serving.options import device
+from engine.values import GenerationRequest, TokenDelta
+
+
+class GeneratorDeployment:
+    """A thin shell: admission, batching, deadlines and cancellation are the engine's."""
+
+    def __init__(self, config: EngineConfig, profile: Profile) -> None:
+        bind_replica_to_loopback()
+        settings = config.generator
+        model = resolve_model(settings.model, kind="generator")
+        self._engine = TransformersEngine(model.path, settings, device=device(profile))
+        self._model = ModelInfo(
+            name=settings.name or model.name,
+            digest=model.digest,
+            max_model_len=self._engine.max_model_len,
+            created=int(time.time()),
+        )
+
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[list[TokenDelta]]:
+        """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
+        async for bundle in coalesce(self._engine.submit(request)):
+            yield bundle
+
+    async def model(self) -> ModelInfo:
+        """Name and limits of the model."""
+        return self._model
+
+    async def status(self) -> dict[str, Any]:
+        """What `/readyz` shows."""
+        stats = await asyncio.to_thread(self._engine.stats)
+        return {"ready": True, "model": self._model.name, **asdict(stats)}
+
+    def check_health(self) -> None:
+        """Raise when the engine made no progress although there is work; Ray Serve then replaces this replica."""
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.close()

@@ -1,0 +1,71 @@
+"""The Retriever deployment: one component, its queries batched across requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+
+from engine.config import EngineConfig, Profile
+from engine.errors import RequestError
+from engine.models import resolve_model
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.service import Retriever
+from engine.serving.loopback import bind_replica_to_loopback
+from engine.serving.options import device
+from engine.values import DocumentWrite, Evidence, Query, WriteResult
+
+
+class RetrieverDeployment:
+    """Owns the store, the encoder and the vector rows. Blocking work runs in threads, so health checks answer."""
+
+    def __init__(self, config: EngineConfig, profile: Profile) -> None:
+        bind_replica_to_loopback()
+        settings = config.retriever
+        model = resolve_model(settings.model, kind="encoder")
+        encoder = Encoder(
+            model.path, threads=settings.threads, device=device(profile), batch_tokens=settings.batch_tokens
+        )
+        self._retriever = Retriever(config.data, encoder, settings)
+
+    async def evidence(self, query: Query) -> Evidence:
+        """Passages for one query."""
+        found: Evidence | RequestError = await self._evidence_batch(query)
+        if isinstance(found, RequestError):
+            raise found
+        return found
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]  # Ray ships no types
+    async def _evidence_batch(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
+        # No waiting for company: while one batch is computed the next one gathers by itself.
+        return await asyncio.to_thread(self._retriever.evidence, queries)
+
+    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
+        """Apply a batch of writes; durable and searchable when it returns."""
+        return await asyncio.to_thread(self._retriever.write, collection, items)
+
+    async def document(self, collection: str, document: str) -> dict[str, Any]:
+        """One document with its text."""
+        return await asyncio.to_thread(self._retriever.get_document, collection, document)
+
+    async def documents(
+        self, collection: str, source: str | None, after: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """A page of document summaries."""
+        return await asyncio.to_thread(
+            self._retriever.list_documents, collection, source=source, after=after, limit=limit
+        )
+
+    async def collections(self) -> list[dict[str, Any]]:
+        """Every collection."""
+        return await asyncio.to_thread(self._retriever.collections)
+
+    async def status(self) -> dict[str, Any]:
+        """What `/readyz` shows."""
+        return await asyncio.to_thread(self._retriever.status)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_retriever"):
+            self._retriever.close()

@@ -1,0 +1,65 @@
+"""The HTTP application over real components in this process, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.retrieval.service import Retriever
+
+from engine.api.backends import ModelInfo
+from engine.errors import RequestError
+from engine.generation.protocol import GenerationEngine
+from engine.routing.rule import ScoreRule
+from engine.serving.coalesce import coalesce
+from engine.values import Decision, DocumentWrite, Evidence, GenerationRequest, Query, Route, TokenDelta, WriteResult
+
+
+class LocalBackends:
+    """`engine.api.backends.Backends`; `retrieval_error` and `generation_error` make a component fail."""
+
+    def __init__(self, retriever: Retriever, engine: GenerationEngine, rule: ScoreRule) -> None:
+        self.retriever = retriever
+        self.engine = engine
+        self.rule = rule
+        self.retrieval_error: RequestError | None = None
+        self.queries: list[Query] = []
+
+    async def evidence(self, query: Query) -> Evidence:
+        self.queries.append(query)
+        if self.retrieval_error is not None:
+            raise self.retrieval_error
+        (found,) = await asyncio.to_thread(self.retriever.evidence, [query])
+        if isinstance(found, RequestError):
+            raise found
+        return found
+
+    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision:
+        return self.rule.decide(pinned, evidence, missing)
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+        return coalesce(self.engine.submit(request))
+
+    async def model(self) -> ModelInfo:
+        return ModelInfo("tiny", "0" * 64, 512, 0)
+
+    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
+        return await asyncio.to_thread(self.retriever.write, collection, items)
+
+    async def document(self, collection: str, document: str) -> dict[str, Any]:
+        return self.retriever.get_document(collection, document)
+
+    async def documents(
+        self, collection: str, source: str | None, after: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        return self.retriever.list_documents(collection, source=source, after=after, limit=limit)
+
+    async def collections(self) -> list[dict[str, Any]]:
+        return self.retriever.collections()
+
+    async def status(self) -> dict[str, dict[str, Any]]:
+        ready = self.retrieval_error is None
+        retriever = {"ready": ready} if ready else {"ready": False, "why": str(self.retrieval_error)}
+        return {"retriever": retriever, "generator": {"ready": True, **asdict(self.engine.stats())}}
