@@ -55,7 +55,7 @@ class RouterSettings(Settings):
     )
     num_cpus: float = Field(0.1, ge=0, description="Logical CPUs of the router's own deployment.")
     min_z: float = Field(
-        1.5,
+        2.5,
         description="Passages are used when the best score lies this many standard deviations above background.",
     )
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engine.config import EngineConfig
 from engine.errors import ModelSourceError
-from engine.weights.gguf import convert_gguf, converted_bytes, dequantise_q4_1, dequantise_q8_0
 from engine.models import list_models
+from engine.weights.gguf import convert_gguf, converted_bytes, dequantise_q4_1, dequantise_q8_0
 
 
 @pytest.fixture(scope="module")
