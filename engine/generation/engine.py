@@ -1,7 +1,7 @@
 """Continuous batching in its simplest correct form, over transformers' model classes.
 
-One thread owns the model. A step prefills what was admitted, each prompt alone, merges it into the running
-batch, and decodes one token for every row. Finished and cancelled rows leave before the next step.
+One thread owns the model. A step prefills what was admitted, prompts of like length together, merges them into the
+running batch, and decodes one token for every row. Finished and cancelled rows leave before the next step.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from engine.generation.stream import DeltaStream, Item, Mailbox, post
 from engine.values import GenerationRequest
 
 MAX_PREFILL_TOKENS = 2048  # prompt tokens of one step, unless one prompt is longer: decodes wait meanwhile
+MAX_PADDED_SHARE = 1.25  # of the tokens of prompts that are prefilled together
 
 _log = logging.getLogger(__name__)
 
@@ -191,8 +192,8 @@ class TransformersEngine:
 
     def _step(self) -> None:
         self._remove_done_rows()
-        for job in self._admit():
-            self._prefill(job)
+        for group in _like_lengths(self._admit()):
+            self._prefill(group)
         self._remove_done_rows()
         if self._running:
             self._decode()
@@ -215,19 +216,18 @@ class TransformersEngine:
                 admitted.append(self._waiting.popleft())
         return admitted
 
-    def _prefill(self, job: _Job) -> None:
-        """Run one prompt and deliver its first token at once. A failure is this request's alone."""
-        if job.is_done:
-            return
-        job.answer.start()
+    def _prefill(self, group: list[_Job]) -> None:
+        """Run some prompts and deliver their first tokens at once. A failure leaves the running batch alone."""
+        for job in group:
+            job.answer.start()
         try:
-            logits = self._runner.prefill(job.answer.prompt.token_ids)
-            self._running.append(job)
-            tokens = choose_tokens(logits[None], [job.sampler])
+            logits = self._runner.prefill([job.answer.prompt.token_ids for job in group])
+            self._running += group
+            tokens = choose_tokens(logits, [job.sampler for job in group])
         except Exception as error:
-            self._fail([job], error)
+            self._fail(group, error)
             return
-        self._accept([job], tokens)
+        self._accept(group, tokens)
 
     def _decode(self) -> None:
         """Advance every row by one token. A failure ends the whole batch, whose keys and values are lost."""
@@ -270,3 +270,18 @@ class TransformersEngine:
         if len(rows) < len(self._running):
             self._running = [self._running[row] for row in rows]
             self._runner.keep(rows)
+
+
+def _like_lengths(jobs: list[_Job]) -> list[list[_Job]]:
+    """Group jobs so that padding their prompts to the longest of the group adds little."""
+    groups: list[list[_Job]] = []
+    num_tokens = 0
+    for job in sorted(jobs, key=lambda each: len(each.answer.prompt.token_ids)):
+        length = len(job.answer.prompt.token_ids)
+        num_tokens += length
+        if groups and (len(groups[-1]) + 1) * length <= MAX_PADDED_SHARE * num_tokens:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+            num_tokens = length
+    return groups

@@ -126,9 +126,11 @@ def _with_passages(question: str, passages: Sequence[Passage]) -> str:
 
 
 def _label(passage: Passage) -> str:
-    """`title > heading` on one line, whichever of them there are."""
-    parts = (" ".join(_visible(part).split()) for part in (passage.title, passage.heading))
-    return " > ".join(dict.fromkeys(part for part in parts if part))
+    """`title > heading` on one line, whichever of them there are; most pages repeat their title as first heading."""
+    title, heading = (" ".join(_visible(part).split()) for part in (passage.title, passage.heading))
+    if heading == title or heading.startswith(f"{title} > "):
+        return heading
+    return " > ".join(part for part in (title, heading) if part)
 
 
 def _visible(text: str) -> str:

@@ -29,38 +29,40 @@ class BatchRunner:
         return len(self._lengths) * max(self._lengths, default=0)
 
     @torch.inference_mode()
-    def prefill(self, token_ids: Sequence[int]) -> Tensor:
-        """Add a row for this prompt. Returns [V] float32 logits of the token after it."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Add a row for each prompt, in one forward. Returns [N, V] float32 logits of the tokens after them."""
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = self._padding_mask(lengths, longest)
         # Without a configuration the cache keeps whole rows for sliding windows too; the mask does the windowing.
         cache = DynamicCache()
         logits: Tensor = self._model(
-            input_ids=torch.tensor([list(token_ids)], device=self._device),
+            input_ids=padded.to(self._device),
+            attention_mask=mask,
+            position_ids=None if mask is None else (mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits
         self._joining.append(cache)
-        self._lengths.append(len(token_ids))
-        return logits[0, -1].float()
+        self._lengths += lengths
+        return logits[:, -1].float()
 
     @torch.inference_mode()
     def decode(self, token_ids: Sequence[int]) -> Tensor:
         """Append one token to each row. Returns [N, V] float32 logits of the tokens after them."""
         self._join()
-        lengths = torch.tensor(self._lengths, device=self._device)
-        longest = max(self._lengths)
-        mask = None
-        if min(self._lengths) < longest:
-            mask = (torch.arange(longest + 1, device=self._device) >= longest - lengths[:, None]).long()  # [N, L + 1]
+        lengths = [length + 1 for length in self._lengths]
         logits: Tensor = self._model(
             input_ids=torch.tensor(token_ids, device=self._device)[:, None],
-            attention_mask=mask,
-            position_ids=lengths[:, None],
+            attention_mask=self._padding_mask(lengths, max(lengths)),
+            position_ids=torch.tensor(self._lengths, device=self._device)[:, None],
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        self._lengths = [length + 1 for length in self._lengths]
+        self._lengths = lengths
         return logits[:, -1].float()
 
     @torch.inference_mode()
@@ -83,10 +85,17 @@ class BatchRunner:
 
     def warm_up(self) -> None:
         """Run each kind of forward once, so that the first request does not pay for set-up."""
-        self.prefill([0] * 32)
-        self.prefill([0] * 8)
-        self.decode([0, 0])
+        self.prefill([[0] * 32])
+        self.prefill([[0] * 16, [0] * 8])
+        self.decode([0, 0, 0])
         self.clear()
+
+    def _padding_mask(self, lengths: Sequence[int], longest: int) -> Tensor | None:
+        """[N, longest] int64, 0 where a row is padded; None when no row is, which spares the attention a mask."""
+        if min(lengths) == longest:
+            return None
+        padding = longest - torch.tensor(lengths, device=self._device)
+        return (torch.arange(longest, device=self._device) >= padding[:, None]).long()
 
     def _join(self) -> None:
         """Merge the rows prefilled since the last step into the batch."""

