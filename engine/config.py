@@ -72,7 +72,7 @@ class RetrieverSettings(Settings):
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     chunk_tokens: int = Field(200, ge=16, description="Most encoder tokens in a chunk, its heading not counted.")
     chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
-    batch_tokens: int = Field(4096, ge=256, description="Padded tokens in one forward of the encoder.")
+    batch_tokens: int = Field(2048, ge=256, description="Padded tokens in one forward of the encoder.")
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class GeneratorSettings(Settings):
     max_model_len: int = Field(4096, ge=64, description="Longest prompt plus answer, in tokens.")
     max_num_seqs: int = Field(32, ge=1, description="Answers generated in one batch.")
     max_queued: int = Field(64, ge=1, description="Requests that may wait for a place in the batch; more get 503.")
-    max_passages: int = Field(4, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
+    max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(
         "You are a helpful assistant.", description="System prompt of a conversation that brings none."
     )

@@ -56,7 +56,9 @@ class Launcher:
         if self._address:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)
         else:
+            # "local": without it Ray joins whatever cluster was last started on this machine.
             ray.init(
+                address="local",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
