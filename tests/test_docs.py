@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SWITCHYARD
+from running_server import SWITCHYARD
 
 from docs.generate import PAGES
 

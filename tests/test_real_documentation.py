@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import SWITCHYARD, Server, start_server
+from running_server import SWITCHYARD, Server, start_server
 
 from engine.config import EngineConfig
 from engine.errors import ModelSourceError

@@ -1,6 +1,6 @@
 """The builder that serve_config.yaml names: settings in, a composed Ray Serve application out."""
 
-# No `from __future__ import annotations` here: Ray Serve reads the annotation of `build_app` and wants the class itself.
+# No `from __future__ import annotations`: Ray Serve reads the annotation of `build_app` and wants the class itself.
 
 from typing import Any
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import SWITCHYARD
+from running_server import SWITCHYARD
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from conftest import SWITCHYARD, free_port
+from running_server import SWITCHYARD, free_port
 
 from engine.cli.main import COMMANDS
 

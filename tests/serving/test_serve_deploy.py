@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from conftest import free_port, is_alive
+from running_server import free_port, is_alive
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

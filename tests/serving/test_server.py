@@ -10,7 +10,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from conftest import SWITCHYARD, free_port, is_alive, start_server
+from running_server import SWITCHYARD, free_port, is_alive, start_server
 
 CHAT = "/v1/chat/completions"
 
