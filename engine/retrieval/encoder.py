@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from transformers import AutoModel
 from engine.errors import ConfigError, ModelSourceError
 from engine.retrieval.encoder_folder import read_encoder_folder
 from engine.retrieval.encoding import EncoderIdentity, Vectors
+from engine.retrieval.turns import Turns
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +37,7 @@ class Encoder:
         self._folder = read_encoder_folder(path)
         self._device = torch.device(device)
         self._batch_tokens = batch_tokens
-        self._turns = _Turns()
+        self._turns = Turns()
         torch.set_num_threads(threads)
         try:
             self.tokenizer = _tokenizer(path)
@@ -107,27 +105,6 @@ class Encoder:
 
     def _num_prompt_tokens(self) -> int:
         return len(self.tokenizer.encode(self._folder.passage_prompt, add_special_tokens=False).ids)
-
-
-class _Turns:
-    """A lock in the order of asking: a plain lock lets the thread that has just released it take it again at once."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
-
-    @contextlib.contextmanager
-    def take(self) -> Iterator[None]:
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._changed.wait_for(lambda: self._waiting[0] is ticket)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._waiting.popleft()
-                self._changed.notify_all()
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

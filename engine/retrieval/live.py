@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from engine.retrieval.encoding import Vectors
 from engine.retrieval.rows import VectorRows
 from engine.retrieval.store import Store
 from engine.retrieval.store_write import Change, Transaction
+from engine.retrieval.turns import Turns
 from engine.values import Evidence, Passage, Query
 
 
@@ -24,7 +24,7 @@ class LiveCollection:
         self._store = store
         self._questions = questions
         self._threads = threads
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._rows: dict[str, VectorRows] = {}
         self._meters: dict[str, BackgroundMeter] = {}
         self.version = version
@@ -43,7 +43,7 @@ class LiveCollection:
 
     def commit(self, transaction: Transaction, change: Change, tenant: str, vectors: Vectors) -> None:
         """Commit the write and make it searchable; `vectors` [n, E] belong to the keys `change.added`."""
-        with self._lock:
+        with self._turns.take():
             rows = self._rows_of(tenant)
             rows.reserve(len(change.added))
             transaction.commit()
@@ -54,7 +54,7 @@ class LiveCollection:
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | InvalidRequest]:
         """One search for queries [Q] of the same tenant with `vectors` [Q, E]; without timings."""
-        with self._lock:
+        with self._turns.take():
             tenant = queries[0].tenant
             rows = self._rows.get(tenant)
             if rows is None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-import time
 
 import numpy as np
 import pytest
 from tiny_encoder import write_tiny_encoder
 
 from engine.errors import ConfigError, ModelSourceError
-from engine.retrieval.encoder import Encoder, _batches, _Turns
+from engine.retrieval.encoder import Encoder, _batches
 
 TEXTS = [
     "How do I create a volume snapshot?",
@@ -112,26 +110,6 @@ def test_digest_changes_with_the_weights_and_not_with_the_place(folder, tmp_path
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     assert Encoder(copy, threads=1, batch_tokens=512).identity.digest != digest
-
-
-def test_query_waits_for_one_batch_of_a_long_call_only():
-    turns, order, first_taken = _Turns(), [], threading.Event()
-
-    def ingest():
-        for batch in range(3):
-            with turns.take():
-                order.append(batch)
-                first_taken.set()
-                while len(turns._waiting) < 2 and "query" not in order:
-                    time.sleep(0.001)
-
-    ingesting = threading.Thread(target=ingest)
-    ingesting.start()
-    first_taken.wait()
-    with turns.take():
-        order.append("query")
-    ingesting.join()
-    assert order == [0, "query", 1, 2]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
