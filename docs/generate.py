@@ -29,7 +29,8 @@ def cli_page() -> str:
 
 
 def _helps(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=path if parent is None else command.name, parent=parent)
+    name = path if parent is None else command.name
+    context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
     context.max_content_width = context.terminal_width = 100
     yield path, command.get_help(context)
     if isinstance(command, click.Group):

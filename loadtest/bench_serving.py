@@ -82,7 +82,7 @@ RATIOS = {"tokens": "output_tok_s", "ttft": "ttft_p50"}
 def run(*, quick: bool, json_path: Path | None) -> None:
     """Run the bench, print it, and write `json_path` if there is one."""
     console = Console(stderr=True, highlight=False)
-    rounds, per_client = (3, 2) if quick else (9, 4)
+    rounds, per_client = (3, 1) if quick else (9, 4)
     config = EngineConfig()
     model = resolve_model(config.generator.model, kind="generator", show_progress=True)
     resolve_model(config.retriever.model, kind="encoder", show_progress=True)
@@ -110,7 +110,7 @@ async def _measure(
         for ask in (direct, rag, in_process):
             await _round(ask, questions[:2], clients=2)  # warm-up
         for clients in (1, 8):
-            asked = list(itertools.islice(itertools.cycle(questions), clients * per_client))
+            asked = list(itertools.islice(itertools.cycle(questions), max(clients, 2) * per_client))
             console.print(f"c={clients}: {rounds} rounds of {len(asked)} questions for each system, in turn ...")
             ours, peer, ours_rag = [], [], []
             for _ in range(rounds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def bench(name: str, quick: bool, json_path: Path | None) -> None:
     """
     if name in PLANNED:
         raise SwitchyardError(f"bench {name} is not implemented in this version; there is: {', '.join(BENCHES)}.")
+    # Load code is not installed with the package, it is found beside it in a checkout.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     try:
         module: Any = importlib.import_module(f"loadtest.bench_{name}")
     except ModuleNotFoundError as error:
