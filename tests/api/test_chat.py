@@ -238,3 +238,11 @@ async def test_readyz_names_what_is_missing(client, backends):
     response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["missing"] == ["retriever"]
+
+
+async def test_the_playground_loads_nothing_from_elsewhere(client):
+    page = await client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'; connect-src 'self'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text and "https://" not in page.text
+    assert "innerHTML" not in page.text, "answers and documents are shown as text only"
