@@ -98,7 +98,9 @@ def ingest(
             f"supported: {', '.join(sorted(CONTENT_TYPES))}, .jsonl."
         )
     client = Client(url, api_key)
-    source = source or _only_source(client, collection, paths)
+    info = _collection_info(client, collection)
+    tally.version = info["version"]
+    source = source or _only_source(info, paths)
     known = dict(_known_hashes(client, collection, source))
     by_id = _by_id(source, documents)
     # The hash covers the text only, so a document that brings more is sent; the server skips it if all is the same.
@@ -199,17 +201,21 @@ def _jsonl(name: str, text: str, tally: Tally) -> Iterator[LocalDocument]:
             tally.fail(f"{name}:{number}", f'is not a document ({why}); expected {{"id": ..., "text": ...}}')
 
 
-def _only_source(client: Client, collection: str, paths: Sequence[Path]) -> str:
-    """The collection's only source; for a first ingest the name of the folder."""
+def _collection_info(client: Client, collection: str) -> dict[str, Any]:
     try:
-        sources = client.call("GET", f"/v1/collections/{quote(collection, safe='')}")["sources"]
+        return client.call("GET", f"/v1/collections/{quote(collection, safe='')}")
     except ServerError as error:
         if error.status != 404:
             raise
-        sources = []
+        return {"name": collection, "version": 0, "sources": []}
+
+
+def _only_source(info: dict[str, Any], paths: Sequence[Path]) -> str:
+    """The collection's only source; for a first ingest the name of the folder."""
+    sources = info["sources"]
     if len(sources) > 1:
         raise SwitchyardError(
-            f"collection {collection!r} has several sources ({', '.join(sources)}); name one with --source."
+            f"collection {info['name']!r} has several sources ({', '.join(sources)}); name one with --source."
         )
     if sources and sources[0]:
         return str(sources[0])

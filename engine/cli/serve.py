@@ -12,12 +12,15 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import click
+import psutil
 import yaml
 
 from engine.config import EngineConfig, HttpOptions, ServeFile, parse_config, read_serve_file
 from engine.errors import ConfigError, DataFolderError, SwitchyardError
 
 DEFAULT_CONFIG = Path("serve_config.yaml")
+# In the data folder while a server uses it: its process id and URL.
+STATE_FILE = "server.json"
 STOP_TIMEOUT_S = 15.0
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,30 +101,35 @@ def stop(data: Path) -> None:
     Example:
       switchyard stop --data .switchyard
     """
-    path = data / "server.json"
-    try:
-        pid = int(json.loads(path.read_text())["pid"])
-    except (OSError, ValueError, KeyError):
+    pid = _running_server(data)
+    if pid is None:
         click.echo(f"no server is running on {data}")
         return
-    if _is_server(pid):
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while _is_server(pid):
-            if time.monotonic() > deadline:
-                raise SwitchyardError(
-                    f"the server (pid {pid}) did not end within {STOP_TIMEOUT_S:.0f} s; end it: kill -9 {pid}"
-                )
-            time.sleep(0.1)
-    path.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while _is_server(pid):
+        if time.monotonic() > deadline:
+            raise SwitchyardError(
+                f"the server (pid {pid}) did not end within {STOP_TIMEOUT_S:.0f} s; end it: kill -9 {pid}"
+            )
+        time.sleep(0.1)
     click.echo(f"stopped the server on {data}")
+
+
+def _running_server(data: Path) -> int | None:
+    """The process id of the server that uses this state folder, None when there is none."""
+    try:
+        pid = int(json.loads((data / STATE_FILE).read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return pid if _is_server(pid) else None
 
 
 def _is_server(pid: int) -> bool:
     """Whether `pid` is alive and one of ours, not another process that got its number."""
     try:
-        return b"switchyard" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        return any("switchyard" in part for part in psutil.Process(pid).cmdline())
+    except psutil.Error:
         return False
 
 
@@ -175,8 +183,9 @@ def _run(
     launcher = Launcher(config, http, address)
     launcher.check()
     _make_data_folder(config.data)
+    _require_unused(config.data)
     _fetch_models(config)
-    state = config.data / "server.json"
+    state = config.data / STATE_FILE
     try:
         click.echo("starting Ray and the application ...", err=True)
         state.write_text(json.dumps({"pid": os.getpid(), "url": launcher.url}))
@@ -211,6 +220,16 @@ def _make_data_folder(data: Path) -> None:
         raise DataFolderError(
             f"cannot write to the data folder {data} ({error.strerror}). Choose another with --data."
         ) from None
+
+
+def _require_unused(data: Path) -> None:
+    """Say so at once; the retriever holds a lock as well, but it would find out only after everything has started."""
+    pid = _running_server(data)
+    if pid is not None:
+        raise DataFolderError(
+            f"the data folder {data} is in use by another server (pid {pid}). "
+            f"Stop it with `switchyard stop --data {data}`, or choose another folder with --data."
+        )
 
 
 def _fetch_models(config: EngineConfig) -> None:

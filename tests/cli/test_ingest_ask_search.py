@@ -40,6 +40,7 @@ def test_ingest_adds_skips_updates_and_deletes(run, pages, request):
     assert (first["source"], first["created"], first["failed"]) == ("handbook", 3, 0)
     again = json.loads(run("ingest", pages, "--collection", collection, "--json").stdout)
     assert (again["created"], again["unchanged"], again["embedded"]) == (0, 3, 0)
+    assert again["version"] == first["version"]
     (pages / "index.md").write_text("---\ntitle: Home\n---\n\nWelcome to the new handbook.\n")
     (pages / "page.html").unlink()
     synced = run("ingest", pages, "--collection", collection, "--sync")

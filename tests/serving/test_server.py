@@ -128,6 +128,15 @@ def test_a_second_server_on_the_same_port_says_so_at_once(server, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_second_server_on_the_same_data_folder_says_so_at_once(server):
+    command = [SWITCHYARD, "serve", "--port", str(free_port()), "--data", str(server.data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"in use by another server (pid {server.process.pid})" in done.stderr
+    assert f"switchyard stop --data {server.data}" in done.stderr
+    assert httpx.get(server.url + "/readyz", timeout=60).json()["ready"] is True
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
