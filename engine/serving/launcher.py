@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -140,5 +141,6 @@ def _cause(app_name: str) -> str | None:
 
 
 def _last_line(text: str) -> str:
+    """The message at the end of a traceback, without the name of its class."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else text
+    return re.sub(r"^engine\.errors\.\w+: ", "", lines[-1]) if lines else text
