@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from engine.retrieval.service import Retriever
-
 from engine.api.backends import ModelInfo
 from engine.errors import RequestError
 from engine.generation.protocol import GenerationEngine
+from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 from engine.serving.coalesce import coalesce
 from engine.values import Decision, DocumentWrite, Evidence, GenerationRequest, Query, Route, TokenDelta, WriteResult

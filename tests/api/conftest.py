@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-from engine.retrieval.encoder import Encoder
-from engine.retrieval.service import Retriever
 from local_backends import LocalBackends
 from tiny_encoder import write_tiny_encoder
 from tiny_model import write_tiny_model
@@ -15,6 +13,8 @@ from tiny_model import write_tiny_model
 from engine.api.app import create_app
 from engine.config import EngineConfig, parse_config
 from engine.generation.engine import TransformersEngine
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 
 ARGS = {
