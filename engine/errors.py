@@ -9,7 +9,6 @@
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
-        |   |-- InvalidFilter        an unknown operator or malformed filter
         |   `-- UnparsableDocument   a document is not the text its type says
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
@@ -115,12 +114,6 @@ class PromptTooLong(InvalidRequest):
             "or raise generator.max_model_len.",
             param="messages",
         )
-
-
-class InvalidFilter(InvalidRequest):
-    """A filter has an unknown operator or a malformed operand; it never means match-all."""
-
-    code = "invalid_filter"
 
 
 class UnparsableDocument(InvalidRequest):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from engine.errors import UnparsableDocument, UnsupportedMediaType
 from engine.retrieval.parsing_html import parse_html
@@ -14,6 +13,7 @@ from engine.retrieval.sections import Section, find_sections
 
 _MARKDOWN, _HTML, _PLAIN = "text/markdown", "text/html", "text/plain"
 _ALIASES = {"text/x-markdown": _MARKDOWN}
+# By the ending of a file's name.
 CONTENT_TYPES = {
     ".md": _MARKDOWN,
     ".markdown": _MARKDOWN,
@@ -40,17 +40,6 @@ class ParsedDocument:
     title: str | None
     sections: tuple[Section, ...]
     is_markdown: bool
-
-
-def content_type_of(filename: str) -> str:
-    """The content type that a file's name stands for.
-
-    Raises: UnsupportedMediaType, listing the endings that are read.
-    """
-    suffix = PurePath(filename).suffix.lower()
-    if suffix not in CONTENT_TYPES:
-        raise UnsupportedMediaType(suffix or filename, CONTENT_TYPES)
-    return CONTENT_TYPES[suffix]
 
 
 def parse_document(body: bytes, content_type: str, *, title: str | None) -> ParsedDocument:

@@ -89,17 +89,22 @@ def test_bad_bodies_get_a_clear_error_and_the_server_stays_up(server, content, s
     assert httpx.get(server.url + "/readyz", timeout=60).json()["ready"] is True
 
 
-def test_a_client_that_leaves_frees_its_place(server):
-    body = chat("tell me everything", max_tokens=400, stream=True, switchyard={"route": "direct"})
-    with httpx.stream("POST", server.url + CHAT, json=body, timeout=60) as response:
+def generator_stats(server) -> dict:
+    return httpx.get(server.url + "/readyz", timeout=60).json()["components"]["generator"]
+
+
+def test_a_client_that_leaves_frees_its_place_before_its_answer_is_complete(server):
+    body = chat("tell me everything", max_tokens=400, switchyard={"route": "direct"})
+    whole = httpx.post(server.url + CHAT, json=body, timeout=60).json()["usage"]["completion_tokens"]
+    assert whole == 400, "the answer must be long enough to be left"
+    before = generator_stats(server)["output_tokens"]
+    with httpx.stream("POST", server.url + CHAT, json=body | {"stream": True}, timeout=60) as response:
         next(response.iter_lines())
     deadline = time.monotonic() + 20
-    while True:
-        generator = httpx.get(server.url + "/readyz", timeout=60).json()["components"]["generator"]
-        if generator["running"] == generator["waiting"] == 0:
-            return
-        assert time.monotonic() < deadline, generator
-        time.sleep(0.1)
+    while (stats := generator_stats(server))["running"] + stats["waiting"]:
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.05)
+    assert stats["output_tokens"] - before < whole
 
 
 def test_everything_listens_on_loopback_only(server):
@@ -112,7 +117,7 @@ def test_everything_listens_on_loopback_only(server):
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
 
 
-def test_nothing_is_written_to_the_home_folder_and_the_token_is_private(server):
+def test_the_token_of_ray_lies_in_the_data_folder_and_is_private(server):
     token = server.data / "ray_token"
     assert len(token.read_text()) == 64
     assert token.stat().st_mode & 0o077 == 0
