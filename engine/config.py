@@ -96,8 +96,19 @@ class GeneratorSettings(Settings):
         "auto", description="auto: bfloat16 where the processor computes in it, else float32."
     )
     max_model_len: int = Field(4096, ge=64, description="Longest prompt plus answer, in tokens.")
+    cores: tuple[int, ...] = Field((), description="Pin the engine's threads to these cores; empty: no pinning.")
     max_num_seqs: int = Field(32, ge=1, description="Answers generated in one batch.")
     max_queued: int = Field(64, ge=1, description="Requests that may wait for a place in the batch; more get 503.")
+    max_batched_tokens: int = Field(512, ge=16, description="Most tokens in one step, prompts and answers together.")
+    max_stretch: float = Field(
+        2.5,
+        ge=0,
+        description="Prompt tokens join running answers while a step stays within this many times one without; "
+        "0: no limit but max_batched_tokens.",
+    )
+    kv_tokens: int | None = Field(
+        None, ge=16, description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's."
+    )
     max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(
         "You are a helpful assistant.", description="System prompt of a conversation that brings none."

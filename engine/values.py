@@ -84,7 +84,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. `temperature == 0` is greedy; `seed` None draws a fresh one."""
+    """How tokens are chosen. `temperature == 0` is greedy; `seed` None draws a fresh one; `top_k` 0 is no limit.
+
+    Presence and frequency penalties count the answer's tokens and are subtracted from logits (OpenAI); the repetition
+    penalty divides positive and multiplies negative logits of tokens in prompt or answer (CTRL, arXiv:1909.05858).
+    `logprobs` n: the chosen token's log-probability and the n best's, at each token; `prompt_logprobs` likewise for
+    the prompt's. Both are the model's own, before penalties and temperature; None gives none.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -93,12 +99,20 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
+    `prompt_token_ids` are read as they are, in place of `messages` and `passages`. `cache_salt` keeps tenants'
+    cached prompts apart: equal text under another salt is computed anew.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -108,14 +122,35 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     adapter: str | None = None
     deadline_s: float | None = None
+    prompt_token_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its natural log-probability, and the best tokens in its place. `text` of half a character is U+FFFD;
+    `data` are the token's own bytes.
+    """
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PromptReport:
-    """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model."""
+    """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model.
+
+    `num_cached_tokens` were computed before, for another request. `logprobs`, where asked for, has an entry per token;
+    the first token has none.
+    """
 
     num_tokens: int
     passages: tuple[Passage, ...]
+    num_cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +166,7 @@ class TokenDelta:
     prompt: PromptReport | None = None
     finish_reason: FinishReason | None = None
     timings_ms: dict[str, float] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from engine.config import EngineConfig
 from engine.errors import SwitchyardError
-from engine.generation.engine import TransformersEngine
+from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.values import GenerationRequest, Message, SamplingParams
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
@@ -89,7 +89,7 @@ def run(*, quick: bool, json_path: Path | None) -> None:
     questions = read_questions(QUESTIONS)
     console.print("starting a server and ingesting docs/ ...")
     with _server() as url:
-        engine = TransformersEngine(model.path, config.generator)
+        engine = Engine(model.path, config.generator)
         try:
             report = asyncio.run(_measure(url, engine, questions, rounds, per_client, console))
         finally:
@@ -100,7 +100,7 @@ def run(*, quick: bool, json_path: Path | None) -> None:
 
 
 async def _measure(
-    url: str, engine: TransformersEngine, questions: Sequence[str], rounds: int, per_client: int, console: Console
+    url: str, engine: Engine, questions: Sequence[str], rounds: int, per_client: int, console: Console
 ) -> Report:
     rows: list[Row] = []
     ratios: list[Ratio] = []
@@ -215,7 +215,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     raise SwitchyardError("a stream ended before it was complete")
 
 
-def _in_process(engine: TransformersEngine) -> Ask:
+def _in_process(engine: Engine) -> Ask:
     ids = itertools.count()
 
     async def ask(question: str) -> Answered:

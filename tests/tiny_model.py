@@ -33,9 +33,25 @@ CORPUS = [
 ]
 _MODELS: dict[str, tuple[type[Any], type[Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
+    "llama3": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+# llama3: rotation in frequency bands, and a tied head. Bands and window change what a short prompt gives.
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+        "tie_word_embeddings": True,
+    },
+    "mistral": {"sliding_window": 24},
 }
 
 
@@ -46,7 +62,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0, architecture: str = "llama"
     """
     tokenizer = tiny_tokenizer()
     config_class, model_class = _MODELS[architecture]
-    window = {"sliding_window": 24} if architecture == "mistral" else {}
+    special = _SPECIAL.get(architecture, {})
     config = config_class(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -60,8 +76,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0, architecture: str = "llama"
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-        **window,
+        **({"tie_word_embeddings": False} | special),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from time import monotonic
 
 from transformers import PreTrainedTokenizerBase
 
-from engine.generation.detokenizer import IncrementalDetokenizer, StopStrings
+from engine.generation.detokenizer import IncrementalDetokenizer, StopStrings, token_data
 from engine.generation.prompt import Prompt
-from engine.values import FinishReason, SamplingParams, TokenDelta
+from engine.generation.sampler import Choice
+from engine.values import FinishReason, PromptReport, SamplingParams, TokenDelta, TokenLogprob
 
 
 class Answer:
@@ -18,30 +20,30 @@ class Answer:
     def __init__(
         self, prompt: Prompt, params: SamplingParams, tokenizer: PreTrainedTokenizerBase, eos_ids: Collection[int]
     ) -> None:
-        self.prompt = prompt
         self.num_tokens = 0
-        self.last_token_id: int | None = None
+        self.submitted_s = self._started_s = self._first_token_s = monotonic()
+        self._report: PromptReport = prompt.report
         self._params = params
+        self._tokenizer = tokenizer
         self._end_ids = () if params.ignore_eos else eos_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stops = StopStrings(params.stop)
-        self._submitted_s = self._started_s = self._first_token_s = monotonic()
-
-    @property
-    def max_total_tokens(self) -> int:
-        """Most tokens that this request can occupy, prompt and answer."""
-        return len(self.prompt.token_ids) + self._params.max_tokens
 
     def start(self) -> None:
         """Note that prefill begins."""
         self._started_s = monotonic()
 
-    def accept(self, token_id: int) -> TokenDelta:
+    def report_prompt(self, num_cached_tokens: int, scores: Sequence[Choice | None]) -> None:
+        """What the first delta says of the prompt; `scores` per token, or empty where nobody asked."""
+        logprobs = tuple(None if choice is None else self._logprob(choice) for choice in scores)
+        self._report = replace(self._report, num_cached_tokens=num_cached_tokens, logprobs=logprobs)
+
+    def accept(self, choice: Choice) -> TokenDelta:
         """Append a token; the delta has a `finish_reason` when the answer is complete."""
+        token_id = choice.token_id
         if self.num_tokens == 0:
             self._first_token_s = monotonic()
         self.num_tokens += 1
-        self.last_token_id = token_id
         is_end = token_id in self._end_ids
         text, is_stopped = self._stops.push("" if is_end else self._detokenizer.push(token_id))
         is_last = is_end or is_stopped or self.num_tokens >= self._params.max_tokens
@@ -52,14 +54,24 @@ class Answer:
         return TokenDelta(
             text=text,
             num_tokens=1,
-            prompt=self.prompt.report if self.num_tokens == 1 else None,
+            prompt=self._report if self.num_tokens == 1 else None,
             finish_reason=reason if is_last else None,
             timings_ms=self._timings_ms() if is_last else None,
+            logprobs=() if choice.logprob is None else (self._logprob(choice),),
         )
+
+    def _logprob(self, choice: Choice) -> TokenLogprob:
+        assert choice.logprob is not None
+        top = tuple(self._named(token_id, logprob) for token_id, logprob in choice.top)
+        return replace(self._named(choice.token_id, choice.logprob), top=top)
+
+    def _named(self, token_id: int, logprob: float) -> TokenLogprob:
+        data = token_data(self._tokenizer, token_id)
+        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob)
 
     def _timings_ms(self) -> dict[str, float]:
         return {
-            "queue": (self._started_s - self._submitted_s) * 1000,
+            "queue": (self._started_s - self.submitted_s) * 1000,
             "prefill": (self._first_token_s - self._started_s) * 1000,
             "decode": (monotonic() - self._first_token_s) * 1000,
         }

@@ -58,6 +58,21 @@ class IncrementalDetokenizer:
         return text[self._emitted :]
 
 
+def token_data(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes:
+    """The bytes that a token stands for, special tokens by their name; empty for an id without a token."""
+    backend = tokenizer.backend_tokenizer
+    token = backend.id_to_token(token_id)
+    if token is None:
+        return b""
+    if token_id in backend.get_added_tokens_decoder():
+        return bytes(token.encode())
+    if _is_byte_level(backend.decoder):
+        return _token_bytes(token)
+    if _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(token[3:5], 16)])
+    return bytes(token.replace("\u2581", " ").encode())
+
+
 class StopStrings:
     """Cuts a stream of text before the first stop string; holds back what may be the beginning of one."""
 

@@ -1,35 +1,57 @@
-"""Continuous batching in its simplest correct form, over transformers' model classes.
+"""The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
-One thread owns the model. A step prefills what was admitted, prompts of like length together, merges them into the
-running batch, and decodes one token for every row. Finished and cancelled rows leave before the next step.
+submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's event loop.
+Adapters, packed weights, drafts and grammars join here: an adapter is part of a sequence's prefix key and of the
+forward, a draft is more than one new token of a decoding sequence, a grammar masks logits before they are sampled.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import monotonic
+from statistics import median
+from time import monotonic, perf_counter
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from engine.config import GeneratorSettings, usable_cores
-from engine.errors import ComponentUnavailable, DeadlineExceeded, InvalidRequest, Overloaded, UnknownModel
-from engine.generation import weights
+from engine.errors import (
+    ComponentUnavailable,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+    SwitchyardError,
+    UnknownModel,
+)
+from engine.generation import model_files
 from engine.generation.answer import Answer
-from engine.generation.prompt import PromptBuilder
+from engine.generation.attention import build_attention
+from engine.generation.budget import StepBudget
+from engine.generation.decoder.model import Decoder
+from engine.generation.decoder.spec import DecoderSpec, read_spec
+from engine.generation.prompt import Prompt, PromptBuilder
 from engine.generation.protocol import EngineStats
-from engine.generation.runner import BatchRunner
-from engine.generation.sampler import Sampler, choose_tokens
+from engine.generation.runner import Runner, StepLogits
+from engine.generation.sampler import Choice, Sampler, choose, score
+from engine.generation.scheduler import Scheduler, Step
+from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, Item, Mailbox, post
-from engine.values import GenerationRequest
+from engine.values import GenerationRequest, Message, PromptReport, TokenDelta
 
-MAX_PREFILL_TOKENS = 2048  # prompt tokens of one step, unless one prompt is longer: decodes wait meanwhile
-MAX_PADDED_SHARE = 1.25  # of the tokens of prompts that are prefilled together
+# Step sizes timed at start-up; prompt chunks above the decodes'.
+_DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_CHUNK_SIZES = (128, 256, 512)
+_NUM_TIMINGS = 3
+_NUM_STEP_TIMES = 256
 
 _log = logging.getLogger(__name__)
 
@@ -38,46 +60,70 @@ _log = logging.getLogger(__name__)
 class _Job:
     """A request in flight. `is_done` is set by whoever ends it: the engine's thread, a cancel or a deadline."""
 
-    id: str
+    sequence: Sequence
     answer: Answer
     sampler: Sampler
     mailbox: Mailbox
     is_done: bool = False
+    has_started: bool = False
+    prompt_scores: dict[int, Choice] = field(default_factory=dict)  # by position in the prompt
+
+    @property
+    def id(self) -> str:
+        return self.sequence.id
 
 
-class TransformersEngine:
+class Engine:
     """A GenerationEngine. Every public method may be called from any thread."""
 
-    runner_class: ClassVar[type[BatchRunner]] = BatchRunner
+    runner_class: ClassVar[Callable[..., Runner]] = Runner
     stalled_after_s: ClassVar[float] = 120.0
 
-    def __init__(self, model_path: Path, settings: GeneratorSettings, *, device: str = "cpu") -> None:
-        """Load the model, start the thread and warm up.
+    def __init__(
+        self, model_path: Path, settings: GeneratorSettings, *, device: str = "cpu", model_digest: str = ""
+    ) -> None:
+        """Load the model, start the thread and warm up. `model_digest` is the content hash of the model's files.
 
-        Raises: ModelSourceError when the folder does not hold a supported model, ComponentUnavailable when warming
-            up fails.
+        Raises: ModelSourceError when the folder does not hold a supported model, ConfigError when a setting does not
+            fit the machine, ComponentUnavailable when warming up fails.
         """
-        self._tokenizer = weights.load_tokenizer(model_path)
-        model = weights.load_model(model_path, settings.dtype, device)
-        self.max_model_len = min(settings.max_model_len, model.config.max_position_embeddings)
+        self._settings = settings
+        self._model_digest = model_digest
+        self._tokenizer = model_files.load_tokenizer(model_path)
+        self._eos_ids = model_files.eos_token_ids(model_path, self._tokenizer)
+        spec = read_spec(model_path)
+        dtype = model_files.resolve_dtype(settings.dtype, device)
+        self.max_model_len = min(settings.max_model_len, spec.max_positions)
+        self._num_blocks = model_files.num_kv_blocks(
+            spec, dtype, device, kv_tokens=settings.kv_tokens, at_least=self.max_model_len
+        )
+        self.max_model_len = min(self.max_model_len, self._num_blocks * BLOCK_TOKENS)
+        self._vocab_size = spec.vocab_size
         self._prompts = PromptBuilder(
             self._tokenizer, max_model_len=self.max_model_len, system_prompt=settings.system_prompt
         )
-        self._eos_ids = weights.eos_token_ids(model, self._tokenizer)
-        self._max_kv_tokens = max(weights.kv_token_budget(model, device), self.max_model_len)
-        self._settings = settings
-        self._runner = self.runner_class(model)
-        self._condition = threading.Condition()  # guards _jobs, _waiting, _failure and every job's is_done
+        # The engine's thread only:
+        self._runner: Runner
+        self._budget: StepBudget
+        self._scheduler: Scheduler
+        self._condition = threading.Condition()  # guards what follows and every job's is_done
         self._jobs: dict[str, _Job] = {}
-        self._waiting: deque[_Job] = deque()
+        self._inbox: deque[_Job] = deque()
+        self._ended: list[_Job] = []  # sequences to take out of the scheduler
         self._failure: str | None = None
-        self._running: list[_Job] = []  # the engine's thread only; the order is that of the runner's rows
         self._output_tokens = 0
+        self._step_s: deque[float] = deque(maxlen=_NUM_STEP_TIMES)
         self._progress_s = monotonic()
+        self._stats = EngineStats(0, 0, 0, self._num_blocks * BLOCK_TOKENS, 0)
         self._is_ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._startup_error: SwitchyardError | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(model_path, spec, dtype, device), name="generation", daemon=True
+        )
         self._thread.start()
         self._is_ready.wait()
+        if self._startup_error is not None:
+            raise self._startup_error
         if self._failure is not None:
             raise ComponentUnavailable("generator", self._failure)
 
@@ -86,18 +132,30 @@ class TransformersEngine:
         if request.adapter is not None:
             raise UnknownModel(request.adapter, ["auto"])
         self._check_capacity(request.id)
-        prompt = self._prompts.build(request)
-        answer = Answer(prompt, request.sampling, self._tokenizer, self._eos_ids)
-        job = _Job(request.id, answer, Sampler(request.sampling), Mailbox())
+        prompt = self._prompt(request)
+        params = request.sampling
+        now_s = monotonic()
+        sequence = Sequence(
+            id=request.id,
+            tokens=list(prompt.token_ids),
+            num_prompt_tokens=len(prompt.token_ids),
+            max_total_tokens=len(prompt.token_ids) + params.max_tokens,
+            key=PrefixKey(self._model_digest, "", request.cache_salt),
+            deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
+            needs_prompt_logits=params.prompt_logprobs is not None,
+        )
+        answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
+        job = _Job(sequence, answer, Sampler(params, prompt.token_ids), Mailbox())
         with self._condition:
             self._check_capacity(request.id)
             if not self._jobs:
-                self._progress_s = monotonic()
+                self._progress_s = now_s
             self._jobs[job.id] = job
-            self._waiting.append(job)
+            self._inbox.append(job)
             self._condition.notify()
         timer = None
         if request.deadline_s is not None:
+            # The scheduler frees the place between steps; the reader hears of it on time even during a long one.
             timer = job.mailbox.loop.call_later(request.deadline_s, self._expire, job, request.deadline_s)
         return DeltaStream(job.mailbox, lambda: self._end(job, None), timer)
 
@@ -110,9 +168,12 @@ class TransformersEngine:
     def stats(self) -> EngineStats:
         """See GenerationEngine."""
         with self._condition:
-            running = len(self._jobs) - len(self._waiting)
-            return EngineStats(
-                running, len(self._waiting), self._runner.kv_tokens, self._max_kv_tokens, self._output_tokens
+            return replace(
+                self._stats,
+                running=min(self._stats.running, len(self._jobs)),
+                waiting=max(len(self._jobs) - self._stats.running, 0),
+                output_tokens=self._output_tokens,
+                step_ms=1000 * median(self._step_s) if self._step_s else 0.0,
             )
 
     def check_health(self) -> None:
@@ -127,7 +188,16 @@ class TransformersEngine:
         """See GenerationEngine."""
         self._stop("it is shutting down")
         self._thread.join()
-        self._runner.clear()
+
+    def _prompt(self, request: GenerationRequest) -> Prompt:
+        if not request.prompt_token_ids:
+            return self._prompts.build(request)
+        ids = list(request.prompt_token_ids)
+        if not all(0 <= token < self._vocab_size for token in ids):
+            raise InvalidRequest(f"prompt_token_ids must be from 0 to {self._vocab_size - 1}.", param="prompt")
+        if len(ids) + request.sampling.max_tokens > self.max_model_len:
+            raise PromptTooLong(len(ids), request.sampling.max_tokens, self.max_model_len)
+        return Prompt(ids, PromptReport(len(ids), ()))
 
     def _check_capacity(self, request_id: str) -> None:
         if self._failure is not None:
@@ -147,16 +217,16 @@ class TransformersEngine:
             if job.is_done:
                 return
             self._forget(job)
+            self._condition.notify()
         post([(job.mailbox, item)])
 
     def _forget(self, job: _Job) -> None:
-        """Take a job out of the books, once; its row leaves at the next step. Under the lock."""
+        """Take a job out of the books, once; its sequence leaves before the next step. Under the lock."""
         if job.is_done:
             return
         job.is_done = True
         del self._jobs[job.id]
-        if job in self._waiting:
-            self._waiting.remove(job)
+        self._ended.append(job)
 
     def _stop(self, why: str) -> None:
         """Refuse new requests and fail those in flight. The first reason stays."""
@@ -170,118 +240,235 @@ class TransformersEngine:
 
     # What follows runs in the engine's thread.
 
-    def _run(self) -> None:
+    def _run(self, model_path: Path, spec: DecoderSpec, dtype: torch.dtype, device: str) -> None:
         try:
-            # Thread counts of torch belong to the thread that sets them.
-            torch.set_num_threads(self._settings.threads or usable_cores())
-            self._runner.warm_up()
+            self._take_cores()
+            self._load(model_path, spec, dtype, device)
+            self._warm_up()
             self._is_ready.set()
             while self._wait_for_work():
                 self._step()
+        except SwitchyardError as error:
+            self._startup_error = error
+            self._stop(str(error))
         except BaseException as error:
             _log.exception("the generation thread died")
             self._stop(f"its thread died of {type(error).__name__}: {error}")
         finally:
             self._is_ready.set()
 
+    def _take_cores(self) -> None:
+        """Threads and cores of torch's and the kernels' parallel regions belong to the thread that sets them."""
+        cores = self._settings.cores
+        if cores:
+            try:
+                os.sched_setaffinity(0, cores)
+            except (OSError, AttributeError) as error:
+                raise ConfigError(
+                    f"generator.cores={list(cores)} cannot be used ({error}); this process may use "
+                    f"{usable_cores()} cores. Leave it empty to use all."
+                ) from None
+        torch.set_num_threads(self._settings.threads or len(cores) or usable_cores())
+
+    def _load(self, model_path: Path, spec: DecoderSpec, dtype: torch.dtype, device: str) -> None:
+        # In this thread, so that no other one of this process ever runs a parallel region: with a second team of
+        # threads, OpenMP sees more threads than cores and puts them to sleep between regions, 8 ms a step on 2 cores.
+        decoder = Decoder(model_path, spec, dtype=dtype, device=device)
+        attention = build_attention(
+            spec, num_blocks=self._num_blocks, max_model_len=self.max_model_len, dtype=dtype, device=decoder.device
+        )
+        self._runner = self.runner_class(decoder, attention)
+
+    def _warm_up(self) -> None:
+        """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
+        self._budget = StepBudget(
+            self._measure_steps(),
+            max_batched_tokens=self._settings.max_batched_tokens,
+            max_stretch=self._settings.max_stretch,
+        )
+        self._scheduler = Scheduler(
+            num_blocks=self._num_blocks,
+            max_num_seqs=self._settings.max_num_seqs,
+            max_waiting=self._settings.max_num_seqs + self._settings.max_queued,
+            budget=self._budget,
+            max_pinned_blocks=min(
+                self._num_blocks // 8, self._num_blocks - num_blocks_for(self.max_model_len)
+            ),
+        )
+        self._pin_system_prompt()
+
+    def _measure_steps(self) -> Mapping[int, float]:
+        most = min(max(self._settings.max_batched_tokens, 1), self._num_blocks * BLOCK_TOKENS, self.max_model_len)
+        sizes = [(size, True) for size in _DECODE_SIZES if size <= max(self._settings.max_num_seqs, 1)]
+        sizes += [(size, False) for size in _CHUNK_SIZES if sizes[-1][0] < size <= most]
+        step_s: dict[int, float] = {}
+        for size, is_decode in sizes:
+            self._runner.measure(size, is_decode=is_decode)  # the first of a size also pays for set-up
+            times = [self._runner.measure(size, is_decode=is_decode) for _ in range(_NUM_TIMINGS)]
+            step_s[size] = median(times)
+        return step_s
+
+    def _pin_system_prompt(self) -> None:
+        """Keep the keys and values of what every conversation without a system prompt of its own begins with."""
+        beginnings = [
+            self._prompts.build(GenerationRequest("", (Message("user", text),))).token_ids for text in ("a", "b")
+        ]
+        shared = next((i for i, pair in enumerate(zip(*beginnings, strict=False)) if pair[0] != pair[1]), 0)
+        if shared < BLOCK_TOKENS:
+            return
+        tokens = beginnings[0][: shared + 1]
+        sequence = Sequence(
+            id="",
+            tokens=tokens,
+            num_prompt_tokens=len(tokens),
+            max_total_tokens=len(tokens) + 1,
+            key=PrefixKey(self._model_digest, "", ""),
+            deadline_s=None,
+            num_pinned_tokens=shared,
+        )
+        self._scheduler.add(sequence)
+        while not sequence.is_decoding and (step := self._scheduler.next_step()) is not None:
+            self._runner.run(step)
+            self._scheduler.finish_step(step, [[0] if self._is_complete(step, i) else [] for i in range(1)])
+        self._scheduler.finish(sequence)
+
     def _wait_for_work(self) -> bool:
         """Block while there is nothing to do. False: the engine is closing."""
         with self._condition:
-            self._condition.wait_for(lambda: self._failure is not None or self._waiting or self._running)
+            self._condition.wait_for(
+                lambda: self._failure is not None or self._inbox or self._ended or self._scheduler.has_work
+            )
             return self._failure is None
 
     def _step(self) -> None:
-        self._remove_done_rows()
-        for group in _like_lengths(self._admit()):
-            self._prefill(group)
-        self._remove_done_rows()
-        if self._running:
-            self._decode()
+        self._take_in()
+        step = self._scheduler.next_step()
+        if step is not None:
+            num_decodes = sum(sequence.is_decoding for sequence in step.sequences)
+            started = perf_counter()
+            self._execute(step)
+            step_s = perf_counter() - started
+            self._budget.observe(num_decodes, step.num_total_tokens - num_decodes, step_s)
+            self._step_s.append(step_s)
+        self._publish_stats()
 
-    def _admit(self) -> list[_Job]:
-        """Take waiting jobs, first come first served, while batch, memory and this step's prefill have room."""
-        admitted: list[_Job] = []
-        num_prompt_tokens = 0
+    def _take_in(self) -> None:
+        """Let new sequences in, and out those whose readers left or whose time is up."""
         with self._condition:
-            while self._waiting:
-                answer = self._waiting[0].answer
-                batch = [*(job.answer for job in self._running), *(job.answer for job in admitted), answer]
-                num_prompt_tokens += len(answer.prompt.token_ids)
-                # Rows are padded to the longest, so this is what the batch may come to occupy.
-                kv_tokens = len(batch) * max(each.max_total_tokens for each in batch)
-                if len(batch) > self._settings.max_num_seqs or (len(batch) > 1 and kv_tokens > self._max_kv_tokens):
-                    break
-                if admitted and num_prompt_tokens > MAX_PREFILL_TOKENS:
-                    break
-                admitted.append(self._waiting.popleft())
-        return admitted
+            arrived, self._inbox = self._inbox, deque()
+            ended, self._ended = self._ended, []
+        for job in arrived:
+            self._scheduler.add(job.sequence)
+        for sequence in self._scheduler.expired(monotonic()):
+            job = self._jobs.get(sequence.id)
+            if job is not None and job.sequence is sequence and sequence.deadline_s is not None:
+                self._end(job, DeadlineExceeded(1000 * (sequence.deadline_s - job.answer.submitted_s)))
+            self._scheduler.finish(sequence)
+        for job in ended:
+            self._scheduler.finish(job.sequence)
 
-    def _prefill(self, group: list[_Job]) -> None:
-        """Run some prompts and deliver their first tokens at once. A failure leaves the running batch alone."""
-        for job in group:
-            job.answer.start()
+    def _execute(self, step: Step) -> None:
+        """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""
+        for sequence in step.sequences:
+            job = self._jobs.get(sequence.id)
+            if job is not None and not job.has_started:
+                job.has_started = True
+                job.answer.start()
         try:
-            logits = self._runner.prefill([job.answer.prompt.token_ids for job in group])
-            self._running += group
-            tokens = choose_tokens(logits, [job.sampler for job in group])
+            output = self._runner.run(step)
+            jobs = [self._jobs.get(sequence.id) for sequence in step.sequences]
+            choices = self._choose(step, jobs, output)
         except Exception as error:
-            self._fail(group, error)
+            if len(step.sequences) == 1:
+                self._fail(step.sequences[0], error)
+                return
+            _log.warning("a step of %d requests failed; they run one by one", len(step.sequences), exc_info=error)
+            for sequence, num_tokens in zip(step.sequences, step.num_tokens, strict=True):
+                self._execute(Step((sequence,), (num_tokens,)))
             return
-        self._accept(group, tokens)
+        self._scheduler.finish_step(step, [[] if choice is None else [choice.token_id] for choice in choices])
+        self._deliver(jobs, choices)
 
-    def _decode(self) -> None:
-        """Advance every row by one token. A failure ends the whole batch, whose keys and values are lost."""
-        jobs = list(self._running)
-        try:
-            logits = self._runner.decode([job.answer.last_token_id or 0 for job in jobs])
-            tokens = choose_tokens(logits, [job.sampler for job in jobs])
-        except Exception as error:
-            self._runner.clear()
-            self._running.clear()
-            self._fail(jobs, error)
+    def _choose(self, step: Step, jobs: list[_Job | None], output: StepLogits) -> list[Choice | None]:
+        """The next token of each sequence that is due one. A job that ended meanwhile gets any token."""
+        for index, job in enumerate(jobs):
+            if job is not None and step.sequences[index].needs_prompt_logits:
+                self._score_prompt(job, step, index, output)
+        due = [index for index in range(len(jobs)) if self._is_complete(step, index)]
+        rows = [output.spans[index][1] - 1 for index in due]
+        choices: list[Choice | None] = [None] * len(jobs)
+        if not due:
+            return choices
+        logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
+        samplers = [job.sampler if job is not None else Sampler.greedy() for job in (jobs[index] for index in due)]
+        for index, choice in zip(due, choose(logits, samplers), strict=True):
+            choices[index] = choice
+        return choices
+
+    def _score_prompt(self, job: _Job, step: Step, index: int, output: StepLogits) -> None:
+        """Log-probabilities of the prompt's own tokens, as far as this step brought their logits."""
+        sequence, (first_row, last_row) = job.sequence, output.spans[index]
+        start = sequence.num_computed + 1
+        stop = min(start + last_row - first_row, sequence.num_prompt_tokens)
+        if stop <= start:
             return
-        self._accept(jobs, tokens)
+        rows: Tensor = output.logits[first_row : first_row + stop - start]
+        scores = score(rows, sequence.tokens[start:stop], job.sampler.params.prompt_logprobs or 0)
+        job.prompt_scores.update(zip(range(start, stop), scores, strict=True))
 
-    def _accept(self, jobs: list[_Job], tokens: Iterable[int]) -> None:
-        """Append a token to each job's answer and deliver the deltas."""
+    def _deliver(self, jobs: list[_Job | None], choices: list[Choice | None]) -> None:
+        """Turn chosen tokens into deltas; complete answers leave the batch."""
         letters: list[tuple[Mailbox, Item]] = []
-        for job, token in zip(jobs, tokens, strict=True):
-            delta = job.answer.accept(token)
+        done: list[_Job] = []
+        for job, choice in zip(jobs, choices, strict=True):
+            if job is None or choice is None or job.is_done:
+                continue
+            try:
+                delta = self._delta(job, choice)
+            except Exception as error:
+                self._fail(job.sequence, error)
+                continue
             self._output_tokens += 1
             letters.append((job.mailbox, delta))
             if delta.finish_reason is not None:
-                with self._condition:
-                    self._forget(job)
+                done.append(job)
         self._progress_s = monotonic()
         unreachable = post(letters)
         with self._condition:
-            for job in jobs:
-                if job.mailbox in unreachable:
-                    self._forget(job)
+            for job in [*done, *(job for job in jobs if job is not None and job.mailbox in unreachable)]:
+                self._forget(job)
 
-    def _fail(self, jobs: list[_Job], error: Exception) -> None:
-        _log.error("a forward pass failed", exc_info=error)
+    def _delta(self, job: _Job, choice: Choice) -> TokenDelta:
+        if job.answer.num_tokens == 0:
+            scores = [job.prompt_scores.get(position) for position in range(job.sequence.num_prompt_tokens)]
+            job.answer.report_prompt(job.sequence.num_cached_tokens, scores if job.prompt_scores else ())
+        return job.answer.accept(choice)
+
+    @staticmethod
+    def _is_complete(step: Step, index: int) -> bool:
+        """Whether the step computes all tokens of its sequence `index`, so that the next one can be chosen."""
+        sequence = step.sequences[index]
+        return sequence.num_computed + step.num_tokens[index] == len(sequence.tokens)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        _log.error("request %s failed", sequence.id, exc_info=error)
         self._progress_s = monotonic()
-        for job in jobs:
+        self._scheduler.finish(sequence)
+        job = self._jobs.get(sequence.id)
+        if job is not None:
             self._end(job, ComponentUnavailable("generator", f"its step failed: {type(error).__name__}"))
 
-    def _remove_done_rows(self) -> None:
-        rows = [row for row, job in enumerate(self._running) if not job.is_done]
-        if len(rows) < len(self._running):
-            self._running = [self._running[row] for row in rows]
-            self._runner.keep(rows)
-
-
-def _like_lengths(jobs: list[_Job]) -> list[list[_Job]]:
-    """Group jobs so that padding their prompts to the longest of the group adds little."""
-    groups: list[list[_Job]] = []
-    num_tokens = 0
-    for job in sorted(jobs, key=lambda each: len(each.answer.prompt.token_ids)):
-        length = len(job.answer.prompt.token_ids)
-        num_tokens += length
-        if groups and (len(groups[-1]) + 1) * length <= MAX_PADDED_SHARE * num_tokens:
-            groups[-1].append(job)
-        else:
-            groups.append([job])
-            num_tokens = length
-    return groups
+    def _publish_stats(self) -> None:
+        scheduler = self._scheduler
+        snapshot = EngineStats(
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting,
+            kv_tokens=scheduler.num_used_blocks * BLOCK_TOKENS,
+            max_kv_tokens=self._num_blocks * BLOCK_TOKENS,
+            output_tokens=0,
+            prompt_tokens=scheduler.prompt_tokens,
+            cached_tokens=scheduler.cached_tokens,
+            num_preemptions=scheduler.num_preemptions,
+        )
+        with self._condition:
+            self._stats = snapshot

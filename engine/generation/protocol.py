@@ -10,8 +10,11 @@ from engine.values import GenerationRequest, TokenDelta
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. `kv_tokens` of `max_kv_tokens` token slots of keys and values are taken, padding included;
-    `output_tokens` counts all tokens since the start.
+    """A snapshot. `kv_tokens` of `max_kv_tokens` token slots are taken by requests in progress; the rest hold
+    beginnings of earlier prompts, which give way when room is needed.
+
+    Since the start: `output_tokens` generated; `cached_tokens` of `prompt_tokens` found computed; `num_preemptions`
+    requests set back for lack of room. `step_ms` is the median of recent steps.
     """
 
     running: int
@@ -19,6 +22,10 @@ class EngineStats:
     kv_tokens: int
     max_kv_tokens: int
     output_tokens: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    num_preemptions: int = 0
+    step_ms: float = 0.0
 
 
 class TokenStream(Protocol):

@@ -1,65 +1,122 @@
-"""Choosing the next token of each request from its logits."""
+"""From logits to each request's next token: penalties, its own randomness, log-probabilities."""
 
 from __future__ import annotations
 
+import secrets
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from engine.values import SamplingParams
+from kernels.sampling import sample
 
-# Candidates sorted first for top_p; the whole vocabulary is sorted only where these do not hold enough mass.
-NUM_CANDIDATES = 1024
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token; where asked for, its log-probability and the best ones as (id, log-probability), in descending order."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
-    """One request's source of randomness: an equal seed draws equally, whatever else is in the batch."""
+    """What one request has asked for, and what it has been given so far."""
 
-    def __init__(self, params: SamplingParams) -> None:
-        self.is_greedy = params.temperature == 0
-        self._params = params
-        self._generator = torch.Generator()
-        if params.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(params.seed & (2**64 - 1))
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
+        self.params = params
+        self.has_penalty = (
+            params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+        )
+        self._seed = secrets.randbits(64) if params.seed is None else params.seed & _MASK
+        self._num_drawn = 0
+        self._prompt = frozenset(prompt_token_ids) if self.has_penalty else frozenset()
+        self._counts: Counter[int] = Counter()
 
-    def draw(self, logits: Tensor) -> int:
-        """A token id from `logits` ([V] float32, CPU) after temperature, top_k and top_p, in this order."""
-        # The inverse of the distribution takes one number per token, so a draw depends on nothing but its position.
-        probabilities, token_ids = self._candidates(logits.double() / self._params.temperature)
-        cumulative = probabilities.cumsum(0)
-        point = torch.rand(1, generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        index = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
-        return index if token_ids is None else int(token_ids[index])
+    @classmethod
+    def greedy(cls) -> Self:
+        """For a row that nobody reads."""
+        return cls(SamplingParams(), ())
 
-    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities that may be drawn, and their token ids (None: all, in order)."""
-        vocabulary = len(logits)
-        top_k = min(self._params.top_k or vocabulary, vocabulary)
-        if self._params.top_p >= 1:
-            if top_k == vocabulary:
-                return logits.softmax(0), None
-            best, token_ids = logits.topk(top_k)
-            return best.softmax(0), token_ids
-        best, token_ids = logits.topk(min(top_k, NUM_CANDIDATES))
-        total = logits.logsumexp(0) if top_k == vocabulary else logits.topk(top_k).values.logsumexp(0)
-        probabilities = (best - total).exp()
-        if len(best) < top_k and float(probabilities.sum()) < self._params.top_p:
-            best, token_ids = logits.topk(top_k)
-            probabilities = (best - total).exp()
-        # The smallest set that reaches top_p: a token stays while those before it have not reached it.
-        keep = probabilities.cumsum(0) - probabilities < self._params.top_p
-        keep[0] = True
-        return probabilities[keep], token_ids[keep]
+    def uniform(self) -> float:
+        """A number in [0, 1) for the next token, by seed and position: batch mates and retries change no draw."""
+        return _splitmix(self._seed ^ _splitmix(self._num_drawn + 1)) / 2**64
+
+    def note(self, token_id: int) -> None:
+        """The next token was chosen."""
+        self._num_drawn += 1
+        if self.has_penalty:
+            self._counts[token_id] += 1
+
+    def penalise(self, logits: Tensor) -> None:
+        """Apply the penalties to one row [V] float32, in place."""
+        if self.params.repetition_penalty != 1:
+            seen = torch.tensor(sorted(self._prompt | self._counts.keys()), device=logits.device)
+            values, penalty = logits[seen], self.params.repetition_penalty
+            logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        if self._counts:
+            ids = torch.tensor(list(self._counts), device=logits.device)
+            counts = torch.tensor(list(self._counts.values()), device=logits.device, dtype=torch.float32)
+            logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
 
 
-def choose_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Next token id of each row of `logits` ([N, V] float32, any device)."""
-    chosen: list[int] = logits.argmax(-1).tolist()
-    drawing = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
-    if drawing:
-        for row, row_logits in zip(drawing, logits[drawing].cpu(), strict=True):
-            chosen[row] = samplers[row].draw(row_logits)
-    return chosen
+def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
+    """The next token of each row of `logits` ([N, V], any float dtype and device). Each sampler notes its token.
+
+    A batch that is greedy and asks for nothing else costs one pass over the logits.
+    Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
+    """
+    scores = logits
+    penalised = [row for row, sampler in enumerate(samplers) if sampler.has_penalty]
+    if penalised:
+        scores = logits.float()
+        if scores is logits:
+            scores = logits.clone()
+        for row in penalised:
+            samplers[row].penalise(scores[row])
+    params = [sampler.params for sampler in samplers]
+    device = logits.device
+    token_ids = sample(
+        scores,
+        torch.tensor([each.temperature for each in params], device=device),
+        torch.tensor([each.top_k for each in params], device=device),
+        torch.tensor([each.top_p for each in params], device=device),
+        torch.tensor([each.min_p for each in params], device=device),
+        torch.tensor([sampler.uniform() for sampler in samplers], dtype=torch.float64, device=device),
+    ).tolist()
+    for sampler, token_id in zip(samplers, token_ids, strict=True):
+        sampler.note(token_id)
+    choices = [Choice(token_id) for token_id in token_ids]
+    for row, each in enumerate(params):
+        if each.logprobs is not None:
+            choices[row] = score(logits[row : row + 1], [token_ids[row]], each.logprobs)[0]
+    return choices
+
+
+def score(logits: Tensor, token_ids: Sequence[int], num_best: int) -> list[Choice]:
+    """Log-probability of token i after row i of `logits` [N, V], and of the `num_best` best tokens there."""
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs.gather(1, torch.tensor(list(token_ids), device=logits.device)[:, None])[:, 0].tolist()
+    if num_best == 0:
+        return [Choice(token_id, logprob) for token_id, logprob in zip(token_ids, own, strict=True)]
+    best = logprobs.topk(min(num_best, logits.shape[1]))
+    return [
+        Choice(token_id, logprob, tuple(zip(ids, values, strict=True)))
+        for token_id, logprob, ids, values in zip(
+            token_ids, own, best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    ]
+
+
+def _splitmix(x: int) -> int:
+    """SplitMix64's mixing of a 64-bit number (Steele et al., OOPSLA 2014)."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)

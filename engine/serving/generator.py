@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
-from engine.generation.engine import TransformersEngine
+from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
@@ -25,7 +25,9 @@ class GeneratorDeployment:
         bind_replica_to_loopback()
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
-        self._engine = TransformersEngine(model.path, settings, device=device(profile))
+        self._engine = Engine(
+            model.path, settings, device=device(profile), model_digest=model.digest
+        )
         self._model = ModelInfo(
             name=settings.name or model.name,
             digest=model.digest,

@@ -12,7 +12,7 @@ from tiny_model import write_tiny_model
 
 from engine.api.app import create_app
 from engine.config import EngineConfig, parse_config
-from engine.generation.engine import TransformersEngine
+from engine.generation.engine import Engine
 from engine.retrieval.encoder import Encoder
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
@@ -24,9 +24,9 @@ ARGS = {
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory) -> Iterator[TransformersEngine]:
+def engine(tmp_path_factory) -> Iterator[Engine]:
     folder = write_tiny_model(tmp_path_factory.mktemp("tiny-model"))
-    engine = TransformersEngine(folder, parse_config(ARGS, "test").generator)
+    engine = Engine(folder, parse_config(ARGS, "test").generator)
     yield engine
     engine.close()
 

@@ -24,7 +24,7 @@ from engine.errors import (
     PromptTooLong,
     UnknownModel,
 )
-from engine.generation.engine import TransformersEngine
+from engine.generation.engine import Engine
 from engine.generation.runner import BatchRunner
 from engine.values import GenerationRequest, Message, Passage, SamplingParams, TokenDelta
 
@@ -33,8 +33,8 @@ SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024)
 
 @contextmanager
 def running(
-    model: Path, engine_class: type[TransformersEngine] = TransformersEngine, **settings: object
-) -> Iterator[TransformersEngine]:
+    model: Path, engine_class: type[Engine] = Engine, **settings: object
+) -> Iterator[Engine]:
     engine = engine_class(model, SETTINGS.model_copy(update=settings))
     try:
         yield engine
@@ -43,7 +43,7 @@ def running(
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model: Path) -> Iterator[TransformersEngine]:
+def engine(tiny_model: Path) -> Iterator[Engine]:
     with running(tiny_model) as engine:
         yield engine
 
@@ -83,14 +83,14 @@ class Gate(BatchRunner):
         return super().decode(token_ids)
 
 
-class GatedEngine(TransformersEngine):
+class GatedEngine(Engine):
     runner_class = Gate
 
 
 @contextmanager
 def gated(
     model: Path, engine_class: type[GatedEngine] = GatedEngine, **settings: object
-) -> Iterator[TransformersEngine]:
+) -> Iterator[Engine]:
     """An engine whose decode steps wait for `Gate.opened`."""
     Gate.opened.clear()
     with running(model, engine_class, **settings) as engine:
@@ -144,7 +144,7 @@ async def test_prompts_prefilled_together_answer_as_each_alone(tiny_model: Path)
     assert together == [generated(tiny_model, [prompt], 24)[0] for prompt in prompts]
 
 
-async def test_all_rows_leave_and_the_books_are_empty_after_the_last_answer(engine: TransformersEngine):
+async def test_all_rows_leave_and_the_books_are_empty_after_the_last_answer(engine: Engine):
     before = engine.stats().output_tokens
     deltas = await asyncio.gather(
         *(collect(engine.submit(request(str(i), PROMPTS[i], max_tokens=3 + i))) for i in range(8))
@@ -155,7 +155,7 @@ async def test_all_rows_leave_and_the_books_are_empty_after_the_last_answer(engi
     assert stats.output_tokens - before == sum(delta.num_tokens for answer in deltas for delta in answer)
 
 
-async def test_first_delta_carries_the_prompt_and_the_last_one_the_totals(engine: TransformersEngine):
+async def test_first_delta_carries_the_prompt_and_the_last_one_the_totals(engine: Engine):
     passage = Passage("c", "d", "Volumes", "", "Kept for five days.", 0, 19, 1.0)
     asked = GenerationRequest(
         "a", (Message("user", "How long?"),), (passage,), SamplingParams(max_tokens=5, ignore_eos=True)
@@ -168,7 +168,7 @@ async def test_first_delta_carries_the_prompt_and_the_last_one_the_totals(engine
     assert sum(delta.num_tokens for delta in (first, *middle, last)) == 5
 
 
-async def test_every_end_token_of_the_generation_config_stops_an_answer(engine: TransformersEngine, tiny_model: Path):
+async def test_every_end_token_of_the_generation_config_stops_an_answer(engine: Engine, tiny_model: Path):
     asked = [request(str(seed), temperature=1.0, seed=seed, max_tokens=200) for seed in range(6)]
     answers = await asyncio.gather(*map(collect, map(engine.submit, asked)))
     for answer in answers:
@@ -180,7 +180,7 @@ async def test_every_end_token_of_the_generation_config_stops_an_answer(engine: 
     assert sum(delta.num_tokens for delta in ignoring) == 200
 
 
-async def test_equal_seeds_give_equal_text_whatever_else_is_in_the_batch(engine: TransformersEngine):
+async def test_equal_seeds_give_equal_text_whatever_else_is_in_the_batch(engine: Engine):
     def sampled(name: str, seed: int) -> AsyncIterator[TokenDelta]:
         return engine.submit(request(name, temperature=0.9, top_p=0.95, top_k=50, seed=seed))
 
@@ -191,7 +191,7 @@ async def test_equal_seeds_give_equal_text_whatever_else_is_in_the_batch(engine:
     assert await text_of(sampled("other", 6)) != alone
 
 
-async def test_stop_string_ends_the_answer_before_it(engine: TransformersEngine):
+async def test_stop_string_ends_the_answer_before_it(engine: Engine):
     whole = await text_of(engine.submit(request("whole", ignore_eos=True)))
     stop = whole[len(whole) // 2 :][:3]
     answer = await collect(engine.submit(request("cut", ignore_eos=True, stop=(stop,))))
@@ -260,7 +260,7 @@ async def test_deadline_ends_running_and_waiting_requests(tiny_model: Path):
         assert len(await collect(engine.submit(request("after", max_tokens=2)))) == 2
 
 
-async def test_slow_reader_does_not_hold_up_the_engine(engine: TransformersEngine):
+async def test_slow_reader_does_not_hold_up_the_engine(engine: Engine):
     slow = engine.submit(request("slow", ignore_eos=True))
     await anext(slow)
     await collect(engine.submit(request("quick", ignore_eos=True)))
@@ -268,7 +268,7 @@ async def test_slow_reader_does_not_hold_up_the_engine(engine: TransformersEngin
     assert len(await collect(slow)) == 23
 
 
-def test_several_event_loops_may_use_one_engine(engine: TransformersEngine):
+def test_several_event_loops_may_use_one_engine(engine: Engine):
     answers: dict[int, str] = {}
 
     async def ask(index: int) -> None:
@@ -282,7 +282,7 @@ def test_several_event_loops_may_use_one_engine(engine: TransformersEngine):
     assert len(answers) == 4 and len(set(answers.values())) == 1
 
 
-def test_event_loop_that_closes_with_requests_in_flight_loses_them_only(engine: TransformersEngine):
+def test_event_loop_that_closes_with_requests_in_flight_loses_them_only(engine: Engine):
     kept: list[object] = []
 
     async def leave() -> None:
@@ -297,7 +297,7 @@ def test_event_loop_that_closes_with_requests_in_flight_loses_them_only(engine: 
     assert asyncio.run(stay()) != ""
 
 
-async def test_bad_requests_are_refused_alone(engine: TransformersEngine):
+async def test_bad_requests_are_refused_alone(engine: Engine):
     with pytest.raises(PromptTooLong):
         engine.submit(request("long", "word " * 2000))
     with pytest.raises(UnknownModel, match="'tone' is unknown"):
@@ -389,7 +389,7 @@ async def test_health_check_raises_while_a_step_does_not_end(tiny_model: Path):
 
 
 async def test_closing_fails_what_is_pending_and_is_repeatable(tiny_model: Path):
-    engine = TransformersEngine(tiny_model, SETTINGS)
+    engine = Engine(tiny_model, SETTINGS)
     stream = engine.submit(request("pending", max_tokens=900, ignore_eos=True))
     engine.close()
     engine.close()
@@ -416,4 +416,4 @@ def test_model_len_is_the_smaller_of_setting_and_model(tiny_model: Path):
 
 def test_folder_without_a_supported_model_is_refused(tmp_path: Path):
     with pytest.raises(ModelSourceError, match="tokenizer cannot be read"):
-        TransformersEngine(tmp_path, SETTINGS)
+        Engine(tmp_path, SETTINGS)

@@ -1,0 +1,52 @@
+"""Attention on a GPU: one paged call for decodes and prompt chunks together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.generation.attention.base import FlatBatch, HeadNorms, PagedCache, Places
+from engine.generation.decoder.spec import DecoderSpec
+from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    places: Places
+    paged: PagedPlan
+    num_tokens: int
+
+
+class GpuAttention:
+    """An Attention. It also runs on a CPU, where tests compare it with the CPU's own."""
+
+    def __init__(
+        self, spec: DecoderSpec, *, num_blocks: int, max_model_len: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._cache = PagedCache(
+            spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device
+        )
+        self._spec = spec
+
+    def plan(self, batch: FlatBatch) -> _Plan:
+        """See Attention."""
+        paged = plan_paged(batch.num_new, batch.contexts, batch.block_tables, device=self._cache.device)
+        return _Plan(self._cache.places(batch), paged, sum(batch.num_new))
+
+    def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
+        """See Attention."""
+        query = self._cache.write(layer, qkv, norms, plan.places)
+        out = torch.zeros_like(query)
+        out[: plan.num_tokens] = paged_attention(
+            query[: plan.num_tokens],
+            self._cache.keys[layer],
+            self._cache.values[layer],
+            plan.paged,
+            scale=self._spec.head_dim**-0.5,
+            window=self._spec.windows[layer],
+            # Named so that tests on a CPU take the same path as a GPU without Triton.
+            backend="auto" if query.is_cuda else "torch",
+        )
+        return out.flatten(1)

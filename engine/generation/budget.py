@@ -1,0 +1,74 @@
+"""How many prompt tokens may join a step without making the answers in progress wait too long for their next token."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+from engine.generation.sequence import BLOCK_TOKENS
+
+# Share of a new observation in the running averages.
+_LEARNING_RATE = 0.1
+
+
+class StepBudget:
+    """A TokenBudget from measured step times: as many prompt tokens as keep a step within `max_stretch` decodes.
+
+    What a prompt token costs grows with the context it attends to, so the start-up table is corrected by what steps
+    take while serving: upwards at once, because one slow step is one late token for everybody, downwards slowly.
+    Source: the stall-free batching of Sarathi-Serve, arXiv:2403.02310, with the chunk size measured, not configured.
+    """
+
+    def __init__(self, step_s: Mapping[int, float], *, max_batched_tokens: int, max_stretch: float) -> None:
+        """`step_s` holds seconds of a step by its number of tokens, for at least one number."""
+        self._sizes = sorted(step_s)
+        self._seconds: list[float] = []
+        for size in self._sizes:  # more tokens never cost less; a measurement that says so was disturbed
+            self._seconds.append(max(step_s[size], self._seconds[-1] if self._seconds else 0.0))
+        self._max_batched_tokens = max_batched_tokens
+        self._max_stretch = max_stretch
+        self._decode_factor = 1.0
+        self._prompt_token_s: float | None = None
+
+    def prefill_tokens(self, num_decode_tokens: int) -> int:
+        """Prompt tokens that may join a step with that many decode tokens; at least one block, so prompts advance."""
+        room = max(self._max_batched_tokens - num_decode_tokens, BLOCK_TOKENS)
+        if num_decode_tokens == 0 or self._max_stretch <= 0:
+            return room
+        decode_s = self._decode_s(num_decode_tokens)
+        token_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
+        num_tokens = int((self._max_stretch - 1) * decode_s / token_s)
+        return min(room, max(num_tokens // BLOCK_TOKENS, 1) * BLOCK_TOKENS)
+
+    def observe(self, num_decode_tokens: int, num_prompt_tokens: int, step_s: float) -> None:
+        """Learn from a step that took `step_s` seconds."""
+        if num_decode_tokens == 0:
+            return
+        if num_prompt_tokens == 0:
+            factor = step_s / self.table_s(num_decode_tokens)
+            self._decode_factor += _LEARNING_RATE * (factor - self._decode_factor)
+            return
+        token_s = max(step_s - self._decode_s(num_decode_tokens), 0.0) / num_prompt_tokens
+        known_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
+        self._prompt_token_s = max(token_s, known_s + _LEARNING_RATE * (token_s - known_s))
+
+    def table_s(self, num_tokens: int) -> float:
+        """Seconds of a step with that many tokens at start-up, linear between and beyond what was measured."""
+        sizes, seconds = self._sizes, self._seconds
+        right = min(bisect_left(sizes, num_tokens), len(sizes) - 1)
+        if sizes[right] == num_tokens or len(sizes) == 1:
+            return seconds[right]
+        left = max(right - 1, 0)
+        if left == right:
+            return seconds[0]
+        slope = (seconds[right] - seconds[left]) / (sizes[right] - sizes[left])
+        return seconds[left] + slope * (num_tokens - sizes[left])
+
+    def _decode_s(self, num_decode_tokens: int) -> float:
+        return self.table_s(num_decode_tokens) * self._decode_factor
+
+    def _table_token_s(self, num_decode_tokens: int) -> float:
+        """Seconds that one more token adds to a full step; never 0."""
+        most = max(self._sizes[-1], num_decode_tokens + 1)
+        added = self.table_s(most) - self.table_s(num_decode_tokens)
+        return max(added / (most - num_decode_tokens), 1e-7)

@@ -1,0 +1,99 @@
+"""The forward pass over a flat batch: the new tokens of many requests one after another, prefill and decode alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.generation.attention.base import Attention, HeadNorms
+from engine.generation.decoder.linear import Linear
+from engine.generation.decoder.loading import Checkpoint
+from engine.generation.decoder.spec import DecoderSpec
+from kernels.rms_norm import rms_norm
+from kernels.silu_mul import silu_mul
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one decoder layer; q, k and v are one product, gate and up another."""
+
+    attention_norm: Tensor  # [M]
+    qkv: Linear
+    head_norms: HeadNorms | None
+    output: Linear
+    mlp_norm: Tensor  # [M]
+    gate_up: Linear
+    down: Linear
+
+
+class Decoder:
+    """Llama, SmolLM2, Mistral, Qwen2.5 or Qwen3, by its spec. Holds weights only: keys and values are `attention`'s."""
+
+    def __init__(self, path: Path, spec: DecoderSpec, *, dtype: torch.dtype, device: str) -> None:
+        """Load the checkpoint in folder `path`, of which `spec` was read. Raises: ModelSourceError."""
+        self.spec = spec
+        self.dtype = dtype
+        self.device = torch.device(device)
+        with Checkpoint(path, dtype, device) as weights:
+            size = (self.spec.vocab_size, self.spec.hidden_size)
+            self._embedding = weights.read("model.embed_tokens.weight", size)
+            self._layers = [_read_layer(weights, self.spec, index) for index in range(self.spec.num_layers)]
+            self._norm = weights.read("model.norm.weight", (self.spec.hidden_size,))
+            # A packed head is a second copy of a tied embedding: the lookup needs its rows as they are.
+            head = self._embedding if self.spec.is_tied else weights.read("lm_head.weight", size)
+            self._head = Linear(head)
+            weights.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
+
+    def forward(self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor) -> Tensor:
+        """Logits [R, V] (the model's dtype) after the tokens at `rows` of the flat batch.
+
+        `token_ids` [T] int64; `plan` is what `attention` made of the step; `rows` [R] int64 indices into T.
+        """
+        residual = functional.embedding(token_ids, self._embedding)  # [T, M]
+        eps = self.spec.norm_eps
+        x = rms_norm(residual, self._layers[0].attention_norm, eps)
+        last = len(self._layers) - 1
+        for index, layer in enumerate(self._layers):
+            attended = attention.run(index, layer.qkv(x), layer.head_norms, plan)  # [T, H * D]
+            x = rms_norm(layer.output(attended), layer.mlp_norm, eps, residual=residual)
+            x = layer.down(silu_mul(layer.gate_up(x)))
+            if index == last:
+                # Only these rows are looked at; the others' last norm and logits would be thrown away.
+                if len(rows) == 0:
+                    return x.new_empty((0, self.spec.vocab_size))
+                x, residual = x[rows], residual[rows]
+                return self._head(rms_norm(x, self._norm, eps, residual=residual))
+            x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
+        raise AssertionError("a decoder has at least one layer")
+
+
+def _read_layer(weights: Checkpoint, spec: DecoderSpec, index: int) -> Layer:
+    prefix = f"model.layers.{index}"
+    hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim
+    kv_heads = spec.num_kv_heads * spec.head_dim
+
+    def linear(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> Linear:
+        full = [f"{prefix}.{block}.{name}_proj" for name in names]
+        weight = weights.read_stacked([f"{name}.weight" for name in full], [(rows, features) for rows in out])
+        if not has_bias:
+            return Linear(weight)
+        return Linear(weight, weights.read_stacked([f"{name}.bias" for name in full], [(rows,) for rows in out]))
+
+    norms = None
+    if spec.has_qk_norm:
+        query, key = (weights.read(f"{prefix}.self_attn.{name}_norm.weight", (spec.head_dim,)) for name in "qk")
+        norms = HeadNorms(query, key, spec.norm_eps)
+    return Layer(
+        attention_norm=weights.read(f"{prefix}.input_layernorm.weight", (hidden,)),
+        qkv=linear("self_attn", ["q", "k", "v"], [heads, kv_heads, kv_heads], hidden, spec.has_qkv_bias),
+        head_norms=norms,
+        output=linear("self_attn", ["o"], [hidden], heads, spec.has_output_bias),
+        mlp_norm=weights.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        gate_up=linear("mlp", ["gate", "up"], [inner, inner], hidden, spec.has_mlp_bias),
+        down=linear("mlp", ["down"], [hidden], inner, spec.has_mlp_bias),
+    )

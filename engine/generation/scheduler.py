@@ -1,0 +1,337 @@
+"""Choose the sequences of the next step, and keep the books of KV blocks. No torch, clock or I/O.
+
+A step is {sequence: number of new tokens}: a decode is one, a prompt chunk many, and nothing else tells them apart.
+Policy: decodes first, then chunks of admitted prompts, then admission in order of arrival, within the budget of a step
+(Sarathi-Serve, arXiv:2403.02310). Where blocks run out, the youngest sequence is set back: what it computed stays in
+the prefix tree as long as there is room, so it usually finds most of it again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+from engine.errors import Overloaded, PromptTooLong
+from engine.generation.block_pool import BlockPool
+from engine.generation.prefix_tree import Node, PrefixTree
+from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the runner executes: `num_tokens[i]` new tokens of `sequences[i]`, whose block table has room for them."""
+
+    sequences: tuple[Sequence, ...]
+    num_tokens: tuple[int, ...]
+
+    @property
+    def num_total_tokens(self) -> int:
+        """New tokens of all sequences."""
+        return sum(self.num_tokens)
+
+
+class TokenBudget(Protocol):
+    """How large a step may be."""
+
+    def prefill_tokens(self, num_decode_tokens: int) -> int:
+        """Prompt tokens that may join a step with that many decode tokens; at least BLOCK_TOKENS."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedBudget:
+    """A TokenBudget of so many tokens in all."""
+
+    max_batched_tokens: int
+
+    def prefill_tokens(self, num_decode_tokens: int) -> int:
+        """See TokenBudget."""
+        return max(self.max_batched_tokens - num_decode_tokens, BLOCK_TOKENS)
+
+
+class Scheduler:
+    """Continuous batching (Orca, OSDI 2022) over a fixed pool of KV blocks. One thread calls it."""
+
+    def __init__(
+        self, *, num_blocks: int, max_num_seqs: int, max_waiting: int, budget: TokenBudget, max_pinned_blocks: int = 0
+    ) -> None:
+        self._pool = BlockPool(num_blocks)
+        self._tree = PrefixTree(self._pool, max_pinned_blocks=max_pinned_blocks)
+        self._max_blocks_each = num_blocks - max_pinned_blocks
+        self._max_num_seqs = max_num_seqs
+        self._max_waiting = max_waiting
+        self._budget = budget
+        self._waiting: deque[Sequence] = deque()  # by arrival
+        self._running: list[Sequence] = []  # by arrival
+        self._arrivals = count()
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.num_preemptions = 0
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold none yet, or no more."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `next_step` would give a step."""
+        return bool(self._running or self._waiting)
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks that running sequences use, or that are pinned."""
+        return self._pool.num_blocks - self._pool.num_free - self._tree.num_evictable
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence.
+
+        Raises: PromptTooLong when even alone it could not be completed, Overloaded when the queue is full.
+        """
+        if num_blocks_for(sequence.max_total_tokens) > self._max_blocks_each:
+            most = self._max_blocks_each * BLOCK_TOKENS
+            raise PromptTooLong(
+                sequence.num_prompt_tokens, sequence.max_total_tokens - sequence.num_prompt_tokens, most
+            )
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("the generator's queue", self._max_waiting, "generator.max_queued")
+        sequence.arrival = next(self._arrivals)
+        sequence.status = "waiting"
+        self._waiting.append(sequence)
+
+    def next_step(self) -> Step | None:
+        """Admit, chunk or set back, then return the step; None when there is nothing to do. Touches no tensor."""
+        chosen: list[Sequence] = []
+        num_tokens: list[int] = []
+        for sequence in list(self._running):
+            # The test of the status: an older one may have set it back just now.
+            if sequence.is_decoding and sequence.status == "running" and self._make_room(sequence):
+                chosen.append(sequence)
+                num_tokens.append(1)
+        room = self._budget.prefill_tokens(len(chosen))
+        computing: set[tuple[int, tuple[int, ...]]] = set()
+        prefilling = [sequence for sequence in self._running if not sequence.is_decoding]
+        for sequence in prefilling:
+            room -= self._add_chunk(sequence, room, computing, chosen, num_tokens)
+        room -= self._admit(room, computing, chosen, num_tokens)
+        if not chosen and self._running:
+            # Prompts hold all blocks and none has enough: the youngest gives way to the others.
+            self._preempt(self._running[-1])
+            return self.next_step()
+        return Step(tuple(chosen), tuple(num_tokens)) if chosen else None
+
+    def finish_step(self, step: Step, new_tokens: SequenceOf[SequenceOf[int]]) -> None:
+        """Note that a step was computed, and append the tokens chosen after it (none while a prompt is incomplete).
+
+        Blocks that became full enter the tree at once, so that others find them while this one still runs.
+        """
+        for sequence, num_tokens, tokens in zip(step.sequences, step.num_tokens, new_tokens, strict=True):
+            if sequence.status != "running":
+                continue
+            sequence.num_computed += num_tokens
+            self._commit(sequence)
+            sequence.tokens += tokens
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a sequence in any state; its full blocks stay in the tree for others. Calling it again does nothing."""
+        if sequence.status == "waiting":
+            self._waiting.remove(sequence)
+        elif sequence.status == "running":
+            self._running.remove(sequence)
+            self._give_up_blocks(sequence)
+        sequence.status = "finished"
+
+    def expired(self, now_s: float) -> list[Sequence]:
+        """Waiting and running sequences whose deadline has passed; the caller ends them."""
+        return [
+            sequence
+            for sequence in (*self._running, *self._waiting)
+            if sequence.deadline_s is not None and sequence.deadline_s <= now_s
+        ]
+
+    def preempt_youngest(self) -> None:
+        """Set the youngest running sequence back, as if blocks had run out."""
+        if self._running:
+            self._preempt(self._running[-1])
+
+    def check(self) -> None:
+        """Every block is free, in the tree or owned by one sequence. Raises: AssertionError naming the leak."""
+        self._tree.check()
+        nodes = {id(node): node for node in self._tree.nodes()}
+        users = dict.fromkeys(nodes, 0)
+        owned: list[int] = []
+        for sequence in self._running:
+            assert sequence.status == "running", f"{sequence.id} runs with status {sequence.status}"
+            num_tree = sequence.num_tree_blocks
+            node = sequence.node
+            assert node is not None and node.depth == num_tree, f"{sequence.id} counts {num_tree} blocks of the tree"
+            while node.parent is not None:
+                users[id(node)] += 1
+                assert sequence.blocks[node.depth - 1] == node.block, f"{sequence.id} has a block of its own for a node"
+                node = node.parent
+            owned += sequence.blocks[num_tree:]
+            assert sequence.num_computed <= len(sequence.blocks) * BLOCK_TOKENS, f"{sequence.id} lacks blocks"
+            assert num_tree == sequence.num_computed // BLOCK_TOKENS, f"{sequence.id} keeps full blocks to itself"
+        for sequence in self._waiting:
+            assert sequence.status == "waiting" and not sequence.blocks, f"{sequence.id} waits with blocks"
+        for key, number in users.items():
+            assert nodes[key].num_users == number, f"block {nodes[key].block}: {number} users, counted otherwise"
+        free = self._pool.free_blocks()
+        everything = sorted([*free, *owned, *(node.block for node in nodes.values())])
+        assert everything == list(range(self._pool.num_blocks)), (
+            f"{len(free)} free + {len(nodes)} in the tree + {len(owned)} owned is not {self._pool.num_blocks} blocks"
+        )
+
+    def _add_chunk(
+        self,
+        sequence: Sequence,
+        room: int,
+        computing: set[tuple[int, tuple[int, ...]]],
+        chosen: list[Sequence],
+        num_tokens: list[int],
+    ) -> int:
+        """Put the next chunk of an admitted prompt into the step if it fits; returns its tokens."""
+        if room <= 0:
+            return 0
+        self._take_from_tree(sequence)
+        node, start = sequence.node, sequence.num_computed
+        assert node is not None
+        first = (id(node), tuple(sequence.tokens[start : start + BLOCK_TOKENS]))
+        if len(first[1]) == BLOCK_TOKENS and first in computing:
+            return 0  # computed in this very step for another: the next step finds it in the tree
+        stop = self._chunk_end(sequence, room)
+        if stop <= start:
+            return 0
+        sequence.blocks += self._pool.allocate(max(num_blocks_for(stop) - len(sequence.blocks), 0))
+        computing.add(first)
+        chosen.append(sequence)
+        num_tokens.append(stop - start)
+        return stop - start
+
+    def _chunk_end(self, sequence: Sequence, room: int) -> int:
+        """Where the next chunk ends: with the tokens, or at the last full block that budget and memory allow."""
+        start, total = sequence.num_computed, len(sequence.tokens)
+        missing = num_blocks_for(min(start + room, total)) - len(sequence.blocks)
+        if missing > self._pool.num_free:
+            self._tree.evict(missing - self._pool.num_free)
+        limit = min(start + room, (len(sequence.blocks) + self._pool.num_free) * BLOCK_TOKENS)
+        if limit >= total:
+            return total
+        return limit // BLOCK_TOKENS * BLOCK_TOKENS
+
+    def _admit(
+        self,
+        room: int,
+        computing: set[tuple[int, tuple[int, ...]]],
+        chosen: list[Sequence],
+        num_tokens: list[int],
+    ) -> int:
+        """Let waiting sequences in, in order of arrival; returns the tokens that they put into the step."""
+        used = 0
+        while self._waiting and used < room and len(self._running) < self._max_num_seqs:
+            sequence = self._waiting[0]
+            if not self._fits(sequence):
+                break
+            self._waiting.popleft()
+            sequence.status = "running"
+            sequence.node = self._tree.root(sequence.key)
+            position = len(self._running)
+            while position and self._running[position - 1].arrival > sequence.arrival:
+                position -= 1
+            self._running.insert(position, sequence)
+            if sequence.num_preemptions == 0:
+                self.prompt_tokens += sequence.num_prompt_tokens
+            used += self._add_chunk(sequence, room - used, computing, chosen, num_tokens)
+        return used
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether the whole prompt would find room beside what the running sequences still need, and one block each."""
+        known = self._matching(sequence, self._tree.root(sequence.key))
+        num_idle = sum(node.num_users == 0 and not node.is_pinned for node in known)
+        available = self._pool.num_free + self._tree.num_evictable - num_idle
+        needed = num_blocks_for(len(sequence.tokens)) - len(known)
+        promised = sum(num_blocks_for(len(other.tokens)) - len(other.blocks) + 1 for other in self._running)
+        return available >= needed + promised
+
+    def _take_from_tree(self, sequence: Sequence) -> None:
+        """Use what the tree holds of the prompt's next blocks, by now also from requests that came later."""
+        node = sequence.node
+        assert node is not None
+        if sequence.num_computed != sequence.num_tree_blocks * BLOCK_TOKENS:
+            return
+        found = self._matching(sequence, node)
+        if not found:
+            return
+        for node in found:
+            self._tree.use(node)
+        own = sequence.blocks[sequence.num_tree_blocks :]
+        replaced = own[: len(found)]
+        sequence.blocks[sequence.num_tree_blocks :] = [node.block for node in found] + own[len(found) :]
+        self._pool.free(replaced)
+        sequence.num_tree_blocks += len(found)
+        sequence.num_computed += len(found) * BLOCK_TOKENS
+        sequence.node = found[-1]
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens += len(found) * BLOCK_TOKENS
+            self.cached_tokens += len(found) * BLOCK_TOKENS
+
+    def _matching(self, sequence: Sequence, node: Node) -> list[Node]:
+        """What the tree holds next. One token is always left to compute: its logits choose the next one."""
+        if sequence.needs_prompt_logits:
+            return []
+        return self._tree.match(node, sequence.tokens, len(sequence.tokens) - 1)
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """A block for a decoding sequence's next token where it needs one; False if it was set back itself."""
+        while num_blocks_for(sequence.num_computed + 1) > len(sequence.blocks):
+            if self._pool.num_free or self._tree.evict(1):
+                sequence.blocks += self._pool.allocate(1)
+                continue
+            youngest = self._running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._give_up_blocks(sequence)
+        sequence.num_computed = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        sequence.status = "waiting"
+        position = 0
+        while position < len(self._waiting) and self._waiting[position].arrival < sequence.arrival:
+            position += 1
+        self._waiting.insert(position, sequence)
+
+    def _commit(self, sequence: Sequence) -> None:
+        """Move blocks that became full to the tree; where it has their content already, use its and free our own."""
+        node = sequence.node
+        assert node is not None
+        while (sequence.num_tree_blocks + 1) * BLOCK_TOKENS <= sequence.num_computed:
+            index = sequence.num_tree_blocks
+            tokens = tuple(sequence.tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS])
+            node = self._tree.extend(node, tokens, sequence.blocks[index])
+            if node.block != sequence.blocks[index]:
+                self._pool.free([sequence.blocks[index]])
+                sequence.blocks[index] = node.block
+            sequence.num_tree_blocks += 1
+            sequence.node = node
+            if sequence.num_tree_blocks == sequence.num_pinned_tokens // BLOCK_TOKENS:
+                self._tree.pin(node)
+
+    def _give_up_blocks(self, sequence: Sequence) -> None:
+        assert sequence.node is not None
+        self._pool.free(sequence.blocks[sequence.num_tree_blocks :])
+        self._tree.release(sequence.node)
+        sequence.blocks = []
+        sequence.num_tree_blocks = 0
+        sequence.node = None

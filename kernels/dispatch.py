@@ -1,0 +1,35 @@
+"""Which implementation of an operation runs: decided by its arguments alone, and said once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+
+Backend = Literal["auto", "torch", "native"]
+
+_log = logging.getLogger(__name__)
+_said: set[tuple[str, str]] = set()
+
+
+def choose_backend(operation: str, backend: Backend, device: torch.device) -> Literal["torch", "native"]:
+    """The implementation of `operation` for tensors on `device`; "auto" takes the native one on a CPU that has it.
+
+    Raises: RuntimeError naming a backend that was asked for by name and is absent, and why.
+    """
+    chosen: Literal["torch", "native"] = "torch"
+    if backend == "native" or (backend == "auto" and device.type == "cpu"):
+        from kernels.native import absence  # compiles on first use
+
+        missing = absence() if device.type == "cpu" else f"it runs on a CPU, these tensors are on {device}"
+        if missing is None:
+            chosen = "native"
+        elif backend == "native":
+            raise RuntimeError(f"{operation}: backend 'native' is absent: {missing}")
+    elif backend not in ("auto", "torch"):
+        raise RuntimeError(f"{operation}: backend {backend!r} is absent; there is: auto, torch, native")
+    if (operation, chosen) not in _said:
+        _said.add((operation, chosen))
+        _log.info("%s runs on %s", operation, chosen)
+    return chosen

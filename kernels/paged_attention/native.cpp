@@ -1,0 +1,307 @@
+// Attention of a few query tokens per request over keys and values in blocks of 16 tokens.
+//
+// The work is a list of items: a run of blocks, and the query rows that attend to it (several where requests share
+// the blocks, so these are read from memory once). Each pair of item and row leaves a partial result: maximum, sum
+// and weighted values of its scores; a second pass merges the partial results of each row. (FlashDecoding, split KV.)
+#include "common.h"
+
+#include <vector>
+
+namespace {
+
+constexpr int BLOCK = 16;
+
+struct Shape {
+  int64_t heads, kv_heads, dim;
+  int64_t group() const { return heads / kv_heads; }
+  int64_t token_stride() const { return kv_heads * dim; }
+};
+
+// scores[g][t] = query head g . key t. `keys` points at the KV head's first key, the next is `stride` further.
+template <class T>
+inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
+                         int64_t dim) {
+  for (int t = 0; t < BLOCK; ++t) {
+    const T* key = keys + t * stride;
+    for (int64_t g = 0; g < group; ++g) {
+      const T* q = query + g * dim;
+      float lanes[16] = {};
+      int64_t d = 0;
+      for (; d + 16 <= dim; d += 16)
+        for (int lane = 0; lane < 16; ++lane) lanes[lane] += to_float(q[d + lane]) * to_float(key[d + lane]);
+      float sum = 0;
+      for (; d < dim; ++d) sum += to_float(q[d]) * to_float(key[d]);
+      for (float lane : lanes) sum += lane;
+      scores[g][t] = sum;
+    }
+  }
+}
+
+// values += sum over t of weights[g][t] * value t, for all heads of the group.
+template <class T>
+inline void add_values(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t group,
+                       int64_t dim, int first, int last) {
+  float wide[256];
+  for (int t = first; t <= last; ++t) {
+    const T* value = values + t * stride;
+    for (int64_t d = 0; d < dim; ++d) wide[d] = to_float(value[d]);
+    for (int64_t g = 0; g < group; ++g) {
+      float weight = weights[g][t];
+      float* to = sums + g * dim;
+      for (int64_t d = 0; d < dim; ++d) to[d] += weight * wide[d];
+    }
+  }
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+#define SWITCHYARD_FAST_BF16 1
+
+// Sums of the 16 lanes of each of 16 vectors, as one vector.
+inline __m512 sum_each(const __m512* a) {
+  __m512 t[8], u[4];
+  for (int i = 0; i < 8; ++i)
+    t[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+  for (int i = 0; i < 4; ++i) {
+    __m512d x = _mm512_castps_pd(t[2 * i]), y = _mm512_castps_pd(t[2 * i + 1]);
+    u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+  }
+  __m512 v0 = _mm512_add_ps(_mm512_shuffle_f32x4(u[0], u[1], 0x88), _mm512_shuffle_f32x4(u[0], u[1], 0xdd));
+  __m512 v1 = _mm512_add_ps(_mm512_shuffle_f32x4(u[2], u[3], 0x88), _mm512_shuffle_f32x4(u[2], u[3], 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(v0, v1, 0x88), _mm512_shuffle_f32x4(v0, v1, 0xdd));
+}
+
+template <int PAIRS>  // dim / 32
+inline void dot_products_fast(float (*scores)[BLOCK], const bf16* query, const bf16* keys, int64_t stride,
+                              int64_t group) {
+  for (int64_t g = 0; g < group; ++g) {
+    __m512bh q[PAIRS];
+    for (int i = 0; i < PAIRS; ++i) q[i] = (__m512bh)_mm512_loadu_si512(query + g * PAIRS * 32 + i * 32);
+    __m512 sums[BLOCK];
+    for (int t = 0; t < BLOCK; ++t) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int i = 0; i < PAIRS; ++i)
+        sum = _mm512_dpbf16_ps(sum, q[i], (__m512bh)_mm512_loadu_si512(keys + t * stride + i * 32));
+      sums[t] = sum;
+    }
+    _mm512_storeu_ps(scores[g], sum_each(sums));
+  }
+}
+
+template <int LANES, int HEADS>  // dim / 16, query heads at once
+inline void add_values_fast(float* sums, const float (*weights)[BLOCK], const bf16* values, int64_t stride, int first,
+                            int last) {
+  __m512 acc[HEADS][LANES];
+  for (int g = 0; g < HEADS; ++g)
+    for (int i = 0; i < LANES; ++i) acc[g][i] = _mm512_loadu_ps(sums + (g * LANES + i) * 16);
+  for (int t = first; t <= last; ++t) {
+    __m512 wide[LANES];
+    for (int i = 0; i < LANES; ++i) {
+      __m256i half = _mm256_loadu_si256((const __m256i*)(values + t * stride + i * 16));
+      wide[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    }
+    for (int g = 0; g < HEADS; ++g) {
+      __m512 weight = _mm512_set1_ps(weights[g][t]);
+      for (int i = 0; i < LANES; ++i) acc[g][i] = _mm512_fmadd_ps(weight, wide[i], acc[g][i]);
+    }
+  }
+  for (int g = 0; g < HEADS; ++g)
+    for (int i = 0; i < LANES; ++i) _mm512_storeu_ps(sums + (g * LANES + i) * 16, acc[g][i]);
+}
+
+template <int LANES, int MOST>
+inline void add_values_grouped(float* sums, const float (*weights)[BLOCK], const bf16* values, int64_t stride,
+                               int64_t group, int first, int last) {
+  int64_t g = 0;
+  for (; g + MOST <= group; g += MOST)
+    add_values_fast<LANES, MOST>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+  if (MOST >= 3 && g + 3 <= group) {
+    add_values_fast<LANES, 3>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+    g += 3;
+  }
+  for (; g < group; ++g)
+    add_values_fast<LANES, 1>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+}
+
+template <>
+inline void dot_products<bf16>(float (*scores)[BLOCK], const bf16* query, const bf16* keys, int64_t stride,
+                               int64_t group, int64_t dim) {
+  if (dim == 64) return dot_products_fast<2>(scores, query, keys, stride, group);
+  if (dim == 128) return dot_products_fast<4>(scores, query, keys, stride, group);
+  for (int t = 0; t < BLOCK; ++t)
+    for (int64_t g = 0; g < group; ++g) {
+      float sum = 0;
+      for (int64_t d = 0; d < dim; ++d) sum += to_float(query[g * dim + d]) * to_float(keys[t * stride + d]);
+      scores[g][t] = sum;
+    }
+}
+#endif
+
+template <class T>
+inline void accumulate(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, const Shape& shape,
+                       int first, int last) {
+#ifdef SWITCHYARD_FAST_BF16
+  if constexpr (sizeof(T) == 2 && std::is_same<T, bf16>::value) {
+    if (shape.dim == 64) return add_values_grouped<4, 4>(sums, weights, values, stride, shape.group(), first, last);
+    if (shape.dim == 128) return add_values_grouped<8, 2>(sums, weights, values, stride, shape.group(), first, last);
+  }
+#endif
+  add_values(sums, weights, values, stride, shape.group(), shape.dim, first, last);
+}
+
+// Turn the scores of keys [first, last] into exp(score * scale - maximum) in place, 0 for the others, and return their
+// sum. `maximum` is the larger of theirs and `before`.
+#ifdef __AVX512F__
+inline __m512 exp_each(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);  // of a NaN and a number, max gives the second: a NaN stays one
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0x08);
+  __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  f = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), f);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
+  p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, f), f, f), _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
+  __mmask16 seen = __mmask16((0xffffu >> (BLOCK - 1 - last)) & (0xffffu << first));
+  __m512 s = _mm512_mul_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(scale));
+  float most = _mm512_mask_reduce_max_ps(seen, s);
+  *maximum = before > most ? before : most;
+  __m512 weights = _mm512_maskz_mov_ps(seen, exp_each(_mm512_sub_ps(s, _mm512_set1_ps(*maximum))));
+  _mm512_storeu_ps(scores, weights);
+  return _mm512_reduce_add_ps(weights);
+}
+#else
+inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
+  float most = before, total = 0;
+  for (int t = first; t <= last; ++t) {
+    scores[t] *= scale;
+    most = scores[t] > most ? scores[t] : most;
+  }
+  for (int t = 0; t < BLOCK; ++t) scores[t] = t >= first && t <= last ? fast_exp(scores[t] - most) : 0.0f;
+  for (int t = 0; t < BLOCK; ++t) total += scores[t];
+  *maximum = most;
+  return total;
+}
+#endif
+
+// One block for one row and KV head: online softmax. `state` holds per query head: maximum, sum, dim weighted sums.
+template <class T>
+inline void attend_block(float* maxima, float* totals, float* sums, const T* query, const T* keys, const T* values,
+                         const Shape& shape, float scale, int first, int last) {
+  alignas(64) float scores[64][BLOCK];
+  int64_t group = shape.group();
+  dot_products<T>(scores, query, keys, shape.token_stride(), group, shape.dim);
+  for (int64_t g = 0; g < group; ++g) {
+    float maximum, total = weigh(scores[g], scale, maxima[g], first, last, &maximum);
+    if (maximum > maxima[g]) {
+      float correction = std::isinf(maxima[g]) ? 0.0f : fast_exp(maxima[g] - maximum);
+      totals[g] *= correction;
+      float* to = sums + g * shape.dim;
+      for (int64_t d = 0; d < shape.dim; ++d) to[d] *= correction;
+      maxima[g] = maximum;
+    }
+    totals[g] += total;
+  }
+  accumulate<T>(sums, scores, values, shape.token_stride(), shape, first, last);
+}
+
+struct Plan {
+  const int32_t *table_of_item, *first_block, *last_block;  // [items]; blocks [first, last) of that request's table
+  const int32_t *rows_of_item;                              // [items + 1] into `rows`
+  const int32_t *rows;                                      // [partials] query row of each pair of item and row
+  const int32_t *partials_of_row;                           // [tokens + 1] into `partials`
+  const int32_t *partials;                                  // [partials]
+  const int32_t *positions;                                 // [tokens]
+  const int32_t *tables;                                    // [requests, max_blocks]
+  int64_t items, tokens, max_blocks;
+};
+
+template <class T>
+void run(T* out, const T* query, const T* keys, const T* values, const Plan& plan, const Shape& shape, float scale,
+         int64_t window) {
+  static thread_local std::vector<float> scratch;
+  int64_t partials = plan.rows_of_item[plan.items], heads = shape.heads, dim = shape.dim, group = shape.group();
+  scratch.resize(partials * heads * (dim + 2));
+  float* sums = scratch.data();                    // [partials, heads, dim]
+  float* maxima = sums + partials * heads * dim;   // [partials, heads]
+  float* totals = maxima + partials * heads;       // [partials, heads]
+  int threads = plan.items > 1 ? omp_get_max_threads() : 1;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < plan.items; ++item) {
+      const int32_t* table = plan.tables + int64_t(plan.table_of_item[item]) * plan.max_blocks;
+      int32_t begin = plan.rows_of_item[item], end = plan.rows_of_item[item + 1];
+      for (int64_t i = int64_t(begin) * heads; i < int64_t(end) * heads; ++i) {
+        maxima[i] = -std::numeric_limits<float>::infinity();
+        totals[i] = 0;
+      }
+      std::memset(sums + int64_t(begin) * heads * dim, 0, sizeof(float) * (end - begin) * heads * dim);
+      for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head)
+        for (int32_t block = plan.first_block[item]; block < plan.last_block[item]; ++block) {
+          int64_t place = (int64_t(table[block]) * BLOCK) * shape.token_stride() + kv_head * dim;
+          if (block + 1 < plan.last_block[item]) {
+            int64_t next = (int64_t(table[block + 1]) * BLOCK) * shape.token_stride() + kv_head * dim;
+            for (int t = 0; t < BLOCK; ++t)
+              for (int64_t d = 0; d < dim; d += 64 / int64_t(sizeof(T))) {
+                __builtin_prefetch(keys + next + t * shape.token_stride() + d);
+                __builtin_prefetch(values + next + t * shape.token_stride() + d);
+              }
+          }
+          for (int32_t pair = begin; pair < end; ++pair) {
+            int64_t row = plan.rows[pair], position = plan.positions[row];
+            int64_t start = int64_t(block) * BLOCK;
+            int64_t oldest = window > 0 ? position - window + 1 : 0;
+            int first = oldest > start ? int(oldest - start) : 0;
+            int last = position - start < BLOCK - 1 ? int(position - start) : BLOCK - 1;
+            if (first > last || first >= BLOCK) continue;
+            int64_t head = int64_t(pair) * heads + kv_head * group;
+            attend_block<T>(maxima + head, totals + head, sums + head * dim,
+                            query + (row * heads + kv_head * group) * dim, keys + place, values + place, shape, scale,
+                            first, last);
+          }
+        }
+    }
+#pragma omp for schedule(static)
+    for (int64_t place = 0; place < plan.tokens * heads; ++place) {
+      int64_t row = place / heads, head = place % heads;
+      float merged[256] = {};
+      float most = -std::numeric_limits<float>::infinity(), total = 0;
+      for (int32_t i = plan.partials_of_row[row]; i < plan.partials_of_row[row + 1]; ++i) {
+        float maximum = maxima[int64_t(plan.partials[i]) * heads + head];
+        most = maximum > most ? maximum : most;
+      }
+      for (int32_t i = plan.partials_of_row[row]; i < plan.partials_of_row[row + 1]; ++i) {
+        int64_t partial = int64_t(plan.partials[i]) * heads + head;
+        if (totals[partial] == 0) continue;  // nothing of it lies in the window
+        float weight = fast_exp(maxima[partial] - most);
+        total += weight * totals[partial];
+        for (int64_t d = 0; d < dim; ++d) merged[d] += weight * sums[partial * dim + d];
+      }
+      float inverse = 1.0f / total;
+      for (int64_t d = 0; d < dim; ++d) out[place * dim + d] = from_float<T>(merged[d] * inverse);
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" void switchyard_paged_attention(void* out, const void* query, const void* keys, const void* values,
+                                           const void* table_of_item, const void* first_block, const void* last_block,
+                                           const void* rows_of_item, const void* rows, const void* partials_of_row,
+                                           const void* partials, const void* positions, const void* tables,
+                                           int64_t items, int64_t tokens, int64_t max_blocks, int64_t heads,
+                                           int64_t kv_heads, int64_t dim, float scale, int64_t window, int64_t dtype) {
+  Plan plan{(const int32_t*)table_of_item, (const int32_t*)first_block, (const int32_t*)last_block,
+            (const int32_t*)rows_of_item,  (const int32_t*)rows,        (const int32_t*)partials_of_row,
+            (const int32_t*)partials,      (const int32_t*)positions,   (const int32_t*)tables,
+            items,                         tokens,                      max_blocks};
+  Shape shape{heads, kv_heads, dim};
+#define RUN(T) run<T>((T*)out, (const T*)query, (const T*)keys, (const T*)values, plan, shape, scale, window)
+  if (dtype == F32) RUN(float);
+  else if (dtype == BF16) RUN(bf16);
+  else RUN(f16);
+#undef RUN
+}

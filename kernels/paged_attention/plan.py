@@ -1,0 +1,138 @@
+"""What all layers of a step share: who attends to which blocks, and how the work is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLOCK_TOKENS = 16
+# Items a thread should find in the list, so that unequal ones even out; and blocks below which cutting costs more.
+_ITEMS_PER_THREAD = 4
+_MIN_ITEM_BLOCKS = 4
+
+Int32s = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Blocks [first, last) of request `table`'s table, attended to by all query tokens of `requests`."""
+
+    table: int
+    first: int
+    last: int
+    requests: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PagedPlan:
+    """Request i brings `num_new[i]` query tokens, the last of `contexts[i]`; `tables` [S, max blocks] int32."""
+
+    num_new: tuple[int, ...]
+    contexts: tuple[int, ...]
+    tables: Tensor
+    min_shared_blocks: int
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The work, shared blocks apart, in pieces of like size."""
+        table = self.tables.numpy()
+        ends = [-(-context // BLOCK_TOKENS) for context in self.contexts]
+        # Only blocks before everybody's new tokens can be shared: those are full, and visible to every query.
+        settled = [(c - n) // BLOCK_TOKENS for c, n in zip(self.contexts, self.num_new, strict=True)]
+        runs = list(_runs(table, settled, ends, list(range(len(ends))), 0, self.min_shared_blocks))
+        total = sum(run.last - run.first for run in runs)
+        longest = max(-(-total // (_ITEMS_PER_THREAD * torch.get_num_threads())), _MIN_ITEM_BLOCKS)
+        return [
+            Item(run.table, first, min(first + longest, run.last), run.requests)
+            for run in runs
+            for first in range(run.first, run.last, longest)
+        ]
+
+    @cached_property
+    def arrays(self) -> tuple[Int32s, ...]:
+        """For the native kernel: table, first and last block and first pair of each item; row of each pair;
+        first pair and pairs of each row; position of each row.
+        """
+        starts = np.concatenate(([0], np.cumsum(self.num_new)))
+        rows_of = [range(int(starts[i]), int(starts[i + 1])) for i in range(len(self.num_new))]
+        rows = [[row for request in item.requests for row in rows_of[request]] for item in self.items]
+        pair_rows = np.array([row for part in rows for row in part], dtype=np.int32)
+        by_row = np.argsort(pair_rows, kind="stable").astype(np.int32)
+        counts = np.bincount(pair_rows, minlength=int(starts[-1]))
+        positions = [c - n + i for c, n in zip(self.contexts, self.num_new, strict=True) for i in range(n)]
+        return (
+            np.array([item.table for item in self.items], dtype=np.int32),
+            np.array([item.first for item in self.items], dtype=np.int32),
+            np.array([item.last for item in self.items], dtype=np.int32),
+            np.cumsum([0, *(len(part) for part in rows)]).astype(np.int32),
+            pair_rows,
+            np.concatenate(([0], np.cumsum(counts))).astype(np.int32),
+            by_row,
+            np.array(positions, dtype=np.int32),
+        )
+
+    @cached_property
+    def pointers(self) -> tuple[int, ...]:
+        """Addresses of `arrays` and of the tables; they live as long as the plan."""
+        return (*(array.ctypes.data for array in self.arrays), self.tables.data_ptr())
+
+
+def plan_paged(
+    num_new: Sequence[int],
+    contexts: Sequence[int],
+    block_tables: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    min_shared_blocks: int = 1 << 30,
+) -> PagedPlan:
+    """Plan a step. Blocks that requests have in common are read once where at least `min_shared_blocks` reads are
+    saved; the default shares nothing.
+
+    Raises: ValueError when the lengths disagree, a context is shorter than its new tokens, or a table too short.
+    """
+    for new, context, table in zip(num_new, contexts, block_tables, strict=True):
+        if not 0 < new <= context or len(table) * BLOCK_TOKENS < context:
+            raise ValueError(f"plan_paged: {new} new tokens of {context}, in {len(table)} blocks of {BLOCK_TOKENS}")
+    width = max(-(-context // BLOCK_TOKENS) for context in contexts)
+    padded = np.zeros((len(contexts), width), dtype=np.int32)
+    for row, table in enumerate(block_tables):
+        used = min(len(table), width)
+        padded[row, :used] = table[:used]
+    tables = torch.from_numpy(padded).to(device)
+    return PagedPlan(tuple(num_new), tuple(contexts), tables, min_shared_blocks)
+
+
+def _runs(
+    table: Int32s, settled: Sequence[int], ends: Sequence[int], requests: Sequence[int], start: int, min_shared: int
+) -> Iterable[Item]:
+    """Items that cover all blocks from `start` on of requests whose blocks before `start` are the same."""
+    groups: dict[int, list[int]] = {}
+    alone: list[int] = []
+    for request in requests:
+        if start < settled[request] and len(requests) > 1:
+            groups.setdefault(int(table[request, start]), []).append(request)
+        else:
+            alone.append(request)
+    for group in groups.values():
+        shared = _common(table, min(settled[request] for request in group), group, start) if len(group) > 1 else start
+        if (len(group) - 1) * (shared - start) >= min_shared:
+            yield Item(group[0], start, shared, tuple(group))
+            yield from _runs(table, settled, ends, group, shared, min_shared)
+        else:
+            alone += group
+    for request in alone:
+        if start < ends[request]:
+            yield Item(request, start, ends[request], (request,))
+
+
+def _common(table: Int32s, stop: int, group: Sequence[int], start: int) -> int:
+    """First block from `start` on, up to `stop`, where the tables of `group` differ."""
+    part = table[list(group), start:stop]
+    differs = np.flatnonzero((part != part[0]).any(0))
+    return start + int(differs[0]) if len(differs) else stop

@@ -1,0 +1,28 @@
+"""Paged attention in plain PyTorch and float32: the definition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.paged_attention.plan import PagedPlan
+
+
+def paged_attention_reference(
+    query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan, *, scale: float, window: int = 0
+) -> Tensor:
+    """See `paged_attention`; the result is float32."""
+    repeat = query.shape[1] // keys.shape[2]
+    parts = []
+    for part, context, table in zip(query.float().split(plan.num_new), plan.contexts, plan.tables, strict=True):
+        key, value = (
+            cache[table.long()].flatten(0, 1)[:context].float().repeat_interleave(repeat, dim=1)  # [L, H, D]
+            for cache in (keys, values)
+        )
+        scores = torch.einsum("qhd,khd->hqk", part, key) * scale
+        position = torch.arange(context - len(part), context, device=query.device)[:, None]
+        age = position - torch.arange(context, device=query.device)[None]  # [n, L]
+        hidden = (age < 0) | (age >= window) if window else age < 0
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        parts.append(torch.einsum("hqk,khd->qhd", weights, value))
+    return torch.cat(parts)
