@@ -107,7 +107,9 @@ class GeneratorSettings(Settings):
         "0: no limit but max_batched_tokens.",
     )
     kv_tokens: int | None = Field(
-        None, ge=16, description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's."
+        None,
+        ge=16,
+        description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's.",
     )
     max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from engine.api.backends import Backends
-from engine.api.schemas_chat import ChatCompletionRequest, CitationInfo, Outcome, PassageInfo, Usage, Versions
+from engine.api.schemas_chat import (
+    ChatCompletionRequest,
+    ChoiceLogprobs,
+    CitationInfo,
+    Outcome,
+    PassageInfo,
+    PromptTokensDetails,
+    TokenLogprobInfo,
+    TopLogprob,
+    Usage,
+    Versions,
+)
 from engine.config import EngineConfig
 from engine.errors import (
     ComponentUnavailable,
@@ -32,6 +43,7 @@ from engine.values import (
     Role,
     Route,
     SamplingParams,
+    TokenLogprob,
 )
 
 AUTO = "auto"
@@ -49,13 +61,15 @@ class Started:
     model: str
     outcome: Outcome
     text: str
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """More of the answer."""
+    """More of the answer. A token may come before its text, which waits for the rest of a character."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +147,7 @@ class _Answer:
         self._timings["route"] = _ms_since(started)
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
-        num_prompt_tokens = num_tokens = 0
+        num_prompt_tokens = num_cached_tokens = num_tokens = 0
         deltas = self._backends.generate(self._generation_request(decision, evidence))
         async for bundle in deltas:
             for delta in bundle:
@@ -142,9 +156,10 @@ class _Answer:
                 if delta.prompt is not None:
                     self._timings["ttft"] = _ms_since(self._start)
                     shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
-                    yield Started(model, self._outcome(decision, evidence, shown, None), delta.text)
-                elif delta.text:
-                    yield Text(delta.text)
+                    num_cached_tokens = delta.prompt.num_cached_tokens
+                    yield Started(model, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs)
+                elif delta.text or delta.logprobs:
+                    yield Text(delta.text, delta.logprobs)
                 if delta.finish_reason is not None:
                     self._timings.update(delta.timings_ms or {})
                     self._timings["total"] = _ms_since(self._start)
@@ -153,6 +168,7 @@ class _Answer:
                         prompt_tokens=num_prompt_tokens,
                         completion_tokens=num_tokens,
                         total_tokens=num_prompt_tokens + num_tokens,
+                        prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached_tokens),
                     )
                     yield Finished(delta.finish_reason, self._outcome(decision, evidence, shown, citations), usage)
                     return
@@ -197,8 +213,15 @@ class _Answer:
             max_tokens=request.max_completion_tokens or request.max_tokens or DEFAULT_MAX_TOKENS,
             temperature=request.temperature or 0.0,
             top_p=1.0 if request.top_p is None else request.top_p,
+            top_k=request.top_k or 0,
+            min_p=request.min_p or 0.0,
             seed=request.seed,
             stop=tuple(stops),
+            ignore_eos=bool(request.ignore_eos),
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            repetition_penalty=request.repetition_penalty or 1.0,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
         remaining_s = self._deadline - time.monotonic()
         if remaining_s <= 0:
@@ -238,6 +261,20 @@ class _Answer:
             versions=Versions(index=evidence.version if evidence else None, adapter=None, router=decision.router),
             degraded=self._degraded,
         )
+
+
+def choice_logprobs(logprobs: Iterable[TokenLogprob]) -> ChoiceLogprobs | None:
+    """Log-probabilities as clients see them; None where there are none."""
+    content = [
+        TokenLogprobInfo(
+            token=each.text,
+            bytes=list(each.data),
+            logprob=each.logprob,
+            top_logprobs=[TopLogprob(token=top.text, bytes=list(top.data), logprob=top.logprob) for top in each.top],
+        )
+        for each in logprobs
+    ]
+    return ChoiceLogprobs(content=content) if content else None
 
 
 def passage_info(passage: Passage) -> PassageInfo:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from engine.api.answering import AUTO, Answerer, Event, Finished, Started, Text
+from engine.api.answering import AUTO, Answerer, Event, Finished, Started, Text, choice_logprobs
 from engine.api.backends import Backends
 from engine.api.schemas_chat import (
     AssistantMessage,
@@ -61,16 +61,23 @@ def chat_router(backends: Backends, answerer: Answerer) -> APIRouter:
 
 
 async def _whole(first: Started, events: AsyncGenerator[Event], request_id: str, created: int) -> ChatCompletion:
-    parts = [first.text]
+    parts, logprobs = [first.text], list(first.logprobs)
     async for event in events:
         if isinstance(event, Text):
             parts.append(event.text)
+            logprobs += event.logprobs
         elif isinstance(event, Finished):
             return ChatCompletion(
                 id=request_id,
                 created=created,
                 model=first.model,
-                choices=[Choice(message=AssistantMessage(content="".join(parts)), finish_reason=event.finish_reason)],
+                choices=[
+                    Choice(
+                        message=AssistantMessage(content="".join(parts)),
+                        logprobs=choice_logprobs(logprobs),
+                        finish_reason=event.finish_reason,
+                    )
+                ],
                 usage=event.usage,
                 switchyard=event.outcome,
             )

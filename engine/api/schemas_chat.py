@@ -61,11 +61,7 @@ class Extension(Body):
 # Fields of OpenAI's API that ask for something this server does not do, with the values that ask for nothing.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "response_format": (None, {"type": "text"}),
     "tools": (None, []),
     "tool_choice": (None, "none"),
@@ -90,8 +86,8 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 class ChatCompletionRequest(Body):
     """Body of `POST /v1/chat/completions`.
 
-    Other fields of OpenAI's API are accepted with the value that asks for nothing (`n: 1`, `logprobs: false`) and
-    refused by name otherwise.
+    Other fields of OpenAI's API are accepted with the value that asks for nothing (`n: 1`, `tools: []`) and refused
+    by name otherwise.
     """
 
     model: str = Field(description="`auto`, the base model or an adapter, as listed by `GET /v1/models`.")
@@ -102,6 +98,18 @@ class ChatCompletionRequest(Body):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = Field(None, description="Up to 8 strings that end the answer.")
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logprobs: bool | None = Field(None, description="Log-probability of each token, before penalties and temperature.")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="So many best tokens beside each; needs logprobs.")
+    top_k: int | None = Field(None, ge=0, description="Extension: draw among the k best tokens only; 0 for all.")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Extension: draw only tokens with this share of the best one's probability."
+    )
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=2, description="Extension: above 1, tokens of prompt and answer become less likely."
+    )
+    ignore_eos: bool | None = Field(None, description="Extension: go on to max_tokens, for measurements.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     switchyard: Extension = Extension()
@@ -140,6 +148,8 @@ class ChatCompletionRequest(Body):
     def _fields_agree(self) -> ChatCompletionRequest:
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise InvalidRequest("max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens")
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest(f"top_logprobs={self.top_logprobs} needs logprobs: true.", param="top_logprobs")
         if self.stream_options and not self.stream:
             raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
         return self
@@ -188,12 +198,40 @@ class Outcome(BaseModel):
     degraded: bool = Field(description="true where passages were wanted and the retriever could not answer.")
 
 
+class PromptTokensDetails(BaseModel):
+    """Of the prompt's tokens, those computed before for another request."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """Token counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(BaseModel):
+    """A token that could have stood there. `bytes` are its UTF-8, which may be part of a character."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprobInfo(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    """Of each token of the answer, or of one chunk of it."""
+
+    content: list[TokenLogprobInfo]
+    refusal: None = None
 
 
 class AssistantMessage(BaseModel):
@@ -209,7 +247,7 @@ class Choice(BaseModel):
 
     index: int = 0
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 

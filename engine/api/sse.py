@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 from pydantic_core import to_json
 
-from engine.api.answering import Event, Finished, Started, Text
+from engine.api.answering import Event, Finished, Started, Text, choice_logprobs
 from engine.api.error_table import error_body, unexpected
 from engine.errors import SwitchyardError
+from engine.values import TokenLogprob
 
 DONE = b"data: [DONE]\n\n"
 
@@ -27,8 +28,18 @@ async def chat_chunks(
     An error after the first token is one `error` event, and the stream ends without `[DONE]`.
     """
 
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: Iterable[TokenLogprob] = (),
+        **extra: Any,
+    ) -> bytes:
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": choice_logprobs(logprobs),
+            "finish_reason": finish_reason,
+        }
         return frame(
             {
                 "id": request_id,
@@ -41,10 +52,10 @@ async def chat_chunks(
         )
 
     try:
-        yield chunk({"role": "assistant", "content": first.text}, switchyard=first.outcome)
+        yield chunk({"role": "assistant", "content": first.text}, logprobs=first.logprobs, switchyard=first.outcome)
         async for event in events:
             if isinstance(event, Text):
-                yield chunk({"content": event.text})
+                yield chunk({"content": event.text}, logprobs=event.logprobs)
             elif isinstance(event, Finished):
                 yield chunk({}, event.finish_reason, switchyard=event.outcome)
                 if include_usage:

@@ -1,6 +1,6 @@
 """The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
-submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's event loop.
+submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's loop.
 Adapters, packed weights, drafts and grammars join here: an adapter is part of a sequence's prefix key and of the
 forward, a draft is more than one new token of a decoding sequence, a grammar masks logits before they are sampled.
 """
@@ -291,9 +291,7 @@ class Engine:
             max_num_seqs=self._settings.max_num_seqs,
             max_waiting=self._settings.max_num_seqs + self._settings.max_queued,
             budget=self._budget,
-            max_pinned_blocks=min(
-                self._num_blocks // 8, self._num_blocks - num_blocks_for(self.max_model_len)
-            ),
+            max_pinned_blocks=min(self._num_blocks // 8, self._num_blocks - num_blocks_for(self.max_model_len)),
         )
         self._pin_system_prompt()
 
@@ -364,8 +362,8 @@ class Engine:
             if job is not None and job.sequence is sequence and sequence.deadline_s is not None:
                 self._end(job, DeadlineExceeded(1000 * (sequence.deadline_s - job.answer.submitted_s)))
             self._scheduler.finish(sequence)
-        for job in ended:
-            self._scheduler.finish(job.sequence)
+        for each in ended:
+            self._scheduler.finish(each.sequence)
 
     def _execute(self, step: Step) -> None:
         """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""

@@ -1,4 +1,4 @@
-"""What a model's folder and the machine say before it runs: tokenizer, end tokens, number format, room for KV blocks."""
+"""What a model's folder and the machine say before it runs: tokenizer, end tokens, number format, KV blocks."""
 
 from __future__ import annotations
 

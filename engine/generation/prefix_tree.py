@@ -48,8 +48,14 @@ class PrefixTree:
         self._heap: list[tuple[float, int, Node]] = []  # of leaves; entries whose node changed are skipped
         self._serial = count()
         self.num_blocks = 0
-        self.num_evictable = 0
         self.num_pinned = 0
+        self.num_idle = 0  # blocks that no sequence uses
+        self._num_idle_pinned = 0
+
+    @property
+    def num_evictable(self) -> int:
+        """Blocks that `evict` could free."""
+        return self.num_idle - self._num_idle_pinned
 
     def root(self, key: PrefixKey) -> Node:
         """Where sequences with this key begin. Has no block."""
@@ -72,8 +78,9 @@ class PrefixTree:
 
     def use(self, node: Node) -> None:
         """A sequence that has all of the node's ancestors takes it into its block table."""
-        if node.num_users == 0 and not node.is_pinned:
-            self.num_evictable -= 1
+        if node.num_users == 0:
+            self.num_idle -= 1
+            self._num_idle_pinned -= node.is_pinned
         node.num_users += 1
         node.num_hits += 1
 
@@ -87,7 +94,7 @@ class PrefixTree:
         if child is None:
             child = parent.children[tokens] = Node(parent, tokens, block)
             self.num_blocks += 1
-            self.num_evictable += 1
+            self.num_idle += 1
         self.use(child)
         return child
 
@@ -96,8 +103,9 @@ class PrefixTree:
         step: Node | None = node
         while step is not None and step.parent is not None:
             step.num_users -= 1
-            if step.num_users == 0 and not step.is_pinned:
-                self.num_evictable += 1
+            if step.num_users == 0:
+                self.num_idle += 1
+                self._num_idle_pinned += step.is_pinned
                 step.priority = self._clock + step.num_hits * (1 + step.depth / _ATTENTION_DEPTH)
                 self._offer(step)
             step = step.parent
@@ -121,8 +129,7 @@ class PrefixTree:
             return False
         for step in path:
             step.is_pinned = True
-            if step.num_users == 0:
-                self.num_evictable -= 1
+            self._num_idle_pinned += step.num_users == 0
         self.num_pinned += len(path)
         return True
 
@@ -135,7 +142,7 @@ class PrefixTree:
             if node.is_pinned:
                 node.is_pinned = False
                 self.num_pinned -= 1
-                self.num_evictable += node.num_users == 0
+                self._num_idle_pinned -= node.num_users == 0
             if node.num_users == 0 and not node.children:
                 self._remove(node)
         if not root.children:
@@ -179,7 +186,7 @@ class PrefixTree:
         node.parent = None
         self._pool.free([node.block])
         self.num_blocks -= 1
-        self.num_evictable -= 1
+        self.num_idle -= 1
         if parent.parent is not None:
             self._offer(parent)
 

@@ -87,8 +87,8 @@ class Scheduler:
 
     @property
     def num_used_blocks(self) -> int:
-        """Blocks that running sequences use, or that are pinned."""
-        return self._pool.num_blocks - self._pool.num_free - self._tree.num_evictable
+        """Blocks that running sequences use."""
+        return self._pool.num_blocks - self._pool.num_free - self._tree.num_idle
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence.

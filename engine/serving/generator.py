@@ -25,9 +25,7 @@ class GeneratorDeployment:
         bind_replica_to_loopback()
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
-        self._engine = Engine(
-            model.path, settings, device=device(profile), model_digest=model.digest
-        )
+        self._engine = Engine(model.path, settings, device=device(profile), model_digest=model.digest)
         self._model = ModelInfo(
             name=settings.name or model.name,
             digest=model.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kernels.rms_norm.reference import rms_norm_reference
@@ -22,7 +23,8 @@ def kv_write_reference(
 ) -> Tensor:
     """See `kv_write`."""
     kv_heads, dim = keys.shape[2:]
-    query, key, value = qkv.unflatten(1, (-1, dim)).split([num_heads, kv_heads, kv_heads], dim=1)
+    heads = qkv.view(len(qkv), -1, dim)
+    query, key, value = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
     if q_norm is not None and k_norm is not None:
         query, key = rms_norm_reference(query, q_norm, eps), rms_norm_reference(key, k_norm, eps)
     query, key = rope_reference(query, cos, sin), rope_reference(key, cos, sin)

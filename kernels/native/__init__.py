@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch  # loaded first: the library then shares torch's OpenMP threads instead of starting its own
 
@@ -44,9 +46,10 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def function(name: str, argument_types: str) -> ctypes._CFuncPtr:
+def function(name: str, argument_types: str) -> Callable[..., None]:
     """A function of the library. `argument_types`: p pointer, i int64, f float, one letter each."""
-    found = getattr(library(), name)
+    found: Any = getattr(library(), name)
     found.restype = None
     found.argtypes = [{"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}[kind] for kind in argument_types]
-    return found
+    typed: Callable[..., None] = found
+    return typed

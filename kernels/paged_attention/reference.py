@@ -14,7 +14,8 @@ def paged_attention_reference(
     """See `paged_attention`; the result is float32."""
     repeat = query.shape[1] // keys.shape[2]
     parts = []
-    for part, context, table in zip(query.float().split(plan.num_new), plan.contexts, plan.tables, strict=True):
+    queries = torch.split(query.float(), list(plan.num_new))
+    for part, context, table in zip(queries, plan.contexts, plan.tables, strict=True):
         key, value = (
             cache[table.long()].flatten(0, 1)[:context].float().repeat_interleave(repeat, dim=1)  # [L, H, D]
             for cache in (keys, values)

@@ -35,7 +35,7 @@ def _decode(
     index = plan.tables[:count, :num_blocks].long()
     # Query heads of one KV head stand as query positions: with one query token, torch's own grouping is 6 to 9 times
     # slower on a CPU.
-    stacked = query.unflatten(1, (kv_heads, -1))  # [S, KV heads, H / KV heads, D]
+    stacked = query.reshape(len(query), kv_heads, -1, query.shape[2])  # [S, KV heads, H / KV heads, D]
     key, value = (cache[index].flatten(1, 2).transpose(1, 2) for cache in (keys, values))  # [S, KV heads, L, D]
     position = torch.arange(key.shape[2], device=query.device)[None]
     visible = (position < contexts) & (position >= contexts - window if window else position >= 0)  # [S, L]

@@ -34,7 +34,7 @@ def _draw(logits: Tensor, parameters: tuple[Tensor, ...], num_candidates: int) -
     num_candidates = min(num_candidates, vocabulary)
     scaled = logits.double() / temperature.double()[:, None]  # [R, V]
     if num_candidates == vocabulary:
-        best, ids = scaled.sort(-1, descending=True, stable=True)
+        best, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)
     else:
         best, ids = scaled.topk(num_candidates)
     limit = torch.where(top_k > 0, top_k, vocabulary)[:, None]
@@ -56,8 +56,9 @@ def _draw(logits: Tensor, parameters: tuple[Tensor, ...], num_candidates: int) -
     point = uniform.double() * torch.where(is_whole, weights[:, -1], torch.ones_like(uniform, dtype=torch.double))
     index = torch.searchsorted(weights, point[:, None], right=True).flatten()
     last = kept.sum(-1) - 1
-    # A limit beyond the candidates and below the vocabulary makes the total wrong: such a row is drawn anew too.
-    beyond = (~is_whole & (index > last)) | ((limit[:, 0] > num_candidates) & (limit[:, 0] < vocabulary))
+    # Where something is cut off beyond the candidates, what is kept in all is not known here: drawn anew too.
+    is_cut = (top_p < 1) | (min_p > 0) | (limit[:, 0] < vocabulary)
+    beyond = (~is_whole & ((index > last) | is_cut)) | ((limit[:, 0] > num_candidates) & (limit[:, 0] < vocabulary))
     chosen = ids.gather(1, torch.minimum(index, last)[:, None]).flatten()
     if bool(beyond.any()):
         chosen[beyond] = _draw(logits[beyond], tuple(tensor[beyond] for tensor in parameters), vocabulary)

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from engine.errors import ComponentUnavailable
 
@@ -105,7 +106,12 @@ BAD_FIELDS = [
     (body(temperature=-1), "temperature", "temperature"),
     (body(temperature=2.5), "temperature", "temperature"),
     (body(n=2), "n is not implemented; leave it out (allowed: null, 1)", "n"),
-    (body(logprobs=True), "logprobs is not implemented", None),
+    (body(logit_bias={"5": 1}), "logit_bias is not implemented", "logit_bias"),
+    (body(top_logprobs=2), "top_logprobs=2 needs logprobs: true", "top_logprobs"),
+    (body(logprobs=True, top_logprobs=21), "top_logprobs", "top_logprobs"),
+    (body(frequency_penalty=3), "frequency_penalty", "frequency_penalty"),
+    (body(repetition_penalty=0), "repetition_penalty", "repetition_penalty"),
+    (body(min_p=1.5), "min_p", "min_p"),
     (body(tools=[{"type": "function"}]), "tools is not implemented", None),
     (body(response_format={"type": "json_object"}), "response_format is not implemented", None),
     (body(stop=["x"] * 9), "at most 8 strings", "stop"),
@@ -135,6 +141,45 @@ async def test_fields_of_openai_that_ask_for_nothing_are_accepted(client):
         URL, json=body(n=1, logprobs=False, presence_penalty=0, response_format={"type": "text"})
     )
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_come_in_the_form_of_openai(client, stream):
+    asked = body(logprobs=True, top_logprobs=2, max_tokens=6, ignore_eos=True, stream=stream)
+    response = await client.post(URL, json=asked)
+    assert response.status_code == 200, response.text
+    if stream:
+        choices = [ChatCompletionChunk.model_validate(event).choices for event in events_of(response)]
+        content = [token for (choice,) in choices if choice.logprobs for token in choice.logprobs.content or []]
+        text = "".join(choice.delta.content or "" for (choice,) in choices)
+    else:
+        choice = ChatCompletion.model_validate(response.json()).choices[0]
+        assert choice.logprobs is not None
+        content, text = choice.logprobs.content or [], choice.message.content or ""
+    assert len(content) == 6
+    assert b"".join(bytes(token.bytes or []) for token in content).decode(errors="replace") == text
+    for token in content:
+        assert token.logprob == token.top_logprobs[0].logprob >= token.top_logprobs[1].logprob
+        assert token.token == token.top_logprobs[0].token
+
+
+async def test_sampling_fields_change_the_answer(client):
+    async def text(**fields) -> str:
+        response = await client.post(URL, json=body(max_tokens=20, ignore_eos=True, **fields))
+        return response.json()["choices"][0]["message"]["content"]
+
+    greedy = await text()
+    drawn = {"temperature": 2.0, "seed": 1}
+    assert await text(**drawn) == await text(**drawn) != greedy
+    assert await text(**drawn, top_k=1) == await text(**drawn, min_p=1.0) == greedy
+    for penalty in ({"presence_penalty": 2}, {"frequency_penalty": 2}, {"repetition_penalty": 2}):
+        assert await text(**penalty) != greedy
+
+
+async def test_usage_says_how_much_of_the_prompt_was_computed_before(client):
+    question = "How are snapshots of a volume kept, and for how many days? " * 3
+    usages = [(await client.post(URL, json=body(question, max_tokens=1))).json()["usage"] for _ in range(2)]
+    assert usages[0]["prompt_tokens_details"]["cached_tokens"] < usages[1]["prompt_tokens_details"]["cached_tokens"]
 
 
 async def test_chat_answers_404_listing_the_models_when_the_model_is_unknown(client):

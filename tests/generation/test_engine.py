@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.config import GeneratorSettings
 from engine.errors import (
     ComponentUnavailable,
+    ConfigError,
     DeadlineExceeded,
     InvalidRequest,
     ModelSourceError,
@@ -25,16 +28,15 @@ from engine.errors import (
     UnknownModel,
 )
 from engine.generation.engine import Engine
-from engine.generation.runner import BatchRunner
+from engine.generation.runner import Runner, StepLogits
+from engine.generation.scheduler import Step
 from engine.values import GenerationRequest, Message, Passage, SamplingParams, TokenDelta
 
-SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024)
+SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024, kv_tokens=8192)
 
 
 @contextmanager
-def running(
-    model: Path, engine_class: type[Engine] = Engine, **settings: object
-) -> Iterator[Engine]:
+def running(model: Path, engine_class: type[Engine] = Engine, **settings: object) -> Iterator[Engine]:
     engine = engine_class(model, SETTINGS.model_copy(update=settings))
     try:
         yield engine
@@ -67,20 +69,15 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-class Gate(BatchRunner):
-    """Once warm, waits before every decode step until the test lets it pass."""
+class Gate(Runner):
+    """Waits before every step with a decode until the test lets it pass."""
 
     opened = threading.Event()
-    is_warm = False
 
-    def warm_up(self) -> None:
-        super().warm_up()
-        self.is_warm = True
-
-    def decode(self, token_ids: list[int]) -> torch.Tensor:
-        if self.is_warm and not self.opened.wait(30):
+    def run(self, step: Step) -> StepLogits:
+        if any(sequence.is_decoding for sequence in step.sequences) and not self.opened.wait(30):
             raise TimeoutError
-        return super().decode(token_ids)
+        return super().run(step)
 
 
 class GatedEngine(Engine):
@@ -88,9 +85,7 @@ class GatedEngine(Engine):
 
 
 @contextmanager
-def gated(
-    model: Path, engine_class: type[GatedEngine] = GatedEngine, **settings: object
-) -> Iterator[Engine]:
+def gated(model: Path, engine_class: type[GatedEngine] = GatedEngine, **settings: object) -> Iterator[Engine]:
     """An engine whose decode steps wait for `Gate.opened`."""
     Gate.opened.clear()
     with running(model, engine_class, **settings) as engine:
@@ -310,18 +305,13 @@ async def test_bad_requests_are_refused_alone(engine: Engine):
 
 
 class FailingRunner(Gate):
-    """A decode fails while `is_failing`; a prefill of more than 100 tokens always does."""
+    """A forward that holds a prompt of more than 100 tokens fails, as does every one while `is_failing`."""
 
     is_failing = False
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        if max(map(len, prompts)) > 100:
-            raise RuntimeError("out of memory")
-        return super().prefill(prompts)
-
-    def decode(self, token_ids: list[int]) -> torch.Tensor:
-        logits = super().decode(token_ids)
-        if FailingRunner.is_failing:
+    def run(self, step: Step) -> StepLogits:
+        logits = super().run(step)
+        if FailingRunner.is_failing or any(sequence.num_prompt_tokens > 100 for sequence in step.sequences):
             raise RuntimeError("device error")
         return logits
 
@@ -330,27 +320,35 @@ class FailingEngine(GatedEngine):
     runner_class = FailingRunner
 
 
-async def test_failed_step_fails_its_requests_and_the_engine_goes_on(tiny_model: Path):
+async def test_request_that_makes_steps_fail_ends_alone(tiny_model: Path):
     with gated(tiny_model, FailingEngine) as engine:
-        FailingRunner.is_failing = True
+        good = [engine.submit(request(f"good {i}", PROMPTS[i], max_tokens=9, ignore_eos=True)) for i in range(3)]
+        bad = engine.submit(request("bad", PROMPTS[5]))
+        Gate.opened.set()
+        with pytest.raises(ComponentUnavailable, match="step failed: RuntimeError"):
+            await collect(bad)
+        assert [len(answer) for answer in await asyncio.gather(*map(collect, good))] == [9, 9, 9]
+        await until(lambda: engine.stats().kv_tokens == 0)
+
+
+async def test_step_that_fails_for_everybody_fails_them_and_the_engine_goes_on(tiny_model: Path):
+    with gated(tiny_model, FailingEngine) as engine:
         streams = [engine.submit(request(name)) for name in ("a", "b")]
         await until(lambda: engine.stats().running == 2)
+        FailingRunner.is_failing = True
         Gate.opened.set()
         for stream in streams:
             with pytest.raises(ComponentUnavailable, match="generator is unavailable"):
                 await collect(stream)
         FailingRunner.is_failing = False
         engine.check_health()
-        good = engine.submit(request("good", max_tokens=5, ignore_eos=True))
-        with pytest.raises(ComponentUnavailable, match="step failed: RuntimeError"):
-            await collect(engine.submit(request("long", PROMPTS[5])))
-        assert len(await collect(good)) == 5
+        assert len(await collect(engine.submit(request("good", max_tokens=5, ignore_eos=True)))) == 5
 
 
 class DyingRunner(Gate):
-    def decode(self, token_ids: list[int]) -> torch.Tensor:
-        logits = super().decode(token_ids)
-        if self.is_warm:
+    def run(self, step: Step) -> StepLogits:
+        logits = super().run(step)
+        if step.sequences[0].is_decoding:
             raise SystemExit("killed")
         return logits
 
@@ -399,14 +397,75 @@ async def test_closing_fails_what_is_pending_and_is_repeatable(tiny_model: Path)
         engine.submit(request("late"))
 
 
-async def test_batch_is_bounded_by_memory_for_keys_and_values(tiny_model: Path):
-    with gated(tiny_model) as engine:
-        engine._max_kv_tokens = 300
-        streams = [engine.submit(request(str(i), max_tokens=100, ignore_eos=True)) for i in range(4)]
-        await until(lambda: engine.stats().running == 2)
-        assert engine.stats().waiting == 2
-        Gate.opened.set()
-        assert [len(answer) for answer in await asyncio.gather(*map(collect, streams))] == [100] * 4
+async def test_requests_beyond_the_memory_for_keys_and_values_wait_or_are_set_back(tiny_model: Path):
+    with running(tiny_model, kv_tokens=320, max_model_len=300) as engine:
+        asked = [request(str(i), PROMPTS[i], max_tokens=100, ignore_eos=True) for i in range(6)]
+        answers = await asyncio.gather(*(text_of(engine.submit(each)) for each in asked))
+        assert engine.stats().num_preemptions > 0
+        assert answers == [await text_of(engine.submit(each)) for each in asked]
+        engine._scheduler.check()
+
+
+async def test_second_request_finds_the_beginning_of_its_prompt_computed(engine: Engine):
+    text = "Snapshots of a volume are kept for five days. " * 4
+    for name in ("cold", "warm"):
+        first, *_ = await collect(engine.submit(request(f"{name} start", text + "Why?")))
+        assert first.prompt is not None
+    assert first.prompt.num_tokens - 16 <= first.prompt.num_cached_tokens < first.prompt.num_tokens
+    stats = engine.stats()
+    assert 0 < stats.cached_tokens < stats.prompt_tokens and stats.step_ms > 0
+
+
+async def test_other_salt_shares_nothing(engine: Engine):
+    asked = GenerationRequest("s", (), sampling=SamplingParams(max_tokens=2), prompt_token_ids=tuple(range(5, 69)))
+    cached = []
+    for name, salt in (("1", "a"), ("2", "b"), ("3", "b")):
+        first, *_ = await collect(engine.submit(replace(asked, id=name, cache_salt=salt)))
+        assert first.prompt is not None
+        cached.append(first.prompt.num_cached_tokens)
+    assert cached == [0, 0, 48]
+
+
+async def test_system_prompt_of_the_house_is_computed_at_start_and_stays(tiny_model: Path):
+    house = "You answer questions about invoices, volumes and passwords, briefly and from the passages alone."
+    with running(tiny_model, system_prompt=house, kv_tokens=1024, max_model_len=900) as engine:
+        first, *_ = await collect(engine.submit(request("a")))
+        assert first.prompt is not None and first.prompt.num_cached_tokens >= 32
+        # Prompts that together need more than there is push everything else out.
+        fillers = [
+            GenerationRequest(str(i), (), (), SamplingParams(max_tokens=2), prompt_token_ids=tuple([i + 3] * 700))
+            for i in range(4)
+        ]
+        for filler in fillers:
+            await collect(engine.submit(filler))
+        again, *_ = await collect(engine.submit(request("b", "Something else?")))
+        assert again.prompt is not None and again.prompt.num_cached_tokens >= 32
+
+
+async def test_log_probabilities_are_those_of_the_reference(engine: Engine, tiny_model: Path):
+    asked = request("scored", temperature=1.0, seed=3, top_k=5, ignore_eos=True, logprobs=3, prompt_logprobs=0)
+    deltas = await collect(engine.submit(asked))
+    prompt = deltas[0].prompt
+    assert prompt is not None and len(prompt.logprobs) == prompt.num_tokens and prompt.logprobs[0] is None
+    # The first prompt token is not among its log-probabilities: the template begins with its ChatML mark.
+    tokens = [1, *(each.token_id for each in prompt.logprobs[1:] if each), *(d.logprobs[0].token_id for d in deltas)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    expected = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    found = [each.logprob for each in prompt.logprobs if each] + [delta.logprobs[0].logprob for delta in deltas]
+    positions = torch.arange(len(tokens) - 1)
+    torch.testing.assert_close(torch.tensor(found), expected[positions, tokens[1:]], atol=2e-4, rtol=0)
+    for number, delta in enumerate(deltas):
+        best = expected[prompt.num_tokens - 1 + number].topk(3)
+        assert [top.token_id for top in delta.logprobs[0].top] == best.indices.tolist()
+
+
+async def test_cores_that_do_not_exist_are_refused_and_one_that_does_is_kept(tiny_model: Path):
+    with pytest.raises(ConfigError, match=r"generator\.cores=\[4096\] cannot be used"):
+        Engine(tiny_model, SETTINGS.model_copy(update={"cores": (4096,)}))
+    core = min(os.sched_getaffinity(0))
+    with running(tiny_model, cores=(core,)) as engine:
+        await text_of(engine.submit(request("pinned")))
+        assert os.sched_getaffinity(engine._thread.native_id or 0) == {core}
 
 
 def test_model_len_is_the_smaller_of_setting_and_model(tiny_model: Path):

@@ -1,72 +1,105 @@
-"""Draws follow the distribution they are asked for and repeat with their seed."""
+"""Each request's own draws, penalties and log-probabilities."""
 
-from collections import Counter
+from __future__ import annotations
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
-from engine.generation.sampler import NUM_CANDIDATES, Sampler, choose_tokens
+from engine.generation.sampler import Sampler, choose, score
 from engine.values import SamplingParams
 
-LOGITS = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.9, 0.0, -3.0])
 
 
-def drawn(params: SamplingParams, logits: torch.Tensor = LOGITS, count: int = 4000) -> Counter[int]:
-    sampler = Sampler(params)
-    return Counter(sampler.draw(logits) for _ in range(count))
+def draws(params: SamplingParams, count: int, prompt: tuple[int, ...] = ()) -> list[int]:
+    sampler = Sampler(params, prompt)
+    return [choose(LOGITS[None], [sampler])[0].token_id for _ in range(count)]
 
 
 def test_greedy_takes_the_most_probable_token():
-    assert choose_tokens(LOGITS[None], [Sampler(SamplingParams(temperature=0))]) == [1]
-
-
-def test_draws_follow_the_probabilities_at_temperature_one():
-    counts = drawn(SamplingParams(temperature=1, seed=1))
-    assert [counts[i] / 4000 for i in range(4)] == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.03)
-
-
-def test_draws_sharpen_at_a_low_temperature():
-    counts = drawn(SamplingParams(temperature=0.5, seed=1))
-    squares = torch.tensor([0.01, 0.25, 0.0225, 0.0625])
-    assert [counts[i] / 4000 for i in range(4)] == pytest.approx((squares / squares.sum()).tolist(), abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("params", "allowed"),
-    [
-        (SamplingParams(temperature=1, seed=1, top_k=2), {1, 3}),
-        (SamplingParams(temperature=1, seed=1, top_k=99), {0, 1, 2, 3}),
-        (SamplingParams(temperature=1, seed=1, top_p=0.6), {1, 3}),
-        (SamplingParams(temperature=1, seed=1, top_p=0.5), {1}),
-        (SamplingParams(temperature=1, seed=1, top_p=0.0), {1}),
-        (SamplingParams(temperature=1, seed=1, top_k=3, top_p=0.8), {1, 3}),
-        (SamplingParams(temperature=1e-9, seed=1), {1}),
-    ],
-)
-def test_only_tokens_within_top_k_and_top_p_are_drawn(params: SamplingParams, allowed: set[int]):
-    assert set(drawn(params, count=500)) == allowed
-
-
-def test_top_p_of_an_almost_flat_distribution_keeps_more_than_the_candidates_sorted_first():
-    vocabulary = NUM_CANDIDATES * 8
-    almost_flat = torch.linspace(0.01, 0, vocabulary)
-    ids = drawn(SamplingParams(temperature=1, seed=1, top_p=0.5), almost_flat, 100)
-    assert NUM_CANDIDATES < max(ids) <= vocabulary // 2
+    assert draws(SamplingParams(), 3) == [1, 1, 1]
 
 
 def test_equal_seeds_draw_equally_and_others_do_not():
-    def text(seed: int | None) -> list[int]:
-        sampler = Sampler(SamplingParams(temperature=1, seed=seed))
-        return [sampler.draw(LOGITS) for _ in range(60)]
-
-    assert text(7) == text(7)
-    assert text(7) != text(8)
-    assert text(None) != text(None)
-    assert text(-1) == text(2**64 - 1)
+    first, again, other = (draws(SamplingParams(temperature=2.0, seed=seed), 40) for seed in (7, 7, 8))
+    assert first == again != other
+    assert draws(SamplingParams(temperature=2.0), 40) != draws(SamplingParams(temperature=2.0), 40)
+    assert draws(SamplingParams(temperature=2.0, seed=-1), 40) != first
 
 
-def test_rows_of_a_batch_do_not_disturb_each_others_seeds():
-    alone = Sampler(SamplingParams(temperature=1, seed=3))
-    expected = [choose_tokens(LOGITS[None], [alone])[0] for _ in range(30)]
-    samplers = [Sampler(SamplingParams(temperature=1, seed=9)), Sampler(SamplingParams(temperature=1, seed=3))]
-    assert [choose_tokens(LOGITS.repeat(2, 1), samplers)[1] for _ in range(30)] == expected
+def test_draw_depends_on_seed_and_position_and_not_on_the_batch():
+    alone = draws(SamplingParams(temperature=2.0, seed=7), 12)
+    sampler = Sampler(SamplingParams(temperature=2.0, seed=7), ())
+    beside = []
+    for step in range(12):
+        others = [Sampler(SamplingParams(temperature=1.0, seed=step + i), ()) for i in range(step % 4)]
+        samplers = [*others, sampler]
+        beside.append(choose(LOGITS.expand(len(samplers), -1), samplers)[-1].token_id)
+    assert beside == alone
+
+
+def test_uniform_numbers_of_a_seed_fill_the_interval_evenly():
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=0), ())
+    numbers = []
+    for _ in range(4000):
+        numbers.append(sampler.uniform())
+        sampler.note(0)
+    counts = torch.histc(torch.tensor(numbers), bins=20, min=0, max=1)
+    assert float(((counts - 200) ** 2 / 200).sum()) < 19 + 4.5 * 38**0.5
+
+
+def test_repetition_penalty_is_that_of_transformers_over_prompt_and_answer():
+    sampler = Sampler(SamplingParams(repetition_penalty=1.7), (2, 4))
+    sampler.note(1)
+    ours = LOGITS.clone()
+    sampler.penalise(ours)
+    theirs = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[2, 4, 1]]), LOGITS[None].clone())
+    torch.testing.assert_close(ours, theirs[0])
+
+
+def test_presence_and_frequency_penalties_count_the_answer_alone():
+    sampler = Sampler(SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), (0, 1))
+    for token in (3, 3, 5):
+        sampler.note(token)
+    ours = LOGITS.clone()
+    sampler.penalise(ours)
+    expected = LOGITS - torch.tensor([0, 0, 0, 0.5 + 0.5, 0, 0.5 + 0.25])
+    torch.testing.assert_close(ours, expected)
+
+
+def test_penalties_change_a_row_and_leave_its_neighbours_and_the_logits_alone():
+    logits = LOGITS.expand(2, -1).clone()
+    tired = Sampler(SamplingParams(frequency_penalty=1.0), ())
+    plain = Sampler(SamplingParams(), ())
+    chosen = [tuple(choice.token_id for choice in choose(logits, [tired, plain])) for _ in range(3)]
+    assert chosen == [(1, 1), (3, 1), (1, 1)]
+    torch.testing.assert_close(logits, LOGITS.expand(2, -1))
+
+
+@pytest.mark.parametrize("num_best", [0, 1, 3, 50])
+def test_log_probabilities_are_those_of_the_model_before_temperature_and_penalties(num_best: int):
+    params = SamplingParams(temperature=0.3, seed=1, repetition_penalty=1.9, logprobs=num_best)
+    (choice,) = choose(LOGITS[None], [Sampler(params, (1,))])
+    expected = LOGITS.log_softmax(-1)
+    assert choice.logprob == pytest.approx(float(expected[choice.token_id]))
+    best = expected.sort(descending=True)
+    count = min(num_best, 6)
+    assert [token for token, _ in choice.top] == best.indices[:count].tolist()
+    assert [value for _, value in choice.top] == pytest.approx(best.values[:count].tolist())
+
+
+def test_scores_of_given_tokens_are_their_log_probabilities():
+    logits = torch.randn(4, 11, generator=torch.Generator().manual_seed(0))
+    scored = score(logits, [3, 0, 10, 5], 0)
+    expected = logits.log_softmax(-1)[torch.arange(4), [3, 0, 10, 5]]
+    assert [choice.logprob for choice in scored] == pytest.approx(expected.tolist())
+    assert all(choice.top == () for choice in scored)
+
+
+def test_failed_choice_moves_no_sampler_on():
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=3), ())
+    before = sampler.uniform()
+    with pytest.raises(ValueError, match="row 1"):
+        choose(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), [sampler, Sampler.greedy()])
+    assert sampler.uniform() == before

@@ -19,7 +19,8 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.runner import Runner
 from engine.generation.scheduler import FixedBudget, Scheduler
-from engine.generation.sequence import PrefixKey, Sequence as TokenSequence
+from engine.generation.sequence import PrefixKey
+from engine.generation.sequence import Sequence as TokenSequence
 from engine.models import resolve_model
 
 FAMILIES = ("llama", "llama3", "mistral", "qwen2", "qwen3")
@@ -139,7 +140,7 @@ def check_cover(path: Path, reference: Reference, lengths: Sequence[int]) -> Non
         if row["prefix"] == "warm":
             # Longer and shorter relatives of the prompts leave full, partial and foreign blocks in the tree.
             stack.answer([prompt[: len(prompt) * 2 // 3 + 1] for prompt in prompts], 4)
-            stack.answer([prompt + [5, 6, 7] for prompt in prompts[::2]], 4)
+            stack.answer([[*prompt, 5, 6, 7] for prompt in prompts[::2]], 4)
         groups = [prompts] if row["batch"] == "mixed" else [[prompt] for prompt in prompts]
         for group in groups:
             found = num_excused(reference, stack.answer(group, preempt_every=7 if row["preempted"] else 0))
@@ -165,7 +166,7 @@ def test_prompt_that_is_cached_whole_computes_one_token(family: tuple[Path, Refe
     path, reference = family
     stack = Stack(path, "cpu", 512)
     prompt = some_prompts(reference.vocab_size, [64])[0]
-    stack.answer([prompt + [9]], 2)
+    stack.answer([[*prompt, 9]], 2)
     before = stack.scheduler.cached_tokens
     assert num_excused(reference, stack.answer([prompt])) == (0, 1)
     assert stack.scheduler.cached_tokens - before in (48, 63)  # all full blocks but the one of the last token, or more
@@ -183,9 +184,7 @@ def test_answer_beyond_the_window_equals_generate(tmp_path: Path):
 def test_logits_in_half_precision_stay_near_the_reference(tmp_path: Path, dtype: torch.dtype):
     path = write_tiny_model(tmp_path, architecture="qwen3")
     decoder = Decoder(path, read_spec(path), dtype=dtype, device="cpu")
-    attention = build_attention(
-        decoder.spec, num_blocks=16, max_model_len=256, dtype=dtype, device=torch.device("cpu")
-    )
+    attention = build_attention(decoder.spec, num_blocks=16, max_model_len=256, dtype=dtype, device=torch.device("cpu"))
     prompt = some_prompts(decoder.spec.vocab_size, [50])[0]
     scheduler = Scheduler(num_blocks=16, max_num_seqs=1, max_waiting=1, budget=FixedBudget(64))
     scheduler.add(TokenSequence("a", list(prompt), 50, 60, KEY, None, needs_prompt_logits=True))

@@ -44,9 +44,7 @@ class CpuAttention:
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, max_model_len: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._cache = PagedCache(
-            spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device
-        )
+        self._cache = PagedCache(spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device)
         self._spec = spec
         self._scale = spec.head_dim**-0.5
 

@@ -25,9 +25,7 @@ class GpuAttention:
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, max_model_len: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._cache = PagedCache(
-            spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device
-        )
+        self._cache = PagedCache(spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device)
         self._spec = spec
 
     def plan(self, batch: FlatBatch) -> _Plan:

@@ -36,7 +36,7 @@ class Linear:
 
 
 def _can_pack(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.enabled:
         return False
     # Private to torch, so each may be absent; torch.compile relies on the same operations.
     operations = torch.ops.mkldnn

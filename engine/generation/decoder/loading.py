@@ -67,9 +67,7 @@ class Checkpoint:
 
     def refuse_unread(self, ignored: Iterable[str]) -> None:
         """Raise ModelSourceError for tensors that nothing has read: the decoder would answer without them."""
-        left = sorted(
-            name for name in self._unread.difference(ignored) if not name.endswith("rotary_emb.inv_freq")
-        )
+        left = sorted(name for name in self._unread.difference(ignored) if not name.endswith("rotary_emb.inv_freq"))
         if left:
             raise ModelSourceError(
                 f"{self._path}: the weights hold {', '.join(left[:3])} and {len(left) - 1} more tensors that its "

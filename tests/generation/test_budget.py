@@ -1,0 +1,61 @@
+"""How many prompt tokens may join a step."""
+
+from __future__ import annotations
+
+from engine.generation.budget import StepBudget
+
+# 10 ms whatever the size, and 0.1 ms a token.
+TABLE = {1: 0.0101, 8: 0.0108, 32: 0.0132, 128: 0.0228, 512: 0.0612}
+
+
+def budget(max_stretch: float = 3.0) -> StepBudget:
+    return StepBudget(TABLE, max_batched_tokens=512, max_stretch=max_stretch)
+
+
+def test_prompts_alone_take_the_whole_step():
+    assert budget().prefill_tokens(0) == 512
+
+
+def test_chunk_keeps_the_step_within_the_stretch_and_to_whole_blocks():
+    tokens = budget().prefill_tokens(8)
+    assert tokens % 16 == 0
+    table_s = budget().table_s
+    assert table_s(8 + tokens) <= 3 * table_s(8) < table_s(8 + tokens + 32)
+
+
+def test_prompts_always_advance_by_a_block():
+    assert budget(max_stretch=1.0).prefill_tokens(8) == 16
+    assert budget().prefill_tokens(600) == 16
+
+
+def test_stretch_of_zero_leaves_the_size_of_the_step_alone():
+    assert budget(max_stretch=0).prefill_tokens(12) == 500
+
+
+def test_one_slow_step_shrinks_the_chunks_at_once_and_quick_ones_let_them_grow_slowly():
+    each = budget()
+    before = each.prefill_tokens(8)
+    each.observe(8, 96, 0.0108 + 96 * 0.0004)
+    small = each.prefill_tokens(8)
+    assert small <= before / 2
+    each.observe(8, 48, 0.0108 + 48 * 0.0001)
+    assert small <= each.prefill_tokens(8) < before
+    for _ in range(100):
+        each.observe(8, 48, 0.0108 + 48 * 0.0001)
+    assert each.prefill_tokens(8) >= before - 16
+
+
+def test_decodes_that_got_slower_allow_more():
+    each = budget()
+    before = each.prefill_tokens(8)
+    for _ in range(50):
+        each.observe(8, 0, 0.03)
+    assert each.prefill_tokens(8) > before
+
+
+def test_table_is_read_between_and_beyond_its_sizes_and_never_falls():
+    each = StepBudget({1: 0.02, 8: 0.01, 16: 0.03}, max_batched_tokens=64, max_stretch=2)
+    assert each.table_s(8) == each.table_s(4) == 0.02
+    assert each.table_s(12) == 0.025
+    assert abs(each.table_s(32) - 0.05) < 1e-9
+    assert StepBudget({4: 0.1}, max_batched_tokens=64, max_stretch=2).table_s(99) == 0.1

@@ -1,0 +1,279 @@
+"""The scheduler's policy by example, and its books over random histories."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import Overloaded, PromptTooLong
+from engine.generation.scheduler import FixedBudget, Scheduler, Step
+from engine.generation.sequence import PrefixKey, Sequence
+
+KEY = PrefixKey("model", "", "")
+
+
+def scheduler(num_blocks: int = 64, max_batched_tokens: int = 64, **limits: int) -> Scheduler:
+    options = {"max_num_seqs": 8, "max_waiting": 64} | limits
+    return Scheduler(num_blocks=num_blocks, budget=FixedBudget(max_batched_tokens), **options)
+
+
+def sequence(name: str, num_prompt: int, max_new: int = 8, *, first: int | None = None, **fields: object) -> Sequence:
+    """A prompt of its own, unless `first` names the token that all its tokens are."""
+    drawn = random.Random(name)
+    tokens = [drawn.randrange(1000) if first is None else first for _ in range(num_prompt)]
+    defaults = {"key": KEY, "deadline_s": None}
+    return Sequence(name, tokens, num_prompt, num_prompt + max_new, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def advance(books: Scheduler, step: Step | None = None) -> dict[str, int]:
+    """Run one step, each due sequence being given token 7; complete ones end. Returns {id: tokens of the step}."""
+    step = step or books.next_step()
+    if step is None:
+        return {}
+    due = [s.num_computed + n == len(s.tokens) for s, n in zip(step.sequences, step.num_tokens, strict=True)]
+    books.finish_step(step, [[7] if is_due else [] for is_due in due])
+    for each in step.sequences:
+        if len(each.tokens) >= each.max_total_tokens:
+            books.finish(each)
+    books.check()
+    return {each.id: count for each, count in zip(step.sequences, step.num_tokens, strict=True)}
+
+
+def run_out(books: Scheduler) -> list[dict[str, int]]:
+    steps = []
+    while step := advance(books):
+        steps.append(step)
+        assert len(steps) < 5000, "no end"
+    return steps
+
+
+def test_decodes_come_first_and_prompts_fill_the_budget_in_whole_blocks():
+    books = scheduler()
+    books.add(sequence("a", 20))
+    advance(books)
+    books.add(sequence("b", 100))
+    assert advance(books) == {"a": 1, "b": 48}
+    assert advance(books) == {"a": 1, "b": 52}
+    assert advance(books) == {"a": 1, "b": 1}
+
+
+def test_prompts_are_admitted_in_order_of_arrival_and_share_a_step():
+    books = scheduler()
+    for name, count in (("a", 20), ("b", 20), ("c", 100)):
+        books.add(sequence(name, count))
+    assert advance(books) == {"a": 20, "b": 20, "c": 16}
+
+
+def test_no_more_sequences_run_than_allowed():
+    books = scheduler(max_num_seqs=2)
+    for name in "abc":
+        books.add(sequence(name, 5))
+    assert set(advance(books)) == {"a", "b"}
+    assert (books.num_running, books.num_waiting) == (2, 1)
+
+
+def test_waiting_prompt_stays_out_while_running_ones_need_the_room():
+    books = scheduler(num_blocks=6)
+    books.add(sequence("a", 40, 20))
+    advance(books)
+    books.add(sequence("b", 40))
+    assert set(advance(books)) == {"a"}  # 3 blocks and one to grow are a's; 2 are left, b needs 3
+    assert books.num_preemptions == 0
+
+
+def test_scheduler_preempts_the_newest_sequence_when_no_kv_block_is_free():
+    books = scheduler(num_blocks=5)
+    for name in "ab":
+        books.add(sequence(name, 31, 30))
+    names = [set(step) for step in run_out(books)]
+    assert books.num_preemptions > 0
+    first_alone = next(step for step in names if len(step) == 1)
+    assert first_alone == {"a"}
+
+
+def test_preempted_sequence_finds_its_blocks_in_the_tree_again():
+    books = scheduler(num_blocks=32)
+    kept = sequence("a", 70, 20)
+    books.add(kept)
+    for _ in range(4):
+        advance(books)
+    books.preempt_youngest()
+    books.check()
+    assert kept.blocks == [] and kept.num_preemptions == 1 and len(kept.tokens) == 73
+    assert advance(books) == {"a": 9}  # 4 of its 5 blocks are known
+    assert len(kept.tokens) == 74
+
+
+def test_prompt_that_is_known_whole_computes_one_token():
+    books = scheduler()
+    books.add(sequence("a", 33, first=5))
+    run_out(books)
+    books.add(sequence("b", 32, first=5))
+    assert advance(books) == {"b": 16}  # the block of the last token is computed, the one before it known
+    books.add(sequence("c", 33, first=5))
+    assert advance(books) == {"b": 1, "c": 1}
+
+
+def test_prompt_that_another_is_computing_waits_for_it_instead_of_computing_it_twice():
+    books = scheduler(max_batched_tokens=512)
+    for name in "abc":
+        books.add(sequence(name, 40, first=5))
+    assert advance(books) == {"a": 40}
+    assert advance(books) == {"a": 1, "b": 8, "c": 8}
+
+
+def test_later_chunk_takes_what_another_sequence_computed_meanwhile():
+    books = scheduler(max_batched_tokens=16)
+    long, other = sequence("a", 80, first=5), sequence("b", 80, first=5)
+    books.add(long)
+    advance(books)
+    books.add(other)
+    run_out(books)
+    assert other.num_cached_tokens >= 48
+
+
+def test_sequence_that_wants_prompt_logits_takes_nothing_from_the_tree():
+    books = scheduler()
+    for name, wants in (("a", False), ("b", True)):
+        books.add(sequence(name, 40, first=5, needs_prompt_logits=wants))
+        assert advance(books) == {name: 40}
+        run_out(books)
+
+
+def test_other_key_shares_nothing():
+    books = scheduler()
+    for name, key in (("a", KEY), ("b", KEY._replace(salt="b")), ("c", KEY._replace(adapter="c"))):
+        books.add(sequence(name, 40, first=5, key=key))
+        assert advance(books) == {name: 40}
+        run_out(books)
+
+
+def test_pinned_beginning_survives_what_needs_all_other_blocks():
+    books = scheduler(num_blocks=10, max_pinned_blocks=2)
+    books.add(sequence("house", 40, first=5, num_pinned_tokens=35))
+    run_out(books)
+    books.add(sequence("large", 120, 8))
+    run_out(books)
+    books.add(sequence("next", 40, first=5))
+    assert advance(books) == {"next": 8}
+
+
+def test_sequence_larger_than_the_pool_is_refused_and_one_as_large_completes():
+    books = scheduler(num_blocks=4)
+    with pytest.raises(PromptTooLong, match="max_model_len=64"):
+        books.add(sequence("a", 60, 5))
+    books.add(sequence("b", 60, 4))
+    run_out(books)
+    assert books.num_used_blocks == 0
+
+
+def test_queue_is_bounded():
+    books = scheduler(max_waiting=2)
+    for name in "ab":
+        books.add(sequence(name, 5))
+    with pytest.raises(Overloaded, match=r"queue is full \(2 waiting\)"):
+        books.add(sequence("c", 5))
+
+
+def test_deadlines_are_found_waiting_and_running():
+    books = scheduler(max_num_seqs=1)
+    for name, deadline in (("a", 5.0), ("b", 3.0), ("c", None)):
+        books.add(sequence(name, 5, deadline_s=deadline))
+    advance(books)
+    assert [each.id for each in books.expired(2.9)] == []
+    assert [each.id for each in books.expired(5.0)] == ["a", "b"]
+    for each in books.expired(5.0):
+        books.finish(each)
+        books.finish(each)
+    assert set(advance(books)) == {"c"}
+
+
+def test_finished_sequence_in_a_step_is_passed_over():
+    books = scheduler()
+    one, two = sequence("a", 5), sequence("b", 5)
+    books.add(one)
+    books.add(two)
+    step = books.next_step()
+    assert step is not None
+    books.finish(one)
+    advance(books, step)
+    assert len(one.tokens) == 5 and len(two.tokens) == 6
+
+
+class Memory:
+    """What each slot of the cache holds: for which key, and after which tokens, it was computed."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
+
+    def run(self, step: Step) -> None:
+        """Check that everything before the new tokens is the sequence's own, then write those."""
+        writes: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
+        for each, count in zip(step.sequences, step.num_tokens, strict=True):
+            for position in range(each.num_computed + count):
+                slot = each.blocks[position // 16] * 16 + position % 16
+                content = (each.key, tuple(each.tokens[: position + 1]))
+                if position < each.num_computed:
+                    assert self.slots[slot] == content, f"{each.id} would read another's keys and values"
+                else:
+                    assert slot not in writes, "two sequences write one slot"
+                    writes[slot] = content
+        self.slots |= writes
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_books_balance_and_nobody_reads_foreign_blocks_over_any_history(data):
+    num_blocks = data.draw(st.integers(6, 24), label="blocks")
+    books = scheduler(
+        num_blocks=num_blocks,
+        max_batched_tokens=data.draw(st.sampled_from([16, 40, 400])),
+        max_num_seqs=data.draw(st.integers(1, 5)),
+        max_pinned_blocks=data.draw(st.integers(0, 2)),
+    )
+    memory = Memory()
+    alive: list[Sequence] = []
+    drawn = random.Random(data.draw(st.integers(0, 10_000)))
+    for number in range(data.draw(st.integers(1, 60), label="operations")):
+        operation = drawn.choices(["add", "step", "cancel", "preempt"], [3, 10, 1, 1])[0]
+        if operation == "add":
+            prompt = drawn.randint(1, (num_blocks - 3) * 16 - 20)
+            # Few different tokens, so that beginnings are often equal.
+            tokens = [drawn.choice([0, 0, 0, 1]) if i % 16 == 0 else 0 for i in range(prompt)]
+            salt = drawn.choice(["", "", "x"])
+            each = sequence(str(number), prompt, drawn.randint(1, 20), key=KEY._replace(salt=salt))
+            each.tokens = tokens
+            each.needs_prompt_logits = drawn.random() < 0.1
+            each.num_pinned_tokens = drawn.choice([0, 0, 0, 20])
+            books.add(each)
+            alive.append(each)
+        elif operation == "cancel" and alive:
+            books.finish(alive.pop(drawn.randrange(len(alive))))
+        elif operation == "preempt":
+            books.preempt_youngest()
+        else:
+            walk(books, memory, alive, drawn)
+        books.check()
+    for _ in range(4000):
+        if not books.has_work:
+            break
+        walk(books, memory, alive, drawn)
+        books.check()
+    assert not books.has_work, "somebody never ends"
+    assert books.num_used_blocks == 0
+
+
+def walk(books: Scheduler, memory: Memory, alive: list[Sequence], drawn: random.Random) -> None:
+    step = books.next_step()
+    if step is None:
+        return
+    memory.run(step)
+    due = [s.num_computed + n == len(s.tokens) for s, n in zip(step.sequences, step.num_tokens, strict=True)]
+    books.finish_step(step, [[drawn.choice([0, 1])] if is_due else [] for is_due in due])
+    for each in step.sequences:
+        if len(each.tokens) >= each.max_total_tokens:
+            books.finish(each)
+            alive.remove(each)

@@ -1,0 +1,115 @@
+"""Paged attention against float32, over shapes, windows and shared blocks."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_checks import BACKENDS, DTYPES, assert_earned, poison
+
+from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
+from kernels.paged_attention.reference import paged_attention_reference
+from kernels.paged_attention.torch_op import paged_attention_torch
+
+CPU = torch.device("cpu")
+NUM_BLOCKS = 64
+
+
+def caches(kv_heads: int, dim: int, dtype: torch.dtype, plan: PagedPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random keys and values; slots beyond every context hold NaN, as memory that nobody wrote may."""
+    keys, values = (torch.randn(NUM_BLOCKS, 16, kv_heads, dim).to(dtype) for _ in range(2))
+    written = torch.zeros(NUM_BLOCKS * 16, dtype=torch.bool)
+    for context, table in zip(plan.contexts, plan.tables, strict=True):
+        for position in range(context):
+            written[int(table[position // 16]) * 16 + position % 16] = True
+    for cache in (keys, values):
+        cache.flatten(0, 1)[~written] = float("nan")
+    return keys, values
+
+
+def check(plan: PagedPlan, heads: int, kv_heads: int, dim: int, dtype: torch.dtype, window: int, backend: str) -> None:
+    torch.manual_seed(0)
+    keys, values = caches(kv_heads, dim, dtype, plan)
+    query = torch.randn(sum(plan.num_new), heads, dim).to(dtype)
+    options = {"scale": dim**-0.5, "window": window}
+    exact = paged_attention_reference(query, keys.nan_to_num(), values.nan_to_num(), plan, **options)
+    eager = paged_attention_torch(query, keys, values, plan, **options)
+    assert_earned(paged_attention(query, keys, values, plan, backend=backend, **options), exact, eager)
+
+
+def tables_for(contexts: list[int], num_shared: int = 0, seed: int = 0) -> list[list[int]]:
+    """Block tables of distinct blocks in no order; the first `num_shared` blocks are everybody's."""
+    free = random.Random(seed).sample(range(NUM_BLOCKS), NUM_BLOCKS)
+    shared = [free.pop() for _ in range(num_shared)]
+    return [[*shared, *(free.pop() for _ in range(max(-(-c // 16) - num_shared, 0)))] for c in contexts]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (8, 2, 128), (4, 4, 80), (7, 1, 16), (5, 5, 64)])
+@pytest.mark.parametrize("window", [0, 20])
+def test_decodes_and_drafts_equal_float32(backend, dtype, heads, kv_heads, dim, window):
+    contexts = [1, 15, 16, 17, 70, 33, 40]
+    plan = plan_paged([1, 1, 1, 1, 1, 3, 8], contexts, tables_for(contexts), device=CPU)
+    check(plan, heads, kv_heads, dim, dtype, window, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [0, 20])
+def test_shared_blocks_read_once_give_the_same(backend, dtype, window):
+    contexts = [70, 81, 64, 100]
+    tables = tables_for(contexts, num_shared=3)
+    tables[1][3] = tables[0][3]  # two of them share one more
+    plan = plan_paged([1, 1, 2, 1], contexts, tables, device=CPU, min_shared_blocks=1)
+    assert any(len(item.requests) == 4 for item in plan.items) and any(len(item.requests) == 2 for item in plan.items)
+    check(plan, 9, 3, 64, dtype, window, backend)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_batch_equals_float32(backend, data):
+    count = data.draw(st.integers(1, 5))
+    num_shared = data.draw(st.integers(0, 2))
+    contexts = [num_shared * 16 + data.draw(st.integers(1, 100)) for _ in range(count)]
+    num_new = sorted(min(data.draw(st.integers(1, 9)), c - num_shared * 16) for c in contexts)
+    num_new = [min(n, c) for n, c in zip(num_new, contexts, strict=True)]
+    minimum = data.draw(st.sampled_from([1, 2, 1 << 30]))
+    plan = plan_paged(num_new, contexts, tables_for(contexts, num_shared), device=CPU, min_shared_blocks=minimum)
+    kv_heads = data.draw(st.integers(1, 3))
+    heads = kv_heads * data.draw(st.sampled_from([1, 2, 3, 5]))
+    dim = data.draw(st.sampled_from([16, 24, 64, 128]))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    check(plan, heads, kv_heads, dim, dtype, data.draw(st.sampled_from([0, 1, 7, 33])), backend)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_work_covers_each_block_of_each_request_once(data):
+    contexts = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=6))
+    tables = [data.draw(st.lists(st.integers(0, 2), min_size=6, max_size=6)) for _ in contexts]
+    minimum = data.draw(st.sampled_from([1, 2, 1 << 30]))
+    plan = plan_paged([1] * len(contexts), contexts, tables, device=CPU, min_shared_blocks=minimum)
+    seen = [
+        (request, block) for item in plan.items for request in item.requests for block in range(item.first, item.last)
+    ]
+    assert sorted(seen) == [(r, b) for r, context in enumerate(contexts) for b in range(-(-context // 16))]
+    for item in plan.items:
+        for request in item.requests:
+            assert tables[request][item.first : item.last] == tables[item.table][item.first : item.last]
+
+
+def test_plans_and_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"5 new tokens of 4"):
+        plan_paged([5], [4], [[0]], device=CPU)
+    with pytest.raises(ValueError, match=r"1 new tokens of 17, in 1 blocks"):
+        plan_paged([1], [17], [[0]], device=CPU)
+    plan = plan_paged([1], [1], [[0]], device=CPU)
+    cache = torch.zeros(1, 16, 2, 8)
+    with pytest.raises(ValueError, match=r"paged_attention: query \(1, 3, 8\)"):
+        paged_attention(torch.zeros(1, 3, 8), cache, cache, plan, scale=1.0)
+    poison(cache)
