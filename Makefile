@@ -69,8 +69,10 @@ lint: $(DEV_STAMP) ## Check format, lint and types.
 docs: $(DEV_STAMP) ## Write docs/cli.md and docs/openapi.json from the code.
 	@$(BIN)/python -m docs.generate
 
-bench: $(DEV_STAMP) ## Measure serving over HTTP (quick).
+bench: $(DEV_STAMP) ## Measure the engine, then serving over HTTP (both quick).
+	@$(BIN)/switchyard bench generation --quick
 	@$(BIN)/switchyard bench serving --quick
 
 bench-peers: $(DEV_STAMP) ## Install what the benches race against.
-	@$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRA),bench]'
+	@$(BIN)/python -m loadtest.peers.llama_cpp

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from engine.models import resolve_model
 from engine.values import GenerationRequest, Message, SamplingParams
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
 from loadtest.measures import Chunk, Served, percentile, tpot_s, ttft_s
+from loadtest.ports import free_port
 from loadtest.questions import read_questions
 
 PEER = "in-process engine"
@@ -242,9 +242,7 @@ def _answered(chunks: Sequence[Chunk], num_tokens: int, latency_s: float) -> Ans
 def _server() -> Iterator[str]:
     """A `switchyard serve` with its own state, holding docs/; ended with everything it started."""
     switchyard = Path(sys.executable).with_name("switchyard")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as folder:
         log = Path(folder, "server.log")

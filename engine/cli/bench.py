@@ -11,8 +11,8 @@ import click
 
 from engine.errors import SwitchyardError
 
-BENCHES = ("serving",)
-PLANNED = ("generation", "retrieval", "kernels", "tuning", "router")
+BENCHES = ("generation", "serving")
+PLANNED = ("retrieval", "kernels", "tuning", "router")
 
 
 @click.command()

@@ -98,7 +98,7 @@ class Engine:
             spec, dtype, device, kv_tokens=settings.kv_tokens, at_least=self.max_model_len
         )
         self.max_model_len = min(self.max_model_len, self._num_blocks * BLOCK_TOKENS)
-        self._vocab_size = spec.vocab_size
+        self.vocab_size = spec.vocab_size
         self._prompts = PromptBuilder(
             self._tokenizer, max_model_len=self.max_model_len, system_prompt=settings.system_prompt
         )
@@ -193,8 +193,8 @@ class Engine:
         if not request.prompt_token_ids:
             return self._prompts.build(request)
         ids = list(request.prompt_token_ids)
-        if not all(0 <= token < self._vocab_size for token in ids):
-            raise InvalidRequest(f"prompt_token_ids must be from 0 to {self._vocab_size - 1}.", param="prompt")
+        if not all(0 <= token < self.vocab_size for token in ids):
+            raise InvalidRequest(f"prompt_token_ids must be from 0 to {self.vocab_size - 1}.", param="prompt")
         if len(ids) + request.sampling.max_tokens > self.max_model_len:
             raise PromptTooLong(len(ids), request.sampling.max_tokens, self.max_model_len)
         return Prompt(ids, PromptReport(len(ids), ()))
@@ -358,9 +358,9 @@ class Engine:
         for job in arrived:
             self._scheduler.add(job.sequence)
         for sequence in self._scheduler.expired(monotonic()):
-            job = self._jobs.get(sequence.id)
-            if job is not None and job.sequence is sequence and sequence.deadline_s is not None:
-                self._end(job, DeadlineExceeded(1000 * (sequence.deadline_s - job.answer.submitted_s)))
+            late = self._jobs.get(sequence.id)
+            if late is not None and late.sequence is sequence and sequence.deadline_s is not None:
+                self._end(late, DeadlineExceeded(1000 * (sequence.deadline_s - late.answer.submitted_s)))
             self._scheduler.finish(sequence)
         for each in ended:
             self._scheduler.finish(each.sequence)

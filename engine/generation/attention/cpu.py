@@ -44,7 +44,7 @@ class CpuAttention:
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, max_model_len: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._cache = PagedCache(spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device)
+        self.cache = PagedCache(spec, num_blocks=num_blocks, max_model_len=max_model_len, dtype=dtype, device=device)
         self._spec = spec
         self._scale = spec.head_dim**-0.5
 
@@ -57,7 +57,7 @@ class CpuAttention:
                 batch.num_new[:num_short],
                 batch.contexts[:num_short],
                 batch.block_tables[:num_short],
-                device=self._cache.device,
+                device=self.cache.device,
                 min_shared_blocks=MIN_SHARED_BLOCKS,
             )
         num_short_tokens = start = sum(batch.num_new[:num_short])
@@ -68,18 +68,18 @@ class CpuAttention:
             num_blocks = -(-context // BLOCK_TOKENS)
             chunks.append(_Chunk(start, start + num_new, context - num_new, _as_slice(table[:num_blocks])))
             start += num_new
-        return _Plan(self._cache.places(batch), short, num_short_tokens, tuple(chunks))
+        return _Plan(self.cache.places(batch), short, num_short_tokens, tuple(chunks))
 
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
-        query = self._cache.write(layer, qkv, norms, plan.places)
+        query = self.cache.write(layer, qkv, norms, plan.places)
         window = self._spec.windows[layer]
         short = None
         if plan.short is not None:
             short = paged_attention(
                 query[: plan.num_short_tokens],
-                self._cache.keys[layer],
-                self._cache.values[layer],
+                self.cache.keys[layer],
+                self.cache.values[layer],
                 plan.short,
                 scale=self._scale,
                 window=window,
@@ -90,8 +90,8 @@ class CpuAttention:
         if short is not None:
             out[: plan.num_short_tokens] = short
         for chunk in plan.chunks:
-            keys = _gather(self._cache.keys[layer], chunk)
-            values = _gather(self._cache.values[layer], chunk)
+            keys = _gather(self.cache.keys[layer], chunk)
+            values = _gather(self.cache.values[layer], chunk)
             part = query[chunk.start : chunk.stop].transpose(0, 1)[None]  # [1, H, n, D]
             attended = self._attend(part, keys, values, chunk.num_before, window)
             out[chunk.start : chunk.stop] = attended[0].transpose(0, 1)

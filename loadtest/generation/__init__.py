@@ -1,0 +1,1 @@
+"""What `switchyard bench generation` is made of: its workloads, its systems, the machine's bounds."""

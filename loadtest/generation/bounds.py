@@ -1,0 +1,144 @@
+"""What this machine could do at best, and where the time of a step goes.
+
+Runs in a process of its own: python -m loadtest.generation.bounds MODEL DTYPE THREADS WIDTHxCONTEXT...
+"""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import pstats
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from engine.generation.attention.cpu import CpuAttention
+from engine.generation.decoder.model import Decoder
+from engine.generation.decoder.spec import DecoderSpec, read_spec
+from engine.generation.runner import Runner
+from engine.generation.sampler import Sampler, choose
+from engine.generation.scheduler import Step
+from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+
+# Parts of a step by the function that does them.
+_PARTS = {
+    "linear": ("decoder/linear.py", "__call__"),
+    "attention": ("paged_attention/__init__.py", "paged_attention"),
+    "rope and kv write": ("kv_write/__init__.py", "kv_write"),
+    "norm and residual": ("rms_norm/__init__.py", "rms_norm"),
+    "activation": ("silu_mul/__init__.py", "silu_mul"),
+    "sampling": ("generation/sampler.py", "choose"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Measured rates: bytes read from memory a second, and operations of large matrix products a second."""
+
+    read_bytes_s: float
+    flops_s: float
+
+
+def measure_machine(dtype: torch.dtype, threads: int) -> Machine:
+    """Read a gigabyte, and multiply matrices as large as a prompt chunk's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        large = torch.ones(256 * 1024 * 1024, dtype=torch.float32)
+        read_s = _median_s(lambda: large.sum())
+        x, weight = torch.randn(512, 2048).to(dtype), torch.randn(4096, 2048).to(dtype)
+        product_s = _median_s(lambda: torch.nn.functional.linear(x, weight))
+    finally:
+        torch.set_num_threads(before)
+    return Machine(large.numel() * 4 / read_s, 2 * 512 * 2048 * 4096 / product_s)
+
+
+def step_bound_s(spec: DecoderSpec, machine: Machine, dtype: torch.dtype, *, width: int, context: int) -> float:
+    """Least seconds of a step of `width` decodes at that context: the larger of reading and of computing.
+
+    Weights are read once, keys and values once for each request.
+    """
+    kv = spec.num_kv_heads * spec.head_dim
+    layer = spec.hidden_size * (2 * spec.num_heads * spec.head_dim + 2 * kv + 3 * spec.intermediate_size)
+    weights = spec.num_layers * layer + spec.vocab_size * spec.hidden_size
+    num_bytes = weights * dtype.itemsize + width * context * spec.kv_token_bytes(dtype)
+    attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * context
+    return max(num_bytes / machine.read_bytes_s, width * (2 * weights + attention) / machine.flops_s)
+
+
+def profile_step(model: Path, dtype: torch.dtype, threads: int, *, width: int, context: int) -> dict[str, float]:
+    """Milliseconds of a step of `width` decodes at that context: "step" measured alone, and its parts by profile."""
+    torch.set_num_threads(threads)
+    spec = read_spec(model)
+    decoder = Decoder(model, spec, dtype=dtype, device="cpu")
+    blocks_each = num_blocks_for(context + 1)
+    attention = CpuAttention(
+        spec, num_blocks=width * blocks_each, max_model_len=context + 1, dtype=dtype, device=decoder.device
+    )
+    attention.cache.keys.zero_()
+    attention.cache.values.zero_()
+    runner = Runner(decoder, attention)
+    sequences = tuple(
+        Sequence(
+            *(str(i), [5] * (context + 1), context, context + 2, PrefixKey("", "", ""), None),
+            num_computed=context,
+            blocks=list(range(i * blocks_each, (i + 1) * blocks_each)),
+        )
+        for i in range(width)
+    )
+    step = Step(sequences, (1,) * width)
+    samplers = [Sampler.greedy() for _ in sequences]
+
+    def run() -> None:
+        choose(runner.run(step).logits, samplers)
+
+    step_s = _median_s(run)
+    profile = cProfile.Profile()
+    for _ in range(5):
+        profile.runcall(run)
+    stats: Any = pstats.Stats(profile)
+    seconds = {
+        part: sum(
+            entry[3] for (file, _, name), entry in stats.stats.items() if (file.endswith(where), name) == (True, what)
+        )
+        / 5
+        for part, (where, what) in _PARTS.items()
+    }
+    total = max(stats.total_tt / 5, 1e-9)
+    # The profile itself takes time, so its parts are shares of the step as measured alone.
+    parts = {part: 1000 * step_s * value / total for part, value in seconds.items()}
+    return {"step": 1000 * step_s, **parts, "rest": 1000 * step_s - sum(parts.values())}
+
+
+def _median_s(run: Callable[[], object]) -> float:
+    run()
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def main() -> None:
+    """Print one JSON object: rates of the machine, and of each step its bound and its parts in milliseconds."""
+    model, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
+    threads = int(sys.argv[3])
+    machine = measure_machine(dtype, threads)
+    steps = {}
+    for case in sys.argv[4:]:
+        width, context = map(int, case.split("x"))
+        bound_s = step_bound_s(read_spec(model), machine, dtype, width=width, context=context)
+        parts = profile_step(model, dtype, threads, width=width, context=context)
+        steps[case] = {"bound": 1000 * bound_s, **parts}
+    print(json.dumps({"read_gb_s": machine.read_bytes_s / 1e9, "gemm_tflop_s": machine.flops_s / 1e12, "steps": steps}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The systems that the generation bench races, behind one call: run these jobs, so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from engine.generation.protocol import GenerationEngine
+from engine.values import GenerationRequest, SamplingParams
+from loadtest.generation.workloads import Job
+from loadtest.peers import llama_cpp
+
+WORKER_START_S = 120
+WORKER_LINE_BYTES = 16 * 1024 * 1024
+
+
+class System(Protocol):
+    """Something that generates."""
+
+    name: str
+
+    async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
+        """Time to answer all jobs with `clients` of them in progress at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One answer of our engine: arrival of each token in seconds after its request."""
+
+    arrivals_s: tuple[float, ...]
+    num_cached: int
+
+
+async def closed_loop(jobs: Sequence[Job], clients: int, run: Callable[[Job], Awaitable[None]]) -> float:
+    """Each client takes the next job when its last one is answered. Returns seconds."""
+    waiting = iter(jobs)
+
+    async def client() -> None:
+        for job in waiting:
+            await run(job)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return time.perf_counter() - started
+
+
+class OurEngine:
+    """The engine in this process."""
+
+    name = "switchyard"
+
+    def __init__(self, engine: GenerationEngine) -> None:
+        self._engine = engine
+        self._ids = itertools.count()
+        self._salt = itertools.count()
+
+    async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
+        """See System. Each call begins with an empty prefix cache: its salt is its own."""
+        salt = f"bench {next(self._salt)}"
+
+        async def run(job: Job) -> None:
+            await self.answer(job, salt)
+
+        return await closed_loop(jobs, clients, run)
+
+    async def answer(self, job: Job, salt: str) -> Timed:
+        """Answer one job; raises ValueError when it has another length than asked for."""
+        sampling = SamplingParams(max_tokens=job.num_output, ignore_eos=True)
+        request = GenerationRequest(
+            str(next(self._ids)), (), sampling=sampling, prompt_token_ids=job.prompt, cache_salt=salt
+        )
+        arrivals: list[float] = []
+        cached = 0
+        started = time.perf_counter()
+        async for delta in self._engine.submit(request):
+            arrivals += [time.perf_counter() - started] * delta.num_tokens
+            if delta.prompt is not None:
+                cached = delta.prompt.num_cached_tokens
+        if len(arrivals) != job.num_output:
+            raise ValueError(f"{len(arrivals)} tokens arrived, {job.num_output} were asked for")
+        return Timed(tuple(arrivals), cached)
+
+
+class TransformersPeer:
+    """`generate` or `generate_batch`, in the worker's process."""
+
+    def __init__(self, worker: asyncio.subprocess.Process, system: str) -> None:
+        self.name = f"transformers {system}"
+        self._worker = worker
+        self._system = system
+
+    async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
+        """See System; the worker's own clock."""
+        request = {
+            "system": self._system,
+            "prompts": [job.prompt for job in jobs],
+            "num_output": [job.num_output for job in jobs],
+            "clients": clients,
+        }
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps(request).encode() + b"\n")
+        await self._worker.stdin.drain()
+        reply = await _reply(self._worker)
+        if "error" in reply:
+            raise RuntimeError(f"{self.name}: {reply['error']}")
+        seconds: float = reply["seconds"]
+        return seconds
+
+
+@asynccontextmanager
+async def transformers_worker(model: Path, threads: int, dtype: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The worker's process, ready; ended afterwards."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtest.peers.transformers_worker", str(model), str(threads), dtype),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        limit=WORKER_LINE_BYTES,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        async with asyncio.timeout(WORKER_START_S):
+            await _reply(worker)
+        yield worker
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+        await worker.wait()
+
+
+async def _reply(worker: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert worker.stdout is not None
+    line = await worker.stdout.readline()
+    if not line:
+        raise RuntimeError("the process with transformers ended")
+    reply: dict[str, Any] = json.loads(line)
+    return reply
+
+
+class LlamaCpp:
+    """A running llama-server."""
+
+    def __init__(self, http: httpx.AsyncClient, setting: str) -> None:
+        self.name = "llama.cpp"
+        self.setting = setting
+        self._http = http
+
+    async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
+        """See System. The caller starts a server anew for an empty cache."""
+
+        async def run(job: Job) -> None:
+            body = {
+                "prompt": job.prompt,
+                "n_predict": job.num_output,
+                "temperature": 0,
+                "ignore_eos": True,
+                "cache_prompt": True,
+                "return_tokens": True,
+            }
+            response = await self._http.post("/completion", json=body)
+            response.raise_for_status()
+            found = response.json()["tokens_predicted"]
+            if found != job.num_output:
+                raise ValueError(f"llama.cpp gave {found} tokens, {job.num_output} were asked for")
+
+        return await closed_loop(jobs, clients, run)
+
+
+@asynccontextmanager
+async def llama_server(weights: str, clients: int, threads: int, jobs: Sequence[Job]) -> AsyncIterator[LlamaCpp]:
+    """A llama-server with a slot for each client."""
+    longest = max(len(job.prompt) + job.num_output for job in jobs) + 16
+    loop = asyncio.get_running_loop()
+    manager = llama_cpp.server(weights, slots=clients, slot_tokens=longest, threads=threads)
+    url = await loop.run_in_executor(None, manager.__enter__)
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as http:
+            yield LlamaCpp(http, f"{weights}, {threads} threads, {clients} slots")
+    finally:
+        await loop.run_in_executor(None, manager.__exit__, None, None, None)

@@ -1,0 +1,75 @@
+"""The prompts of the generation bench, as token ids of the default generator's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TRACE = Path(__file__).with_name("rag_trace.json")
+BLOCK_TOKENS = 16
+FREE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request: a prompt, and how many tokens to generate whatever they are."""
+
+    prompt: tuple[int, ...]
+    num_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A committed trace. A prompt is the system block, four chunks and a question, one after another."""
+
+    system: tuple[int, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    requests: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]  # chunks, question, output tokens
+
+    def jobs(self) -> list[Job]:
+        """The requests in order."""
+        return [Job(self.prompt(chunks, question), count) for chunks, question, count in self.requests]
+
+    def prompt(self, chunks: Sequence[int], question: Sequence[int]) -> tuple[int, ...]:
+        """Token ids of one prompt."""
+        return (*self.system, *(token for chunk in chunks for token in self.chunks[chunk]), *question)
+
+
+def read_trace(path: Path = TRACE) -> Trace:
+    """The committed trace."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return Trace(
+        system=tuple(raw["system"]),
+        chunks=tuple(map(tuple, raw["chunks"])),
+        requests=tuple((tuple(r["chunks"]), tuple(r["question"]), r["num_output"]) for r in raw["requests"]),
+    )
+
+
+def free_jobs(count: int, *, seed: int, vocab_size: int = 49152) -> list[Job]:
+    """Prompts of random tokens, so that nothing is shared; special tokens, which come first, are left out."""
+    drawn = random.Random(seed)
+    return [Job(tuple(drawn.randrange(100, vocab_size) for _ in range(FREE_TOKENS)), FREE_TOKENS) for _ in range(count)]
+
+
+def ideal_reuse(jobs: Sequence[Job]) -> float:
+    """Share of prompt tokens that a cache of whole blocks that never forgets saves, the requests one after another.
+
+    The last token of a prompt is always computed.
+    """
+    known: set[tuple[int, ...]] = set()
+    reused = 0
+    for job in jobs:
+        is_known = True
+        for stop in _block_ends(job.prompt):
+            beginning = job.prompt[:stop]
+            is_known = is_known and beginning in known and stop < len(job.prompt)
+            reused += BLOCK_TOKENS * is_known
+            known.add(beginning)
+    return reused / sum(len(job.prompt) for job in jobs)
+
+
+def _block_ends(prompt: Sequence[int]) -> Iterator[int]:
+    return iter(range(BLOCK_TOKENS, len(prompt) + 1, BLOCK_TOKENS))

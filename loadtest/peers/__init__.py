@@ -1,0 +1,1 @@
+"""What the benches race against, each in a process of its own."""

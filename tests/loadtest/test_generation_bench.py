@@ -1,0 +1,47 @@
+"""The generation bench over a tiny checkpoint: every system gives what was asked for, and the names are the contract's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_model import write_tiny_model
+
+from loadtest.bench_generation import Plan, measure
+from loadtest.generation.workloads import Trace
+from loadtest.peers import llama_cpp
+
+TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",))
+
+
+@pytest.fixture
+def trace() -> Trace:
+    chunks = tuple(tuple(10 + (7 * chunk + i) % 300 for i in range(30)) for chunk in range(6))
+    requests = tuple(
+        ((n % 6, (n + 1) % 6, (n + 2) % 6, (n + 3) % 6), tuple(range(20, 28)), 3 + n % 4) for n in range(96)
+    )
+    return Trace(tuple(range(50, 70)), chunks, requests)
+
+
+def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
+    tmp_path: Path, trace: Trace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(llama_cpp, "folder", lambda: tmp_path / "nothing here")
+    model = write_tiny_model(tmp_path / "model")
+    report = measure(model, TINY, trace, Console(quiet=True), dtype="float32")
+    report.write_json(tmp_path / "out.json")
+    content = json.loads((tmp_path / "out.json").read_text())
+    ratios = {(ratio["case"], ratio["ours_over"]) for ratio in content["ratios"] if ratio["metric"] == "output_tok_s"}
+    generate, batch = "transformers generate", "transformers generate_batch"
+    assert ratios == {
+        *((f"free c={c}", peer) for c in (1, 4) for peer in (generate, batch)),
+        ("rag c=2", generate),
+    }
+    assert all(ratio["value"] > 0 for ratio in content["ratios"])
+    assert "make bench-peers" in content["missing_peers"]["llama.cpp"]
+    step = content["bounds"]["steps"]["2x40"]
+    parts = {"linear", "attention", "rope and kv write", "norm and residual", "activation", "sampling", "rest"}
+    assert set(step) == {"bound", "step", *parts} and step["linear"] > 0
+    assert {row["case"] for row in content["rows"]} >= {"ttft cold", "ttft warm", "gaps"}
