@@ -1,4 +1,4 @@
-"""The generation bench over a tiny checkpoint: every system gives what was asked for, and the names are the contract's."""
+"""The generation bench over a tiny checkpoint: all systems answer in full, and names are the contract's."""
 
 from __future__ import annotations
 
