@@ -93,7 +93,8 @@ def _convert(source: Path) -> None:
             print(f"converting the default model to {name}")
             partial = model_file(name).with_suffix(".partial")
             quantize = folder() / "build" / "bin" / "llama-quantize"
-            subprocess.run([quantize, bf16, partial, name], check=True, stdout=subprocess.DEVNULL)
+            quiet = subprocess.DEVNULL
+            subprocess.run([quantize, bf16, partial, name], check=True, stdout=quiet, stderr=quiet)
             partial.rename(model_file(name))
 
 
@@ -103,7 +104,7 @@ def server(name: str, *, slots: int, slot_tokens: int, threads: int) -> Iterator
     port = free_port()
     command: list[Any] = [folder() / "build" / "bin" / "llama-server", "-m", model_file(name)]
     command += ["--host", "127.0.0.1", "--port", port, "--parallel", slots, "--ctx-size", slots * slot_tokens]
-    command += ["--threads", threads, "--threads-batch", threads, "--no-webui", "--no-warmup", "--offline"]
+    command += ["--threads", threads, "--threads-batch", threads, "--no-webui", "--offline"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT)
         try:
