@@ -44,16 +44,19 @@ class Plan:
     rounds: int
     slow_rounds: int  # of systems that take much longer than ours
     profiles: tuple[str, ...]
+    llama_formats: tuple[str, ...]  # the first is taken where others are not tried
 
     def rounds_of(self, system: str) -> int:
         """Rounds in which a system takes part."""
-        return self.slow_rounds if system == BATCH else self.rounds
+        return self.slow_rounds if system in (BATCH, LLAMA) else self.rounds
 
 
 FULL = Plan(
-    {1: 4, 8: 24, 32: 64}, {1: 6, 8: 24, 32: 64}, 5, 3, ("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200")
+    *({1: 4, 8: 24, 32: 64}, {1: 6, 8: 24, 32: 64}, 5, 3),
+    profiles=("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200"),
+    llama_formats=llama_cpp.FORMATS,
 )
-QUICK = Plan({1: 2, 8: 8}, {1: 2, 8: 8}, 2, 1, ("1x96", "8x1200"))
+QUICK = Plan({1: 2, 8: 8}, {8: 8}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1])
 
 
 @dataclass(slots=True)
@@ -145,36 +148,45 @@ async def _case(
     """Race the systems on one case. llama.cpp joins with the settings that are its best in a first round."""
     console.print(f"{case}: {plan.rounds} rounds of {len(jobs)} requests for each system, in turn ...")
     num_tokens = sum(job.num_output for job in jobs)
-    best = await _best_llama(case, jobs, clients, found) if missing is None else None
+    best = await _best_llama(case, jobs[: max(clients, 2)], clients, plan, found) if missing is None else None
     rates: dict[str, list[float]] = {}
     for number in range(plan.rounds):
         for system in systems:
             if number < plan.rounds_of(system.name):
                 rates.setdefault(system.name, []).append(num_tokens / await system.seconds(jobs, clients))
-        if best is not None:
+        if best is not None and number < plan.rounds_of(LLAMA):
             async with llama_server(*best, jobs) as llama:
                 rates.setdefault(LLAMA, []).append(num_tokens / await llama.seconds(jobs, clients))
     found.add_case(case, rates)
 
 
-async def _best_llama(case: str, jobs: Sequence[Job], clients: int, found: Findings) -> tuple[str, int, int]:
-    """Format, slots and threads with the most tokens per second on these jobs."""
+async def _best_llama(
+    case: str, jobs: Sequence[Job], clients: int, plan: Plan, found: Findings
+) -> tuple[str, int, int]:
+    """Format, slots and threads with the most tokens per second on these jobs: formats first, then the best's others.
+
+    Tries nothing where the plan names one format only.
+    """
+    cores = usable_cores()
     rates: dict[tuple[str, int, int], float] = {}
-    for weights in llama_cpp.FORMATS:
-        for slots in sorted({clients, max(clients // 2, 1)}):
-            for threads in sorted({usable_cores(), max(usable_cores() - 1, 1)}):
-                if rates and (slots, threads) != (clients, usable_cores()) and len(rates) > 5:
-                    continue  # other slots and threads are tried with the first format only
-                async with llama_server(weights, slots, threads, jobs) as llama:
-                    seconds = await llama.seconds(jobs, clients)
-                rates[weights, slots, threads] = sum(job.num_output for job in jobs) / seconds
-    best = max(rates, key=lambda setting: rates[setting])
+    best = (plan.llama_formats[0], clients, cores)
+    if len(plan.llama_formats) > 1:
+        for setting in [(weights, clients, cores) for weights in plan.llama_formats]:
+            rates[setting] = await _llama_rate(setting, jobs, clients)
+        weights = max(rates, key=lambda setting: rates[setting])[0]
+        for setting in [(weights, max(clients // 2, 1), cores), (weights, clients, max(cores - 1, 1))]:
+            if setting not in rates:
+                rates[setting] = await _llama_rate(setting, jobs, clients)
+        best = max(rates, key=lambda setting: rates[setting])
     tried = {f"{w}, {s} slots, {t} threads": round(rate, 1) for (w, s, t), rate in rates.items()}
-    found.extra.setdefault("llama.cpp settings", {})[case] = {
-        "best": f"{best[0]}, {best[1]} slots, {best[2]} threads",
-        **tried,
-    }
+    named = f"{best[0]}, {best[1]} slots, {best[2]} threads"
+    found.extra.setdefault("llama.cpp settings", {})[case] = {"taken": named, "tried": tried}
     return best
+
+
+async def _llama_rate(setting: tuple[str, int, int], jobs: Sequence[Job], clients: int) -> float:
+    async with llama_server(*setting, jobs) as llama:
+        return sum(job.num_output for job in jobs) / await llama.seconds(jobs, clients)
 
 
 async def _ttft(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> None:
@@ -196,7 +208,7 @@ async def _gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> N
     shares = []
     for number in range(max(plan.rounds // 2, 1)):
         alone = await _decodes(ours, (), f"gaps alone {number}")
-        prompts = [trace.prompt(chunks, question) for chunks, question, _ in trace.requests[:4]]
+        prompts = [trace.prompt(chunks, question) for chunks, question, _ in trace.requests[:2]]
         mixed = await _decodes(ours, [Job(prompt, 1) for prompt in prompts], f"gaps mixed {number}")
         median_ms, p99_ms = 1000 * percentile(alone, 50), 1000 * percentile(mixed, 99)
         found.rows.append(Row(f"gaps, run {number + 1}", OURS, "itl_p50_alone", "ms", *spread([median_ms])))

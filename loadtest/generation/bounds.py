@@ -28,7 +28,7 @@ from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
 
 # Parts of a step by the function that does them.
 _PARTS = {
-    "linear": ("decoder/linear.py", "__call__"),
+    "linear": ("linear/__init__.py", "linear"),
     "attention": ("paged_attention/__init__.py", "paged_attention"),
     "rope and kv write": ("kv_write/__init__.py", "kv_write"),
     "norm and residual": ("rms_norm/__init__.py", "rms_norm"),

@@ -13,7 +13,7 @@ from loadtest.bench_generation import Plan, measure
 from loadtest.generation.workloads import Trace
 from loadtest.peers import llama_cpp
 
-TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",))
+TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",), llama_formats=("Q4_0",))
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.generation.attention.base import Attention, HeadNorms
-from engine.generation.decoder.linear import Linear
 from engine.generation.decoder.loading import Checkpoint
 from engine.generation.decoder.spec import DecoderSpec
+from kernels.linear import LinearWeight, linear, pack_linear
 from kernels.rms_norm import rms_norm
 from kernels.silu_mul import silu_mul
 
@@ -23,12 +23,12 @@ class Layer:
     """Weights of one decoder layer; q, k and v are one product, gate and up another."""
 
     attention_norm: Tensor  # [M]
-    qkv: Linear
+    qkv: LinearWeight
     head_norms: HeadNorms | None
-    output: Linear
+    output: LinearWeight
     mlp_norm: Tensor  # [M]
-    gate_up: Linear
-    down: Linear
+    gate_up: LinearWeight
+    down: LinearWeight
 
 
 class Decoder:
@@ -46,7 +46,7 @@ class Decoder:
             self._norm = weights.read("model.norm.weight", (self.spec.hidden_size,))
             # A packed head is a second copy of a tied embedding: the lookup needs its rows as they are.
             head = self._embedding if self.spec.is_tied else weights.read("lm_head.weight", size)
-            self._head = Linear(head)
+            self._head = pack_linear(head)
             weights.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
 
     def forward(self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor) -> Tensor:
@@ -59,15 +59,15 @@ class Decoder:
         x = rms_norm(residual, self._layers[0].attention_norm, eps)
         last = len(self._layers) - 1
         for index, layer in enumerate(self._layers):
-            attended = attention.run(index, layer.qkv(x), layer.head_norms, plan)  # [T, H * D]
-            x = rms_norm(layer.output(attended), layer.mlp_norm, eps, residual=residual)
-            x = layer.down(silu_mul(layer.gate_up(x)))
+            attended = attention.run(index, linear(x, layer.qkv), layer.head_norms, plan)  # [T, H * D]
+            x = rms_norm(linear(attended, layer.output), layer.mlp_norm, eps, residual=residual)
+            x = linear(silu_mul(linear(x, layer.gate_up)), layer.down)
             if index == last:
                 # Only these rows are looked at; the others' last norm and logits would be thrown away.
                 if len(rows) == 0:
                     return x.new_empty((0, self.spec.vocab_size))
                 x, residual = x[rows], residual[rows]
-                return self._head(rms_norm(x, self._norm, eps, residual=residual))
+                return linear(rms_norm(x, self._norm, eps, residual=residual), self._head)
             x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
         raise AssertionError("a decoder has at least one layer")
 
@@ -77,12 +77,12 @@ def _read_layer(weights: Checkpoint, spec: DecoderSpec, index: int) -> Layer:
     hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim
     kv_heads = spec.num_kv_heads * spec.head_dim
 
-    def linear(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> Linear:
+    def read(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> LinearWeight:
         full = [f"{prefix}.{block}.{name}_proj" for name in names]
         weight = weights.read_stacked([f"{name}.weight" for name in full], [(rows, features) for rows in out])
         if not has_bias:
-            return Linear(weight)
-        return Linear(weight, weights.read_stacked([f"{name}.bias" for name in full], [(rows,) for rows in out]))
+            return pack_linear(weight)
+        return pack_linear(weight, weights.read_stacked([f"{name}.bias" for name in full], [(rows,) for rows in out]))
 
     norms = None
     if spec.has_qk_norm:
@@ -90,10 +90,10 @@ def _read_layer(weights: Checkpoint, spec: DecoderSpec, index: int) -> Layer:
         norms = HeadNorms(query, key, spec.norm_eps)
     return Layer(
         attention_norm=weights.read(f"{prefix}.input_layernorm.weight", (hidden,)),
-        qkv=linear("self_attn", ["q", "k", "v"], [heads, kv_heads, kv_heads], hidden, spec.has_qkv_bias),
+        qkv=read("self_attn", ["q", "k", "v"], [heads, kv_heads, kv_heads], hidden, spec.has_qkv_bias),
         head_norms=norms,
-        output=linear("self_attn", ["o"], [hidden], heads, spec.has_output_bias),
+        output=read("self_attn", ["o"], [hidden], heads, spec.has_output_bias),
         mlp_norm=weights.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        gate_up=linear("mlp", ["gate", "up"], [inner, inner], hidden, spec.has_mlp_bias),
-        down=linear("mlp", ["down"], [hidden], inner, spec.has_mlp_bias),
+        gate_up=read("mlp", ["gate", "up"], [inner, inner], hidden, spec.has_mlp_bias),
+        down=read("mlp", ["down"], [hidden], inner, spec.has_mlp_bias),
     )
