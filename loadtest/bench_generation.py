@@ -56,7 +56,7 @@ FULL = Plan(
     profiles=("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200"),
     llama_formats=llama_cpp.FORMATS,
 )
-QUICK = Plan({1: 2, 8: 8}, {8: 8}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1])
+QUICK = Plan({1: 2, 8: 8}, {4: 4}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1])
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Attention on a CPU: the native kernel for a few query tokens per request, torch's flash attention for chunks."""
+"""Attention on a CPU: one kernel for a few query tokens per request, another for prompt chunks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engine.generation.attention.base import FlatBatch, HeadNorms, PagedCache, Places
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.sequence import BLOCK_TOKENS
+from kernels.chunk_attention import chunk_attention
 from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
 
 # More new tokens than this are a chunk: matrix products then beat going through the cache token by token.
@@ -22,12 +22,12 @@ MIN_SHARED_BLOCKS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A request with many new tokens: rows [start, stop) of the flat batch, after `num_before` tokens in the cache."""
+    """A request with many new tokens: rows [start, stop) of the flat batch, the last of `context` in the cache."""
 
     start: int
     stop: int
-    num_before: int
-    blocks: slice | Tensor  # of the cache, in order; a slice is read without a copy
+    context: int
+    blocks: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class CpuAttention:
             num_short:
         ]:
             num_blocks = -(-context // BLOCK_TOKENS)
-            chunks.append(_Chunk(start, start + num_new, context - num_new, _as_slice(table[:num_blocks])))
+            chunks.append(_Chunk(start, start + num_new, context, table[:num_blocks]))
             start += num_new
         return _Plan(self.cache.places(batch), short, num_short_tokens, tuple(chunks))
 
@@ -90,54 +90,13 @@ class CpuAttention:
         if short is not None:
             out[: plan.num_short_tokens] = short
         for chunk in plan.chunks:
-            keys = _gather(self.cache.keys[layer], chunk)
-            values = _gather(self.cache.values[layer], chunk)
-            part = query[chunk.start : chunk.stop].transpose(0, 1)[None]  # [1, H, n, D]
-            attended = self._attend(part, keys, values, chunk.num_before, window)
-            out[chunk.start : chunk.stop] = attended[0].transpose(0, 1)
-        return out.flatten(1)
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, num_before: int, window: int) -> Tensor:
-        """[1, H, n, D] over [1, KV heads, L, D], causal at the end of L."""
-        length = keys.shape[2]
-        if 0 < window < length:
-            mask = _window_mask(query.shape[2], length, window)
-            return functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, scale=self._scale, enable_gqa=True
+            out[chunk.start : chunk.stop] = chunk_attention(
+                query[chunk.start : chunk.stop],
+                self.cache.keys[layer],
+                self.cache.values[layer],
+                chunk.blocks,
+                chunk.context,
+                scale=self._scale,
+                window=window,
             )
-        own, own_lse = _flash(query, keys[:, :, num_before:], values[:, :, num_before:], True, self._scale)
-        if num_before == 0:
-            return own
-        # Two calls without a mask and a merge are exact, and cheaper than one call with a mask.
-        before, before_lse = _flash(query, keys[:, :, :num_before], values[:, :, :num_before], False, self._scale)
-        weight = torch.sigmoid(before_lse - own_lse).unsqueeze(-1)  # softmax over the two parts
-        return torch.lerp(own.float(), before.float(), weight).to(own.dtype)
-
-
-def _flash(query: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """Output [1, H, n, D] and log-sum-exp [1, H, n] float32. Grouped query heads and strided views are fine."""
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, 0.0, is_causal, scale=scale
-    )
-    return output, lse.float()
-
-
-def _gather(cache: Tensor, chunk: _Chunk) -> Tensor:
-    """One request's keys or values as [1, KV heads, L, D] (strided)."""
-    blocks = cache[chunk.blocks]  # [n, BLOCK_TOKENS, KV heads, D]
-    length = chunk.num_before + chunk.stop - chunk.start
-    return blocks.flatten(0, 1)[:length].transpose(0, 1)[None]
-
-
-def _as_slice(blocks: Sequence[int]) -> slice | Tensor:
-    first, last = blocks[0], blocks[-1]
-    if last - first == len(blocks) - 1 and list(blocks) == list(range(first, last + 1)):
-        return slice(first, last + 1)
-    return torch.tensor(blocks)
-
-
-def _window_mask(num_new: int, length: int, window: int) -> Tensor:
-    """[n, L] bool: key j is visible to the query at position i if j <= i and i - j < window."""
-    query = torch.arange(length - num_new, length)[:, None]
-    key = torch.arange(length)[None]
-    return (key <= query) & (query - key < window)
+        return out.flatten(1)
