@@ -99,7 +99,11 @@ def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str 
         "output_tokens": sum(job.num_output for job in jobs),
         "ideal_reuse": round(ideal_reuse(jobs), 4),
     }
-    asyncio.run(_measure(model, plan, trace, found, console, dtype, threads))
+    missing = llama_cpp.absence()
+    found.extra["missing_peers"] = {} if missing is None else {LLAMA: missing}
+    if missing is not None:
+        console.print(f"llama.cpp takes no part: {missing}")
+    asyncio.run(race(model, plan, trace, found, console, dtype=dtype, peers=(GENERATE, BATCH), missing=missing))
     found.extra["workload"] = (
         f"{dtype}, {threads} threads, greedy, ignore_eos; free: 64 random tokens in, 64 out; rag: the committed trace; "
         f"closed loop, {plan.rounds} rounds in turn, each from an empty prefix cache"
@@ -107,32 +111,45 @@ def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str 
     return Report("generation", found.rows, found.ratios, found.extra)
 
 
-async def _measure(
-    model: Path, plan: Plan, trace: Trace, found: Findings, console: Console, dtype: str, threads: int
+async def race(
+    model: Path,
+    plan: Plan,
+    trace: Trace,
+    found: Findings,
+    console: Console,
+    *,
+    dtype: str,
+    peers: Sequence[str],
+    missing: str | None,
+    device: str = "cpu",
+    case_prefix: str = "",
 ) -> None:
-    missing = llama_cpp.absence()
-    found.extra["missing_peers"] = {} if missing is None else {LLAMA: missing}
-    if missing is not None:
-        console.print(f"llama.cpp takes no part: {missing}")
+    """All cases of `plan` into `found`. `missing`: why llama.cpp takes no part, or None where it does."""
+    threads = usable_cores()
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(transformers_worker(model, threads, dtype))
-        engine = await asyncio.to_thread(Engine, model, GeneratorSettings(dtype=dtype, threads=threads))
+        worker = await stack.enter_async_context(transformers_worker(model, threads, dtype, device))
+        settings = GeneratorSettings.model_validate({"dtype": dtype, "threads": threads})
+        engine = await asyncio.to_thread(Engine, model, settings, device=device)
         stack.callback(engine.close)
         ours = OurEngine(engine)
-        generate, batch = TransformersPeer(worker, "generate"), TransformersPeer(worker, "generate_batch")
+        systems: list[System] = [
+            ours,
+            *(TransformersPeer(worker, name.removeprefix("transformers ")) for name in peers),
+        ]
         vocabulary = engine.vocab_size
-        for system in (ours, generate, batch):
+        trace = trace.within(vocabulary)
+        for system in systems:
             await system.seconds(free_jobs(2, seed=99, vocab_size=vocabulary), 2)  # warm-up
         for clients, count in plan.free.items():
             jobs = free_jobs(count, seed=clients, vocab_size=vocabulary)
-            await _case(f"free c={clients}", jobs, clients, [ours, generate, batch], plan, found, console, missing)
+            await _case(f"{case_prefix}free c={clients}", jobs, clients, systems, plan, found, console, missing)
         for clients, count in plan.rag.items():
             jobs = trace.jobs()[:count]
-            await _case(f"rag c={clients}", jobs, clients, [ours, generate], plan, found, console, missing)
+            few = [system for system in systems if system.name != BATCH]  # it takes minutes for these prompts
+            await _case(f"{case_prefix}rag c={clients}", jobs, clients, few, plan, found, console, missing)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
-        await _ttft(ours, trace, plan, found)
-        await _gaps(ours, trace, plan, found)
-        found.extra["engine"] = {"cached_tokens": engine.stats().cached_tokens, "step_ms": engine.stats().step_ms}
+        await _ttft(ours, trace, plan, found, case_prefix)
+        await _gaps(ours, trace, plan, found, case_prefix)
 
 
 async def _case(
@@ -189,7 +206,7 @@ async def _llama_rate(setting: tuple[str, int, int], jobs: Sequence[Job], client
         return sum(job.num_output for job in jobs) / await llama.seconds(jobs, clients)
 
 
-async def _ttft(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> None:
+async def _ttft(ours: OurEngine, trace: Trace, plan: Plan, found: Findings, prefix: str) -> None:
     """The same passages with a new question, after they were computed for another one."""
     cold, warm = [], []
     chunks, _, _ = trace.requests[0]
@@ -198,12 +215,12 @@ async def _ttft(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> N
         pair = [await ours.answer(Job(trace.prompt(chunks, question), 4), f"ttft {number}") for question in questions]
         cold.append(1000 * pair[0].arrivals_s[0])
         warm.append(1000 * pair[1].arrivals_s[0])
-    for case, values in (("ttft cold", cold), ("ttft warm", warm)):
+    for case, values in ((f"{prefix}ttft cold", cold), (f"{prefix}ttft warm", warm)):
         found.rows.append(Row(case, OURS, "ttft", "ms", *spread(values)))
-    found.ratios.append(Ratio("ttft warm", "ttft", "cold", *paired_ratio(warm, cold, higher_is_better=False)))
+    found.ratios.append(Ratio(f"{prefix}ttft warm", "ttft", "cold", *paired_ratio(warm, cold, higher_is_better=False)))
 
 
-async def _gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> None:
+async def _gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings, prefix: str) -> None:
     """Gaps between tokens of 8 answers, alone and while prompts of the trace arrive one after another."""
     shares = []
     for number in range(max(plan.rounds // 2, 1)):
@@ -211,10 +228,10 @@ async def _gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings) -> N
         prompts = [trace.prompt(chunks, question) for chunks, question, _ in trace.requests[:2]]
         mixed = await _decodes(ours, [Job(prompt, 1) for prompt in prompts], f"gaps mixed {number}")
         median_ms, p99_ms = 1000 * percentile(alone, 50), 1000 * percentile(mixed, 99)
-        found.rows.append(Row(f"gaps, run {number + 1}", OURS, "itl_p50_alone", "ms", *spread([median_ms])))
-        found.rows.append(Row(f"gaps, run {number + 1}", OURS, "itl_p99_with_prompts", "ms", *spread([p99_ms])))
+        found.rows.append(Row(f"{prefix}gaps, run {number + 1}", OURS, "itl_p50_alone", "ms", *spread([median_ms])))
+        found.rows.append(Row(f"{prefix}gaps, run {number + 1}", OURS, "itl_p99_with_prompts", "ms", *spread([p99_ms])))
         shares.append(p99_ms / median_ms)
-    found.rows.append(Row("gaps", OURS, "p99_over_median_alone", "x", *spread(shares)))
+    found.rows.append(Row(f"{prefix}gaps", OURS, "p99_over_median_alone", "x", *spread(shares)))
 
 
 async def _decodes(ours: OurEngine, arriving: Sequence[Job], salt: str) -> list[float]:

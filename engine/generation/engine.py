@@ -45,7 +45,7 @@ from engine.generation.sampler import Choice, Sampler, choose, score
 from engine.generation.scheduler import Scheduler, Step
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, Item, Mailbox, post
-from engine.values import GenerationRequest, Message, PromptReport, TokenDelta
+from engine.values import GenerationRequest, Message, PromptReport, SamplingParams, TokenDelta
 
 # Step sizes timed at start-up; prompt chunks above the decodes'.
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -309,7 +309,10 @@ class Engine:
     def _pin_system_prompt(self) -> None:
         """Keep the keys and values of what every conversation without a system prompt of its own begins with."""
         beginnings = [
-            self._prompts.build(GenerationRequest("", (Message("user", text),))).token_ids for text in ("a", "b")
+            self._prompts.build(
+                GenerationRequest("", (Message("user", text),), sampling=SamplingParams(max_tokens=1))
+            ).token_ids
+            for text in ("a", "b")
         ]
         shared = next((i for i, pair in enumerate(zip(*beginnings, strict=False)) if pair[0] != pair[1]), 0)
         if shared < BLOCK_TOKENS:

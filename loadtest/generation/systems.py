@@ -91,6 +91,12 @@ class OurEngine:
             raise ValueError(f"{len(arrivals)} tokens arrived, {job.num_output} were asked for")
         return Timed(tuple(arrivals), cached)
 
+    async def token_ids(self, job: Job) -> list[int]:
+        """The greedy answer to one job, as ids."""
+        sampling = SamplingParams(max_tokens=job.num_output, ignore_eos=True, logprobs=0)
+        request = GenerationRequest(str(next(self._ids)), (), sampling=sampling, prompt_token_ids=job.prompt)
+        return [token.token_id async for delta in self._engine.submit(request) for token in delta.logprobs]
+
 
 class TransformersPeer:
     """`generate` or `generate_batch`, in the worker's process."""
@@ -119,10 +125,12 @@ class TransformersPeer:
 
 
 @asynccontextmanager
-async def transformers_worker(model: Path, threads: int, dtype: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def transformers_worker(
+    model: Path, threads: int, dtype: str, device: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The worker's process, ready; ended afterwards."""
     worker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest.peers.transformers_worker", str(model), str(threads), dtype),
+        *(sys.executable, "-m", "loadtest.peers.transformers_worker", str(model), str(threads), dtype, device),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -33,6 +33,15 @@ class Trace:
         """The requests in order."""
         return [Job(self.prompt(chunks, question), count) for chunks, question, count in self.requests]
 
+    def within(self, vocab_size: int) -> Trace:
+        """The trace for a smaller vocabulary: ids beyond it come round from its beginning."""
+
+        def fold(ids: Sequence[int]) -> tuple[int, ...]:
+            return tuple(token % vocab_size for token in ids)
+
+        requests = tuple((chunks, fold(question), count) for chunks, question, count in self.requests)
+        return Trace(fold(self.system), tuple(map(fold, self.chunks)), requests)
+
     def prompt(self, chunks: Sequence[int], question: Sequence[int]) -> tuple[int, ...]:
         """Token ids of one prompt."""
         return (*self.system, *(token for chunk in chunks for token in self.chunks[chunk]), *question)

@@ -23,9 +23,11 @@ KV_BLOCK_TOKENS = 32
 class Peer:
     """The model, in bfloat16 unless told otherwise."""
 
-    def __init__(self, path: str, threads: int, dtype: str) -> None:
+    def __init__(self, path: str, threads: int, dtype: str, device: str) -> None:
         torch.set_num_threads(threads)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        self._model = model.eval().to(device)
+        self._device = device
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], num_output: list[int], clients: int) -> float:
@@ -34,12 +36,13 @@ class Peer:
         for first in range(0, len(prompts), clients):
             batch, wanted = prompts[first : first + clients], num_output[first : first + clients]
             longest = max(map(len, batch))
-            ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in batch])
-            mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch])
+            ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in batch], device=self._device)
+            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=self._device)
             output = self._model.generate(
                 ids, attention_mask=mask, max_new_tokens=max(wanted), do_sample=False, eos_token_id=None, pad_token_id=0
             )
             assert output.shape[1] == longest + max(wanted)
+            output.tolist()  # a GPU is waited for
         return time.perf_counter() - started
 
     @torch.inference_mode()
@@ -68,8 +71,8 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     replies, sys.stdout = sys.stdout, sys.stderr  # what the library prints must not get between the lines
-    path, threads, dtype = sys.argv[1:]
-    peer = Peer(path, int(threads), dtype)
+    path, threads, dtype, device = sys.argv[1:]
+    peer = Peer(path, int(threads), dtype, device)
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -473,6 +473,12 @@ def test_model_len_is_the_smaller_of_setting_and_model(tiny_model: Path):
         assert engine.max_model_len == 2048
 
 
+def test_model_len_below_the_default_answer_length_starts(tiny_model: Path):
+    engine = Engine(tiny_model, GeneratorSettings(dtype="float32", max_model_len=128))
+    engine.close()
+    assert engine.max_model_len == 128
+
+
 def test_folder_without_a_supported_model_is_refused(tmp_path: Path):
     with pytest.raises(ModelSourceError, match="tokenizer cannot be read"):
         Engine(tmp_path, SETTINGS)
