@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.chunk_attention.torch_op import chunk_attention_torch
 from kernels.dispatch import Backend, choose_backend
-from kernels.native import absence, function, library
+from kernels.native import bf16_products_absence, function
 
 BLOCK_TOKENS = 16
 MAX_HEAD_DIM = 256
@@ -77,14 +77,7 @@ def _why_not_native(query: Tensor) -> str | None:
     dim = query.shape[2]
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or dim % 32 or dim > MAX_HEAD_DIM:
         return f"it takes bfloat16 heads of 32 to {MAX_HEAD_DIM} dimensions on a CPU, not {dim} of {query.dtype}"
-    if absence() is not None:
-        return absence()
-    return None if _is_supported() else "this processor has no AVX512-bf16"
-
-
-@lru_cache(maxsize=1)
-def _is_supported() -> bool:
-    return bool(library().switchyard_chunk_attention_available())
+    return bf16_products_absence()
 
 
 @lru_cache(maxsize=1)

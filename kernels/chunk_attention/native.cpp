@@ -3,54 +3,26 @@
 // Keys and values are laid out once a call in panels of 32 columns as vdpbf16ps wants them, two of the summed dimension
 // side by side. The query heads of a KV head are rows; 12 rows at a time pass over 64 keys at a time with online
 // softmax. (FlashAttention-2's loop order.)
-#include "common.h"
+#include "avx512.h"
 
 #include <algorithm>
 #include <vector>
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__)
+#ifdef SWITCHYARD_BF16_PRODUCTS
 
 namespace {
 
-constexpr int BLOCK = 16, PANEL = 32, ROWS = 12, KEYS = 64, MAX_DIM = 256;
+constexpr int BLOCK = 16, ROWS = 12, KEYS = 64, MAX_DIM = 256;
 
-// out[ROWS][32] += x[ROWS][2 * pairs] . panel[pairs][32][2]
+// out[ROWS][32] += x[ROWS][2 * pairs] . panel
 inline void add_product(float* out, int64_t out_stride, const bf16* x, int64_t x_stride, const bf16* panel,
                         int64_t pairs) {
   __m512 sums[ROWS][2];
-#pragma GCC unroll 12
-  for (int row = 0; row < ROWS; ++row) {
-    sums[row][0] = _mm512_loadu_ps(out + row * out_stride);
-    sums[row][1] = _mm512_loadu_ps(out + row * out_stride + 16);
-  }
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m512bh low = (__m512bh)_mm512_loadu_si512(panel + pair * 2 * PANEL);
-    __m512bh high = (__m512bh)_mm512_loadu_si512(panel + pair * 2 * PANEL + PANEL);
-#pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row) {
-      int32_t both;
-      std::memcpy(&both, x + row * x_stride + pair * 2, 4);
-      __m512bh value = (__m512bh)_mm512_set1_epi32(both);
-      sums[row][0] = _mm512_dpbf16_ps(sums[row][0], low, value);
-      sums[row][1] = _mm512_dpbf16_ps(sums[row][1], high, value);
-    }
-  }
-#pragma GCC unroll 12
-  for (int row = 0; row < ROWS; ++row) {
-    _mm512_storeu_ps(out + row * out_stride, sums[row][0]);
-    _mm512_storeu_ps(out + row * out_stride + 16, sums[row][1]);
-  }
-}
-
-inline __m512 exp_of(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0x08);
-  __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  f = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), f);
-  // The weights are rounded to bfloat16, so a polynomial of degree 4 is more than enough (error below 1e-5).
-  __m512 p = _mm512_set1_ps(4.1665795894e-2f);
-  for (float c : {1.6666665459e-1f, 5.0000001201e-1f, 1.0f, 1.0f}) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(p, n);
+  for (int row = 0; row < ROWS; ++row)
+    for (int half = 0; half < 2; ++half) sums[row][half] = _mm512_loadu_ps(out + row * out_stride + half * 16);
+  add_products<ROWS, 1>(sums, x, x_stride, panel, pairs);
+  for (int row = 0; row < ROWS; ++row)
+    for (int half = 0; half < 2; ++half) _mm512_storeu_ps(out + row * out_stride + half * 16, sums[row][half]);
 }
 
 struct Chunk {
@@ -75,20 +47,16 @@ void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16*
   for (int64_t pair = 0; pair < c.dim / 2; ++pair)
     _mm512_storeu_si512(to + pair * 2 * PANEL, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, index,
                                                                            keys + place + pair * 2, 1));
-  alignas(64) uint16_t order[2][32];
-  for (int i = 0; i < 32; ++i) {
-    order[0][i] = uint16_t(i / 2 + 32 * (i % 2));
-    order[1][i] = uint16_t(16 + i / 2 + 32 * (i % 2));
-  }
-  __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
   for (int t = 0; t < BLOCK; t += 2)
     for (int64_t panel = 0; panel < c.dim / PANEL; ++panel) {
       const bf16* from = values + place + t * stride + panel * PANEL;
       __m512i a = t < known ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
       __m512i b = t + 1 < known ? _mm512_loadu_si512(from + stride) : _mm512_setzero_si512();
       bf16* at = value_panels + (panel * (c.padded() / 2) + (first + t) / 2) * 2 * PANEL;
-      _mm512_storeu_si512(at, _mm512_permutex2var_epi16(a, low, b));
-      _mm512_storeu_si512(at + PANEL, _mm512_permutex2var_epi16(a, high, b));
+      __m512i low, high;
+      side_by_side(a, b, &low, &high);
+      _mm512_storeu_si512(at, low);
+      _mm512_storeu_si512(at + PANEL, high);
     }
 }
 
@@ -127,7 +95,7 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
       float base = std::isinf(maximum) ? 0.0f : maximum;  // nothing of it seen yet
       __m512 total = _mm512_setzero_ps();
       for (int i = 0; i < 4; ++i) {
-        __m512 w = _mm512_maskz_mov_ps(__mmask16(seen >> (16 * i)), exp_of(_mm512_sub_ps(s[i], _mm512_set1_ps(base))));
+        __m512 w = _mm512_maskz_mov_ps(__mmask16(seen >> (16 * i)), exp_each(_mm512_sub_ps(s[i], _mm512_set1_ps(base))));
         total = _mm512_add_ps(total, w);
         _mm256_store_si256((__m256i*)(weights + row * KEYS + i * 16), (__m256i)_mm512_cvtneps_pbh(w));
       }
@@ -150,8 +118,6 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
 }
 
 }  // namespace
-
-extern "C" int switchyard_chunk_attention_available() { return 1; }
 
 extern "C" void switchyard_chunk_attention(void* out, const void* query, const void* keys, const void* values,
                                            const void* table, int64_t num_new, int64_t context, int64_t heads,
@@ -176,12 +142,5 @@ extern "C" void switchyard_chunk_attention(void* out, const void* query, const v
                c, head, tile * ROWS, scale);
   }
 }
-
-#else
-
-extern "C" int switchyard_chunk_attention_available() { return 0; }
-
-extern "C" void switchyard_chunk_attention(void*, const void*, const void*, const void*, const void*, int64_t, int64_t,
-                                           int64_t, int64_t, int64_t, float, int64_t) {}
 
 #endif

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kernels.dispatch import Backend, choose_backend
 from kernels.linear.reference import linear_reference
-from kernels.native import absence, function, library
+from kernels.native import bf16_products_absence, function
 
 PANEL = 32
 
@@ -65,13 +65,14 @@ def linear(x: Tensor, weight: LinearWeight) -> Tensor:
         x: [T, in] contiguous, dtype and device of the weight.
         weight: what `pack_linear` made.
     Returns: [T, out] of x's dtype, summed in float32 and rounded once.
-    Raises: ValueError when shapes or dtypes disagree.
+    Raises: ValueError when shapes or dtypes disagree, or x is not contiguous.
     Source: the register blocking of Goto and van de Geijn, doi:10.1145/1356052.1356053.
     """
-    if x.dim() != 2 or x.shape[1] != weight.in_features or x.dtype != weight.data.dtype:
+    if x.dim() != 2 or x.shape[1] != weight.in_features or x.dtype != weight.data.dtype or not x.is_contiguous():
+        shape = (weight.out_features, weight.in_features)
         raise ValueError(
-            f"linear: x {tuple(x.shape)} {x.dtype}, weight {(weight.out_features, weight.in_features)} "
-            f"{weight.data.dtype}"
+            f"linear: x {tuple(x.shape)} {x.dtype} (contiguous: {x.is_contiguous()}), "
+            f"weight {shape} {weight.data.dtype}"
         )
     if not weight.is_packed:
         return linear_reference(x, weight.data, weight.bias)
@@ -89,14 +90,7 @@ def _why_not_native(weight: Tensor) -> str | None:
         return f"it multiplies bfloat16 on a CPU, this weight is {weight.dtype} on {weight.device}"
     if weight.shape[1] % 2:
         return f"it takes pairs of inputs, this weight has {weight.shape[1]}"
-    if absence() is not None:
-        return absence()
-    return None if _is_supported() else "this processor has no AVX512-bf16"
-
-
-@lru_cache(maxsize=1)
-def _is_supported() -> bool:
-    return bool(library().switchyard_linear_available())
+    return bf16_products_absence()
 
 
 @lru_cache(maxsize=1)

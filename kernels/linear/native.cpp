@@ -3,55 +3,32 @@
 // The weight lies in panels of 32 outputs: [N / 32, K / 2, 32, 2], the two inputs of a pair side by side as the
 // instruction vdpbf16ps wants them. One row of x streams each panel once from memory in its order; many rows keep a
 // panel in the cache and go over it 12 rows at a time, 24 sums in registers.
-#include "common.h"
+#include "avx512.h"
 
 #include <algorithm>
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
+#ifdef SWITCHYARD_BF16_PRODUCTS
 
 namespace {
 
-constexpr int PANEL = 32;
 constexpr int MAX_ROWS = 12;
 // So much of x passes over one panel after another, and stays in the caches meanwhile.
 constexpr int64_t CHUNK_BYTES = 3 << 19;
 
-// ROWS rows of x against one panel. UNROLL pairs of inputs have sums of their own: a sum waits for the one before it.
+// ROWS rows of x against one panel.
 template <int ROWS, int UNROLL>
 inline void tile(bf16* out, const bf16* x, const bf16* panel, const float* bias, int64_t inputs, int64_t outputs,
                  int64_t columns) {
-  __m512 sums[UNROLL][ROWS][2];
-  for (int u = 0; u < UNROLL; ++u)
-    for (int row = 0; row < ROWS; ++row) {
-      sums[u][row][0] = u ? _mm512_setzero_ps() : _mm512_loadu_ps(bias);
-      sums[u][row][1] = u ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + 16);
-    }
-  int64_t pairs = inputs / 2;
-  auto step = [&](int64_t pair, int u) __attribute__((always_inline)) {
-    __m512bh low = (__m512bh)_mm512_loadu_si512(panel + pair * 2 * PANEL);
-    __m512bh high = (__m512bh)_mm512_loadu_si512(panel + pair * 2 * PANEL + PANEL);
-#pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row) {
-      int32_t both;
-      std::memcpy(&both, x + row * inputs + pair * 2, 4);
-      __m512bh value = (__m512bh)_mm512_set1_epi32(both);
-      sums[u][row][0] = _mm512_dpbf16_ps(sums[u][row][0], low, value);
-      sums[u][row][1] = _mm512_dpbf16_ps(sums[u][row][1], high, value);
-    }
-  };
-  int64_t pair = 0;
-  for (; pair + UNROLL <= pairs; pair += UNROLL)
-#pragma GCC unroll 8
-    for (int u = 0; u < UNROLL; ++u) step(pair + u, u);
-  for (; pair < pairs; ++pair) step(pair, 0);
+  __m512 sums[ROWS][2];
+  for (int row = 0; row < ROWS; ++row)
+    for (int half = 0; half < 2; ++half) sums[row][half] = _mm512_loadu_ps(bias + half * 16);
+  add_products<ROWS, UNROLL>(sums, x, inputs, panel, inputs / 2);
   __mmask16 first = columns >= 16 ? 0xffff : (1u << columns) - 1;
   __mmask16 second = columns >= 32 ? 0xffff : columns > 16 ? (1u << (columns - 16)) - 1 : 0;
   for (int row = 0; row < ROWS; ++row) {
-    for (int u = 1; u < UNROLL; ++u)
-      for (int half = 0; half < 2; ++half) sums[0][row][half] = _mm512_add_ps(sums[0][row][half], sums[u][row][half]);
     bf16* to = out + row * outputs;
-    _mm256_mask_storeu_epi16(to, first, (__m256i)_mm512_cvtneps_pbh(sums[0][row][0]));
-    _mm256_mask_storeu_epi16(to + 16, second, (__m256i)_mm512_cvtneps_pbh(sums[0][row][1]));
+    _mm256_mask_storeu_epi16(to, first, (__m256i)_mm512_cvtneps_pbh(sums[row][0]));
+    _mm256_mask_storeu_epi16(to + 16, second, (__m256i)_mm512_cvtneps_pbh(sums[row][1]));
   }
 }
 
@@ -74,8 +51,6 @@ void rows_of_panel(bf16* out, const bf16* x, const bf16* panel, const float* bia
 
 }  // namespace
 
-extern "C" int switchyard_linear_available() { return 1; }
-
 extern "C" void switchyard_linear(void* out, const void* x, const void* panels, const void* bias, int64_t rows,
                                   int64_t inputs, int64_t outputs) {
   if (rows == 0) return;
@@ -93,11 +68,5 @@ extern "C" void switchyard_linear(void* out, const void* x, const void* panels, 
                     rows - row < each ? rows - row : each, inputs, outputs, outputs - column);
     }
 }
-
-#else
-
-extern "C" int switchyard_linear_available() { return 0; }
-
-extern "C" void switchyard_linear(void*, const void*, const void*, const void*, int64_t, int64_t, int64_t) {}
 
 #endif

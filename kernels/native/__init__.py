@@ -38,6 +38,14 @@ def absence() -> str | None:
     return _load()[1]
 
 
+@lru_cache(maxsize=1)
+def bf16_products_absence() -> str | None:
+    """Why there are no kernels that multiply bfloat16 in pairs, or None where there are."""
+    if absence() is not None:
+        return absence()
+    return None if library().switchyard_has_bf16_products() else "this processor has no AVX512-bf16"
+
+
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises: RuntimeError where `absence` gives a reason."""
     loaded, why = _load()

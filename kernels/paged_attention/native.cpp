@@ -3,7 +3,7 @@
 // The work is a list of items: a run of blocks, and the query rows that attend to it (several where requests share
 // the blocks, so these are read from memory once). Each pair of item and row leaves a partial result: maximum, sum
 // and weighted values of its scores; a second pass merges the partial results of each row. (FlashDecoding, split KV.)
-#include "common.h"
+#include "avx512.h"
 
 #include <vector>
 
@@ -56,8 +56,7 @@ inline void add_values(float* sums, const float (*weights)[BLOCK], const T* valu
   }
 }
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__)
-#define SWITCHYARD_FAST_BF16 1
+#ifdef SWITCHYARD_BF16_PRODUCTS
 
 // Sums of the 16 lanes of each of 16 vectors, as one vector.
 inline __m512 sum_each(const __m512* a) {
@@ -94,10 +93,6 @@ inline void dot_products_fast(float (*scores)[BLOCK], const bf16* query, const b
 template <int LANES, int HEADS>  // dim / 16, query heads at once
 inline void add_values_fast(float* sums, const float (*weights)[BLOCK], const bf16* values, int64_t stride, int first,
                             int last) {
-  alignas(64) static const uint16_t order[2][32] = {
-      {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
-  __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
   alignas(32) bf16 rounded_weights[HEADS][BLOCK];
   for (int g = 0; g < HEADS; ++g)
     _mm256_store_si256((__m256i*)rounded_weights[g], (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(weights[g])));
@@ -111,8 +106,10 @@ inline void add_values_fast(float* sums, const float (*weights)[BLOCK], const bf
     for (int i = 0; i < LANES; i += 2) {
       __m512i one = _mm512_maskz_loadu_epi16(has_one, values + t * stride + i * 16);
       __m512i other = _mm512_maskz_loadu_epi16(has_other, values + (t + 1) * stride + i * 16);
-      both[i] = (__m512bh)_mm512_permutex2var_epi16(one, low, other);
-      both[i + 1] = (__m512bh)_mm512_permutex2var_epi16(one, high, other);
+      __m512i low, high;
+      side_by_side(one, other, &low, &high);
+      both[i] = (__m512bh)low;
+      both[i + 1] = (__m512bh)high;
     }
     for (int g = 0; g < HEADS; ++g) {
       int32_t pair;
@@ -156,7 +153,7 @@ inline void dot_products<bf16>(float (*scores)[BLOCK], const bf16* query, const 
 template <class T>
 inline void accumulate(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, const Shape& shape,
                        int first, int last) {
-#ifdef SWITCHYARD_FAST_BF16
+#ifdef SWITCHYARD_BF16_PRODUCTS
   if constexpr (sizeof(T) == 2 && std::is_same<T, bf16>::value) {
     if (shape.dim == 64) return add_values_grouped<4, 4>(sums, weights, values, stride, shape.group(), first, last);
     if (shape.dim == 128) return add_values_grouped<8, 2>(sums, weights, values, stride, shape.group(), first, last);
@@ -168,18 +165,6 @@ inline void accumulate(float* sums, const float (*weights)[BLOCK], const T* valu
 // Turn the scores of keys [first, last] into exp(score * scale - maximum) in place, 0 for the others, and return their
 // sum. `maximum` is the larger of theirs and `before`.
 #ifdef __AVX512F__
-inline __m512 exp_each(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);  // of a NaN and a number, max gives the second: a NaN stays one
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0x08);
-  __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  f = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), f);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
-  p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, f), f, f), _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
-}
-
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
   __mmask16 seen = __mmask16((0xffffu >> (BLOCK - 1 - last)) & (0xffffu << first));
   __m512 s = _mm512_mul_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(scale));

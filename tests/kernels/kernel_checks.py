@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.native import absence
+from kernels.native import absence, bf16_products_absence
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 BACKENDS = [
     "torch",
     pytest.param("native", marks=pytest.mark.skipif(absence() is not None, reason=f"no native kernels: {absence()}")),
+]
+# Backend and dtype of the kernels that multiply bfloat16 in pairs.
+NEEDS_BF16_PRODUCTS = pytest.mark.skipif(
+    bf16_products_absence() is not None, reason=f"no native bfloat16 products: {bf16_products_absence()}"
+)
+TORCH_AND_NATIVE_BF16 = [
+    *(("torch", dtype) for dtype in DTYPES),
+    pytest.param("native", torch.bfloat16, marks=NEEDS_BF16_PRODUCTS),
 ]
 
 

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import DTYPES, assert_earned
+from kernel_checks import NEEDS_BF16_PRODUCTS, TORCH_AND_NATIVE_BF16, assert_earned
 from torch.nn import functional
 
 from kernels.linear import linear, pack_linear
 
 
-def native_absence() -> str | None:
-    try:
-        pack_linear(torch.zeros(2, 2, dtype=torch.bfloat16), backend="native")
-    except RuntimeError as error:
-        return str(error)
-    return None
-
-
-NATIVE = pytest.param(
-    "native",
-    torch.bfloat16,
-    marks=pytest.mark.skipif(native_absence() is not None, reason=native_absence() or "native"),
-)
-
-
-@pytest.mark.parametrize(("backend", "dtype"), [*(("torch", dtype) for dtype in DTYPES), NATIVE])
+@pytest.mark.parametrize(("backend", "dtype"), TORCH_AND_NATIVE_BF16)
 # Every tile height, a remainder after whole tiles, and more than one chunk of rows.
 @pytest.mark.parametrize("rows", [*range(1, 14), 29, 1700])
 @pytest.mark.parametrize(("outputs", "inputs"), [(32, 64), (70, 66), (15, 576), (33, 10)])
@@ -40,8 +25,8 @@ def test_linear_equals_float32(backend, dtype, rows, outputs, inputs, has_bias):
     assert_earned(result, exact, functional.linear(x, weight, bias))
 
 
-@pytest.mark.skipif(native_absence() is not None, reason=native_absence() or "native")
-def test_a_row_is_the_same_alone_and_among_others():
+@NEEDS_BF16_PRODUCTS
+def test_a_row_is_the_same_up_to_rounding_alone_and_among_others():
     torch.manual_seed(0)
     x = torch.randn(12, 576).bfloat16()
     weight = pack_linear(torch.randn(64, 576).bfloat16(), backend="native")
@@ -61,6 +46,8 @@ def test_what_does_not_fit_is_refused():
         linear(torch.zeros(3, 63).bfloat16(), weight)
     with pytest.raises(ValueError, match=r"linear: x \(3, 64\) torch\.float32"):
         linear(torch.zeros(3, 64), weight)
+    with pytest.raises(ValueError, match="contiguous: False"):
+        linear(torch.zeros(64, 3).bfloat16().T, weight)
     with pytest.raises(ValueError, match="pack_linear: weight"):
         pack_linear(torch.ones(32, 64), torch.ones(31))
     with pytest.raises(RuntimeError, match=r"it multiplies bfloat16 on a CPU, this weight is torch\.float32"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,11 +15,30 @@ from pathlib import Path
 import pytest
 import torch
 
+import kernels
 from kernels.dispatch import choose_backend
 from kernels.native import absence
-from kernels.native.build import BuildError, build
+from kernels.native.build import FLAGS, BuildError, build
 
 needs_native = pytest.mark.skipif(absence() is not None, reason=f"no native kernels: {absence()}")
+
+
+@pytest.mark.skipif(os.environ.get("SWITCHYARD_NATIVE") == "0", reason="SWITCHYARD_NATIVE=0 turns native kernels off")
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler is installed")
+def test_sources_compile_where_there_is_a_compiler():
+    # Every other test of a native kernel is skipped where there is none, so one that does not compile hides them all.
+    assert absence() is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86-64")
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3", "x86-64-v4", "cooperlake"])
+def test_sources_compile_for_other_processors(tmp_path: Path, processor: str):
+    flags = [flag for flag in FLAGS if flag != "-march=native"]
+    sources = [str(path) for path in Path(kernels.__file__).parent.glob("*/native.cpp")]
+    include = Path(kernels.__file__).parent / "native"
+    command = ["g++", *flags, "-O0", f"-march={processor}", f"-I{include}", *sources, "-o", str(tmp_path / "all.so")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_native
