@@ -103,7 +103,9 @@ def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str 
     found.extra["missing_peers"] = {} if missing is None else {LLAMA: missing}
     if missing is not None:
         console.print(f"llama.cpp takes no part: {missing}")
-    asyncio.run(race(model, plan, trace, found, console, dtype=dtype, peers=(GENERATE, BATCH), missing=missing))
+    asyncio.run(
+        race(model, plan, trace, found, console, dtype=dtype, peers=(GENERATE, BATCH), with_llama=missing is None)
+    )
     found.extra["workload"] = (
         f"{dtype}, {threads} threads, greedy, ignore_eos; free: 64 random tokens in, 64 out; rag: the committed trace; "
         f"closed loop, {plan.rounds} rounds in turn, each from an empty prefix cache"
@@ -120,15 +122,15 @@ async def race(
     *,
     dtype: str,
     peers: Sequence[str],
-    missing: str | None,
+    with_llama: bool,
     device: str = "cpu",
     case_prefix: str = "",
 ) -> None:
-    """All cases of `plan` into `found`. `missing`: why llama.cpp takes no part, or None where it does."""
+    """All cases of `plan` into `found`."""
     threads = usable_cores()
     async with AsyncExitStack() as stack:
         worker = await stack.enter_async_context(transformers_worker(model, threads, dtype, device))
-        settings = GeneratorSettings.model_validate({"dtype": dtype, "threads": threads})
+        settings = GeneratorSettings(dtype=dtype, threads=threads)
         engine = await asyncio.to_thread(Engine, model, settings, device=device)
         stack.callback(engine.close)
         ours = OurEngine(engine)
@@ -142,11 +144,11 @@ async def race(
             await system.seconds(free_jobs(2, seed=99, vocab_size=vocabulary), 2)  # warm-up
         for clients, count in plan.free.items():
             jobs = free_jobs(count, seed=clients, vocab_size=vocabulary)
-            await _case(f"{case_prefix}free c={clients}", jobs, clients, systems, plan, found, console, missing)
+            await _case(f"{case_prefix}free c={clients}", jobs, clients, systems, plan, found, console, with_llama)
         for clients, count in plan.rag.items():
             jobs = trace.jobs()[:count]
             few = [system for system in systems if system.name != BATCH]  # it takes minutes for these prompts
-            await _case(f"{case_prefix}rag c={clients}", jobs, clients, few, plan, found, console, missing)
+            await _case(f"{case_prefix}rag c={clients}", jobs, clients, few, plan, found, console, with_llama)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
         await _ttft(ours, trace, plan, found, case_prefix)
         await _gaps(ours, trace, plan, found, case_prefix)
@@ -160,12 +162,12 @@ async def _case(
     plan: Plan,
     found: Findings,
     console: Console,
-    missing: str | None,
+    with_llama: bool,
 ) -> None:
     """Race the systems on one case. llama.cpp joins with the settings that are its best in a first round."""
     console.print(f"{case}: {plan.rounds} rounds of {len(jobs)} requests for each system, in turn ...")
     num_tokens = sum(job.num_output for job in jobs)
-    best = await _best_llama(case, jobs[: max(clients, 2)], clients, plan, found) if missing is None else None
+    best = await _best_llama(case, jobs[: max(clients, 2)], clients, plan, found) if with_llama else None
     rates: dict[str, list[float]] = {}
     for number in range(plan.rounds):
         for system in systems:

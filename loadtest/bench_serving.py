@@ -30,6 +30,7 @@ from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.values import GenerationRequest, Message, SamplingParams
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
+from loadtest.closed_loop import closed_loop
 from loadtest.measures import Chunk, Served, percentile, tpot_s, ttft_s
 from loadtest.ports import free_port
 from loadtest.questions import read_questions
@@ -151,7 +152,7 @@ async def _search_row(http: httpx.AsyncClient, questions: Sequence[str], clients
     rates = []
     for _ in range(rounds):
         asked = [*questions, *questions]
-        rates.append(len(asked) / await _drain(search, asked, clients))
+        rates.append(len(asked) / await closed_loop(asked, clients, search))
     return Row(f"search c={clients}", OURS, "queries_s", "queries/s", *spread(rates))
 
 
@@ -161,21 +162,8 @@ async def _round(ask: Ask, questions: Sequence[str], clients: int) -> Round:
     async def one(question: str) -> None:
         answers.append(await ask(question))
 
-    duration_s = await _drain(one, questions, clients)
+    duration_s = await closed_loop(questions, clients, one)
     return Round(tuple(answers), duration_s)
-
-
-async def _drain(work: Callable[[str], Awaitable[None]], items: Sequence[str], clients: int) -> float:
-    """Let `clients` take `items` in order; returns the seconds until the last is done."""
-    queue = iter(items)
-
-    async def client() -> None:
-        for item in queue:
-            await work(item)
-
-    start = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return time.perf_counter() - start
 
 
 def _over_http(http: httpx.AsyncClient, route: str) -> Ask:

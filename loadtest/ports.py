@@ -1,4 +1,4 @@
-"""A port for a server that a benchmark starts."""
+"""A port for a server that a benchmark or a test starts."""
 
 from __future__ import annotations
 

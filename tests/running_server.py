@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.ports import free_port
+
 SWITCHYARD = Path(sys.executable).with_name("switchyard")
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 15
-
-
-def free_port() -> int:
-    """A port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

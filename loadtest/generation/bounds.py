@@ -45,17 +45,12 @@ class Machine:
     flops_s: float
 
 
-def measure_machine(dtype: torch.dtype, threads: int) -> Machine:
+def measure_machine(dtype: torch.dtype) -> Machine:
     """Read a gigabyte, and multiply matrices as large as a prompt chunk's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        large = torch.ones(256 * 1024 * 1024, dtype=torch.float32)
-        read_s = _median_s(lambda: large.sum())
-        x, weight = torch.randn(512, 2048).to(dtype), torch.randn(4096, 2048).to(dtype)
-        product_s = _median_s(lambda: torch.nn.functional.linear(x, weight))
-    finally:
-        torch.set_num_threads(before)
+    large = torch.ones(256 * 1024 * 1024, dtype=torch.float32)
+    read_s = _median_s(lambda: large.sum())
+    x, weight = torch.randn(512, 2048).to(dtype), torch.randn(4096, 2048).to(dtype)
+    product_s = _median_s(lambda: torch.nn.functional.linear(x, weight))
     return Machine(large.numel() * 4 / read_s, 2 * 512 * 2048 * 4096 / product_s)
 
 
@@ -72,9 +67,8 @@ def step_bound_s(spec: DecoderSpec, machine: Machine, dtype: torch.dtype, *, wid
     return max(num_bytes / machine.read_bytes_s, width * (2 * weights + attention) / machine.flops_s)
 
 
-def profile_step(model: Path, dtype: torch.dtype, threads: int, *, width: int, context: int) -> dict[str, float]:
+def profile_step(model: Path, dtype: torch.dtype, *, width: int, context: int) -> dict[str, float]:
     """Milliseconds of a step of `width` decodes at that context: "step" measured alone, and its parts by profile."""
-    torch.set_num_threads(threads)
     spec = read_spec(model)
     decoder = Decoder(model, spec, dtype=dtype, device="cpu")
     blocks_each = num_blocks_for(context + 1)
@@ -129,13 +123,13 @@ def _median_s(run: Callable[[], object]) -> float:
 def main() -> None:
     """Print one JSON object: rates of the machine, and of each step its bound and its parts in milliseconds."""
     model, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
-    threads = int(sys.argv[3])
-    machine = measure_machine(dtype, threads)
+    torch.set_num_threads(int(sys.argv[3]))
+    machine = measure_machine(dtype)
     steps = {}
     for case in sys.argv[4:]:
         width, context = map(int, case.split("x"))
         bound_s = step_bound_s(read_spec(model), machine, dtype, width=width, context=context)
-        parts = profile_step(model, dtype, threads, width=width, context=context)
+        parts = profile_step(model, dtype, width=width, context=context)
         steps[case] = {"bound": 1000 * bound_s, **parts}
     print(json.dumps({"read_gb_s": machine.read_bytes_s / 1e9, "gemm_tflop_s": machine.flops_s / 1e12, "steps": steps}))
 

@@ -54,7 +54,6 @@ def write_checkpoint(folder: Path, shape: str, *, num_layers: int | None = None,
     folder.mkdir(parents=True, exist_ok=True)
     values = SHAPES[shape] | ({} if num_layers is None else {"num_hidden_layers": num_layers})
     config = AutoConfig.for_model(**values, bos_token_id=None, eos_token_id=1, pad_token_id=0, dtype="bfloat16")
-    config.architectures = [type(AutoModelForCausalLM.from_config(_small(config))).__name__]
     config.save_pretrained(folder)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
@@ -79,13 +78,6 @@ def write_checkpoint(folder: Path, shape: str, *, num_layers: int | None = None,
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     _tokenizer(values["vocab_size"]).save_pretrained(folder)
     return folder
-
-
-def _small(config: Any) -> Any:
-    """The same family with next to no weights."""
-    small = type(config)(**config.to_dict())
-    small.num_hidden_layers, small.vocab_size, small.hidden_size, small.intermediate_size = 1, 2, 8, 8
-    return small
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx
 
 from engine.generation.protocol import GenerationEngine
 from engine.values import GenerationRequest, SamplingParams
+from loadtest.closed_loop import closed_loop
 from loadtest.generation.workloads import Job
 from loadtest.peers import llama_cpp
 
@@ -40,19 +41,6 @@ class Timed:
 
     arrivals_s: tuple[float, ...]
     num_cached: int
-
-
-async def closed_loop(jobs: Sequence[Job], clients: int, run: Callable[[Job], Awaitable[None]]) -> float:
-    """Each client takes the next job when its last one is answered. Returns seconds."""
-    waiting = iter(jobs)
-
-    async def client() -> None:
-        for job in waiting:
-            await run(job)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return time.perf_counter() - started
 
 
 class OurEngine:

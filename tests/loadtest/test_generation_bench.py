@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from tiny_model import write_tiny_model
 
-from loadtest.bench_generation import Plan, measure
+from loadtest import bench_generation
+from loadtest.bench_generation import FULL, Findings, Plan, measure
 from loadtest.generation.workloads import Trace
 from loadtest.peers import llama_cpp
 
@@ -45,3 +46,19 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
     parts = {"linear", "attention", "rope and kv write", "norm and residual", "activation", "sampling", "rest"}
     assert set(step) == {"bound", "step", *parts} and step["linear"] > 0
     assert {row["case"] for row in content["rows"]} >= {"ttft cold", "ttft warm", "gaps"}
+
+
+async def test_llama_takes_the_best_of_all_formats_then_of_the_other_settings(monkeypatch: pytest.MonkeyPatch):
+    rates = {("Q8_0", 8, 2): 30.0, ("Q8_0", 4, 2): 40.0}
+    tried = []
+
+    async def rate(setting: tuple[str, int, int], jobs: object, clients: int) -> float:
+        tried.append(setting)
+        return rates.get(setting, 10.0)
+
+    monkeypatch.setattr(bench_generation, "_llama_rate", rate)
+    monkeypatch.setattr(bench_generation, "usable_cores", lambda: 2)
+    found = Findings()
+    assert await bench_generation._best_llama("rag c=8", (), 8, FULL, found) == ("Q8_0", 4, 2)
+    assert {weights for weights, _, _ in tried} == set(llama_cpp.FORMATS) and len(set(tried)) == len(tried) == 5
+    assert found.extra["llama.cpp settings"]["rag c=8"]["taken"] == "Q8_0, 4 slots, 2 threads"

@@ -47,7 +47,7 @@ def test_parity_fails_where_the_engine_computes_something_else(tmp_path: Path, m
     gpu_model = gpu.AutoModelForCausalLM
     monkeypatch.setattr(gpu, "AutoModelForCausalLM", Other)
     found = gpu.Findings()
-    assert gpu._parity(tmp_path, "tiny", "cpu", found)
+    assert not gpu._parity(tmp_path, "tiny", "cpu", found)
     assert found.extra["parity"]["tiny"].startswith("0 of 4")
 
 
@@ -58,7 +58,7 @@ def test_every_shape_is_a_checkpoint_that_loads(tmp_path: Path, monkeypatch: pyt
     small |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     monkeypatch.setitem(random_checkpoint.SHAPES, shape, SHAPES[shape] | small)
     found = gpu.Findings()
-    assert not gpu._parity(tmp_path, shape, "cpu", found), found.extra
+    assert gpu._parity(tmp_path, shape, "cpu", found), found.extra
 
 
 def test_without_a_gpu_the_way_out_is_named(capsys: pytest.CaptureFixture[str]):
