@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from engine.config import GeneratorSettings, usable_cores
 from engine.generation.engine import Engine
+from engine.generation.model_files import torch_multiplies_bfloat16
 from engine.models import resolve_model
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, llama_server, transformers_worker
@@ -52,7 +53,7 @@ class Plan:
 
 
 FULL = Plan(
-    *({1: 4, 8: 24, 32: 64}, {1: 6, 8: 24, 32: 64}, 5, 3),
+    *({1: 4, 8: 16, 32: 64}, {1: 4, 8: 16, 32: 32}, 3, 2),
     profiles=("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200"),
     llama_formats=llama_cpp.FORMATS,
 )
@@ -103,11 +104,20 @@ def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str 
     found.extra["missing_peers"] = {} if missing is None else {LLAMA: missing}
     if missing is not None:
         console.print(f"llama.cpp takes no part: {missing}")
+    # Where torch widens bfloat16 in software, transformers is faster in float32 for all but the narrowest steps.
+    peer_dtypes = (dtype,) if dtype != "bfloat16" or torch_multiplies_bfloat16() else (dtype, "float32")
     asyncio.run(
-        race(model, plan, trace, found, console, dtype=dtype, peers=(GENERATE, BATCH), with_llama=missing is None)
+        race(
+            *(model, plan, trace, found, console),
+            dtype=dtype,
+            peers=(GENERATE, BATCH),
+            peer_dtypes=peer_dtypes,
+            with_llama=missing is None,
+        )
     )
     found.extra["workload"] = (
-        f"{dtype}, {threads} threads, greedy, ignore_eos; free: 64 random tokens in, 64 out; rag: the committed trace; "
+        f"{dtype} (transformers: the best of {' and '.join(peer_dtypes)}), {threads} threads, greedy, ignore_eos; "
+        "free: 64 random tokens in, 64 out; rag: the committed trace; "
         f"closed loop, {plan.rounds} rounds in turn, each from an empty prefix cache"
     )
     return Report("generation", found.rows, found.ratios, found.extra)
@@ -122,6 +132,7 @@ async def race(
     *,
     dtype: str,
     peers: Sequence[str],
+    peer_dtypes: Sequence[str],
     with_llama: bool,
     device: str = "cpu",
     case_prefix: str = "",
@@ -129,26 +140,34 @@ async def race(
     """All cases of `plan` into `found`."""
     threads = usable_cores()
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(transformers_worker(model, threads, dtype, device))
+        peers_of: dict[str, list[System]] = {}
+        for each in peer_dtypes:
+            worker = await stack.enter_async_context(transformers_worker(model, threads, each, device))
+            peers_of[each] = [TransformersPeer(worker, name.removeprefix("transformers ")) for name in peers]
         settings = GeneratorSettings(dtype=dtype, threads=threads)
         engine = await asyncio.to_thread(Engine, model, settings, device=device)
         stack.callback(engine.close)
         ours = OurEngine(engine)
-        systems: list[System] = [
-            ours,
-            *(TransformersPeer(worker, name.removeprefix("transformers ")) for name in peers),
-        ]
         vocabulary = engine.vocab_size
         trace = trace.within(vocabulary)
-        for system in systems:
+        for system in (ours, *(peer for each in peers_of.values() for peer in each)):
             await system.seconds(free_jobs(2, seed=99, vocab_size=vocabulary), 2)  # warm-up
+        best: dict[int, str] = {}
         for clients, count in plan.free.items():
             jobs = free_jobs(count, seed=clients, vocab_size=vocabulary)
-            await _case(f"{case_prefix}free c={clients}", jobs, clients, systems, plan, found, console, with_llama)
+            case = f"{case_prefix}free c={clients}"
+            best[clients] = await _best_dtype(case, jobs[:clients], clients, peers_of, found)
+            systems = [ours, *peers_of[best[clients]]]
+            await _case(case, jobs, clients, systems, plan, found, console, with_llama)
         for clients, count in plan.rag.items():
             jobs = trace.jobs()[:count]
-            few = [system for system in systems if system.name != BATCH]  # it takes minutes for these prompts
-            await _case(f"{case_prefix}rag c={clients}", jobs, clients, few, plan, found, console, with_llama)
+            case = f"{case_prefix}rag c={clients}"
+            # With several clients the steps are as wide as in `free`, and prompts as long as these take minutes to try.
+            taken = best[max(width for width in best if width <= clients)]
+            if clients == 1:
+                taken = await _best_dtype(case, jobs[:1], 1, peers_of, found)
+            few = [system for system in peers_of[taken] if system.name != BATCH]  # it takes minutes for these prompts
+            await _case(case, jobs, clients, [ours, *few], plan, found, console, with_llama)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
         await _ttft(ours, trace, plan, found, case_prefix)
         await _gaps(ours, trace, plan, found, case_prefix)
@@ -177,6 +196,19 @@ async def _case(
             async with llama_server(*best, jobs) as llama:
                 rates.setdefault(LLAMA, []).append(num_tokens / await llama.seconds(jobs, clients))
     found.add_case(case, rates)
+
+
+async def _best_dtype(
+    case: str, jobs: Sequence[Job], clients: int, peers_of: Mapping[str, Sequence[System]], found: Findings
+) -> str:
+    """Number format in which transformers takes the least time for these jobs; tries nothing where there is one."""
+    if len(peers_of) == 1:
+        return next(iter(peers_of))
+    seconds = {each: await peers[0].seconds(jobs, clients) for each, peers in peers_of.items()}
+    best = min(seconds, key=lambda each: seconds[each])
+    tried = {each: f"{value:.2f} s" for each, value in seconds.items()}
+    found.extra.setdefault("transformers dtype", {})[case] = {"taken": best, "tried": tried}
+    return best
 
 
 async def _best_llama(

@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
                     *(model, plan, read_trace(), found, console),
                     dtype="bfloat16",
                     peers=(GENERATE,),
+                    peer_dtypes=("bfloat16",),
                     with_llama=False,
                     device=device,
                     case_prefix=f"{shape} ",

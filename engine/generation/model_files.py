@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from engine.errors import ModelSourceError
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.sequence import BLOCK_TOKENS
+from kernels.native import bf16_products_absence
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -25,14 +26,19 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the device computes in it; else float16 on a GPU and float32 on a CPU."""
+    """`auto` is bfloat16 where the device computes in it or our kernels do; else float16 on a GPU, float32 on a CPU."""
     if dtype != "auto":
         named: torch.dtype = getattr(torch, dtype)
         return named
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return torch.bfloat16 if any(_probe(name) for name in probes) else torch.float32
+    has_products = bf16_products_absence() is None or torch_multiplies_bfloat16()
+    return torch.bfloat16 if has_products else torch.float32
+
+
+def torch_multiplies_bfloat16() -> bool:
+    """Whether torch has instructions for it on this processor, rather than widening in software."""
+    return any(_probe(name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def eos_token_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

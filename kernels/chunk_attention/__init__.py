@@ -38,8 +38,8 @@ def chunk_attention(
         context: tokens in the cache, the new ones included.
         scale: multiplies the scores, usually D ** -0.5.
         window: a token sees itself and the `window - 1` before it; 0 is no limit.
-        backend: "auto" takes the native kernel for bfloat16 where the processor has AVX512-bf16 and D is a multiple
-            of 32, torch otherwise.
+        backend: "auto" takes the native kernel for bfloat16 where the processor has AVX512-bf16 or AVX2 and D is a
+            multiple of 32, torch otherwise.
     Returns: [n, H, D] of query's dtype. Weights are rounded to it before they meet the values, sums are float32.
     Raises: ValueError when shapes or dtypes disagree; RuntimeError when "native" was asked for and cannot be.
     Source: FlashAttention-2, arXiv:2307.08691.

@@ -12,9 +12,7 @@ from torch.nn import functional
 
 from kernels.dispatch import Backend, choose_backend
 from kernels.linear.reference import linear_reference
-from kernels.native import bf16_products_absence, function
-
-PANEL = 32
+from kernels.native import bf16_panel, bf16_products_absence, function
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +21,8 @@ class LinearWeight:
 
     out_features: int
     in_features: int
-    bias: Tensor | None  # [out], or [32 * panels] float32 where `is_packed`
-    data: Tensor  # [out, in], or [ceil(out / 32), in / 2, 32, 2] where `is_packed`
+    bias: Tensor | None  # [out], or [P * panels] float32 where `is_packed`; P is bf16_panel()
+    data: Tensor  # [out, in], or [ceil(out / P), in / 2, P, 2] where `is_packed`
     is_packed: bool
 
 
@@ -32,8 +30,8 @@ def pack_linear(weight: Tensor, bias: Tensor | None = None, *, backend: Backend 
     """Lay out a weight for `linear`.
 
     Args:
-        weight: [out, in]; bfloat16 on a CPU with AVX512-bf16 is copied into the native kernel's panels: drop yours.
-            Anything else is kept as it is.
+        weight: [out, in]; bfloat16 on a CPU with AVX512-bf16 or AVX2 is copied into the native kernel's panels: drop
+            yours. Anything else is kept as it is.
         bias: [out], of the weight's dtype.
         backend: "auto" takes the native layout where it is supported and torch's otherwise.
     Raises: ValueError when shapes or dtypes disagree; RuntimeError when "native" was asked for and cannot be.
@@ -49,8 +47,9 @@ def pack_linear(weight: Tensor, bias: Tensor | None = None, *, backend: Backend 
     if missing is not None or choose_backend("linear", backend, weight.device) == "torch":
         return LinearWeight(outputs, inputs, bias, weight, is_packed=False)
     # Padding copies, even by nothing, and this may be the largest tensor of the model.
-    padded = functional.pad(weight, (0, 0, 0, -outputs % PANEL)) if outputs % PANEL else weight
-    panels = padded.view(-1, PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
+    panel = bf16_panel()
+    padded = functional.pad(weight, (0, 0, 0, -outputs % panel)) if outputs % panel else weight
+    panels = padded.view(-1, panel, inputs // 2, 2).transpose(1, 2).contiguous()
     # The kernel reads a bias for every column of its panels, in float32 as it sums.
     full = torch.zeros(padded.shape[0])
     if bias is not None:

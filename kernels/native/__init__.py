@@ -39,11 +39,16 @@ def absence() -> str | None:
 
 
 @lru_cache(maxsize=1)
+def bf16_panel() -> int:
+    """Columns of the panels in which the kernels that multiply bfloat16 take their weights; 0 without such kernels."""
+    return 0 if absence() is not None else int(library().switchyard_panel())
+
+
 def bf16_products_absence() -> str | None:
-    """Why there are no kernels that multiply bfloat16 in pairs, or None where there are."""
+    """Why there are no kernels that multiply bfloat16, or None where there are."""
     if absence() is not None:
         return absence()
-    return None if library().switchyard_has_bf16_products() else "this processor has no AVX512-bf16"
+    return None if bf16_panel() else "this processor has neither AVX512-bf16 nor AVX2 with FMA"
 
 
 def library() -> ctypes.CDLL:

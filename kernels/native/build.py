@@ -1,4 +1,4 @@
-"""Compile every kernels/*/native.cpp into one library, kept by content so that it is compiled once a machine."""
+"""Compile every kernels/*/native*.cpp into one library, kept by content so that it is compiled once a machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(cache: Path | None = None) -> Path:
     compiler = shutil.which(os.environ.get("CXX", "") or "c++") or shutil.which("g++")
     if compiler is None:
         raise BuildError("no C++ compiler is installed (CXX, c++ or g++); on Debian: apt-get install g++")
-    sources = sorted(_KERNELS.glob("*/native.cpp"))
+    sources = sorted(_KERNELS.glob("*/native*.cpp"))
     headers = sorted(_KERNELS.glob("native/*.h"))
     key = sha256()
     for file in (*sources, *headers):

@@ -1,9 +1,10 @@
 // What this build can do.
-#include "avx512.h"
+#include "avx2.h"
 
-extern "C" int switchyard_has_bf16_products() {
-#ifdef SWITCHYARD_BF16_PRODUCTS
-  return 1;
+// Columns of the panels that its products of bfloat16 take weights in; 0 where it has none.
+extern "C" int switchyard_panel() {
+#if defined(SWITCHYARD_BF16_PRODUCTS) || defined(SWITCHYARD_BF16_WIDENED)
+  return PANEL;
 #else
   return 0;
 #endif

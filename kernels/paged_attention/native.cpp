@@ -3,13 +3,13 @@
 // The work is a list of items: a run of blocks, and the query rows that attend to it (several where requests share
 // the blocks, so these are read from memory once). Each pair of item and row leaves a partial result: maximum, sum
 // and weighted values of its scores; a second pass merges the partial results of each row. (FlashDecoding, split KV.)
-#include "avx512.h"
+#include "avx2.h"
 
 #include <vector>
 
 namespace {
 
-constexpr int BLOCK = 16;
+constexpr int BLOCK = 16, MAX_DIM = 256;
 // Blocks whose lines are asked for before they are needed. Of the next block only, into the first-level cache, they came
 // too late: half the throughput.
 constexpr int AHEAD = 2;
@@ -20,41 +20,110 @@ struct Shape {
   int64_t token_stride() const { return kv_heads * dim; }
 };
 
-// scores[g][t] = query head g . key t. `keys` points at the KV head's first key, the next is `stride` further.
+// As `dot_products` and `add_values` below, for any processor and dimension.
 template <class T>
-inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
-                         int64_t dim) {
-  for (int t = 0; t < BLOCK; ++t) {
-    const T* key = keys + t * stride;
+inline void dot_products_plain(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
+                               int64_t dim) {
+  for (int t = 0; t < BLOCK; ++t)
     for (int64_t g = 0; g < group; ++g) {
-      const T* q = query + g * dim;
-      float lanes[16] = {};
-      int64_t d = 0;
-      for (; d + 16 <= dim; d += 16)
-        for (int lane = 0; lane < 16; ++lane) lanes[lane] += to_float(q[d + lane]) * to_float(key[d + lane]);
       float sum = 0;
-      for (; d < dim; ++d) sum += to_float(q[d]) * to_float(key[d]);
-      for (float lane : lanes) sum += lane;
+      for (int64_t d = 0; d < dim; ++d) sum += to_float(query[g * dim + d]) * to_float(keys[t * stride + d]);
       scores[g][t] = sum;
     }
+}
+
+template <class T>
+inline void add_values_plain(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride,
+                             int64_t group, int64_t dim, int first, int last) {
+  for (int t = first; t <= last; ++t)
+    for (int64_t g = 0; g < group; ++g)
+      for (int64_t d = 0; d < dim; ++d) sums[g * dim + d] += weights[g][t] * to_float(values[t * stride + d]);
+}
+
+#ifdef SWITCHYARD_AVX2
+
+// scores[g][t] = query head g . key t, for HEADS heads. `keys` points at the KV head's first key, the next is `stride`
+// further.
+template <class T, int HEADS>
+inline void dot_heads(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t dim) {
+  alignas(32) float wide[HEADS * MAX_DIM];
+  for (int64_t i = 0; i < HEADS * dim; i += 8) _mm256_store_ps(wide + i, widen(query + i));
+  for (int t = 0; t < BLOCK; t += 4) {
+    __m256 sums[HEADS][4];
+#pragma GCC unroll 3
+    for (int g = 0; g < HEADS; ++g)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sums[g][i] = _mm256_setzero_ps();
+    for (int64_t d = 0; d < dim; d += 8)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        __m256 key = widen(keys + (t + i) * stride + d);
+#pragma GCC unroll 3
+        for (int g = 0; g < HEADS; ++g)
+          sums[g][i] = _mm256_fmadd_ps(key, _mm256_load_ps(wide + g * dim + d), sums[g][i]);
+      }
+#pragma GCC unroll 3
+    for (int g = 0; g < HEADS; ++g)
+      _mm_storeu_ps(scores[g] + t, sum_each(sums[g][0], sums[g][1], sums[g][2], sums[g][3]));
   }
 }
 
-// values += sum over t of weights[g][t] * value t, for all heads of the group.
+// sums[g] += sum over t of weights[g][t] * value t, for HEADS heads and 32 dimensions at a time.
+template <class T, int HEADS>
+inline void add_heads(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t dim,
+                      int first, int last) {
+  for (int64_t d = 0; d < dim; d += 32) {
+    __m256 parts[HEADS][4];
+#pragma GCC unroll 3
+    for (int g = 0; g < HEADS; ++g)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) parts[g][i] = _mm256_loadu_ps(sums + g * dim + d + i * 8);
+    for (int t = first; t <= last; ++t)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        __m256 value = widen(values + t * stride + d + i * 8);
+#pragma GCC unroll 3
+        for (int g = 0; g < HEADS; ++g)
+          parts[g][i] = _mm256_fmadd_ps(value, _mm256_broadcast_ss(weights[g] + t), parts[g][i]);
+      }
+#pragma GCC unroll 3
+    for (int g = 0; g < HEADS; ++g)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) _mm256_storeu_ps(sums + g * dim + d + i * 8, parts[g][i]);
+  }
+}
+
+template <class T>
+inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
+                         int64_t dim) {
+  if (dim % 8) return dot_products_plain(scores, query, keys, stride, group, dim);
+  for (; group >= 3; group -= 3, scores += 3, query += 3 * dim) dot_heads<T, 3>(scores, query, keys, stride, dim);
+  if (group == 2) dot_heads<T, 2>(scores, query, keys, stride, dim);
+  if (group == 1) dot_heads<T, 1>(scores, query, keys, stride, dim);
+}
+
 template <class T>
 inline void add_values(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t group,
                        int64_t dim, int first, int last) {
-  float wide[256];
-  for (int t = first; t <= last; ++t) {
-    const T* value = values + t * stride;
-    for (int64_t d = 0; d < dim; ++d) wide[d] = to_float(value[d]);
-    for (int64_t g = 0; g < group; ++g) {
-      float weight = weights[g][t];
-      float* to = sums + g * dim;
-      for (int64_t d = 0; d < dim; ++d) to[d] += weight * wide[d];
-    }
-  }
+  if (dim % 32) return add_values_plain(sums, weights, values, stride, group, dim, first, last);
+  for (; group >= 3; group -= 3, sums += 3 * dim, weights += 3)
+    add_heads<T, 3>(sums, weights, values, stride, dim, first, last);
+  if (group == 2) add_heads<T, 2>(sums, weights, values, stride, dim, first, last);
+  if (group == 1) add_heads<T, 1>(sums, weights, values, stride, dim, first, last);
 }
+#else
+template <class T>
+inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
+                         int64_t dim) {
+  dot_products_plain(scores, query, keys, stride, group, dim);
+}
+
+template <class T>
+inline void add_values(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t group,
+                       int64_t dim, int first, int last) {
+  add_values_plain(sums, weights, values, stride, group, dim, first, last);
+}
+#endif
 
 #ifdef SWITCHYARD_BF16_PRODUCTS
 
@@ -141,12 +210,7 @@ inline void dot_products<bf16>(float (*scores)[BLOCK], const bf16* query, const 
                                int64_t group, int64_t dim) {
   if (dim == 64) return dot_products_fast<2>(scores, query, keys, stride, group);
   if (dim == 128) return dot_products_fast<4>(scores, query, keys, stride, group);
-  for (int t = 0; t < BLOCK; ++t)
-    for (int64_t g = 0; g < group; ++g) {
-      float sum = 0;
-      for (int64_t d = 0; d < dim; ++d) sum += to_float(query[g * dim + d]) * to_float(keys[t * stride + d]);
-      scores[g][t] = sum;
-    }
+  dot_products_plain(scores, query, keys, stride, group, dim);
 }
 #endif
 
@@ -173,6 +237,27 @@ inline float weigh(float* scores, float scale, float before, int first, int last
   __m512 weights = _mm512_maskz_mov_ps(seen, exp_each(_mm512_sub_ps(s, _mm512_set1_ps(*maximum))));
   _mm512_storeu_ps(scores, weights);
   return _mm512_reduce_add_ps(weights);
+}
+#elif defined(SWITCHYARD_AVX2)
+inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256 seen[2], s[2];
+  for (int half = 0; half < 2; ++half) {
+    __m256i t = _mm256_add_epi32(lanes, _mm256_set1_epi32(8 * half));
+    seen[half] = _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpgt_epi32(t, _mm256_set1_epi32(last)),
+                                                         _mm256_cmpgt_epi32(t, _mm256_set1_epi32(first - 1))));
+    s[half] = _mm256_mul_ps(_mm256_loadu_ps(scores + 8 * half), _mm256_set1_ps(scale));
+    s[half] = _mm256_blendv_ps(_mm256_set1_ps(-std::numeric_limits<float>::infinity()), s[half], seen[half]);
+  }
+  float most = largest_of(_mm256_max_ps(s[0], s[1]));
+  *maximum = before > most ? before : most;
+  for (int half = 0; half < 2; ++half) _mm256_storeu_ps(scores + 8 * half, s[half]);
+  for (int t = 0; t < BLOCK; ++t) scores[t] = fast_exp(scores[t] - *maximum);
+  for (int half = 0; half < 2; ++half) {
+    s[half] = _mm256_and_ps(_mm256_loadu_ps(scores + 8 * half), seen[half]);
+    _mm256_storeu_ps(scores + 8 * half, s[half]);
+  }
+  return sum_of(_mm256_add_ps(s[0], s[1]));
 }
 #else
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {

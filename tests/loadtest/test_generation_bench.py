@@ -62,3 +62,21 @@ async def test_llama_takes_the_best_of_all_formats_then_of_the_other_settings(mo
     assert await bench_generation._best_llama("rag c=8", (), 8, FULL, found) == ("Q8_0", 4, 2)
     assert {weights for weights, _, _ in tried} == set(llama_cpp.FORMATS) and len(set(tried)) == len(tried) == 5
     assert found.extra["llama.cpp settings"]["rag c=8"]["taken"] == "Q8_0, 4 slots, 2 threads"
+
+
+@pytest.mark.parametrize("rated", [{"bfloat16": 2.0, "float32": 3.0}, {"bfloat16": 3.0, "float32": 2.0}])
+async def test_transformers_runs_in_the_format_that_is_faster_for_the_case(rated: dict[str, float]):
+    class Peer:
+        name = bench_generation.GENERATE
+
+        def __init__(self, seconds: float) -> None:
+            self._seconds = seconds
+
+        async def seconds(self, jobs: object, clients: int) -> float:
+            return self._seconds
+
+    peers = {dtype: [Peer(seconds)] for dtype, seconds in rated.items()}
+    found = Findings()
+    best = min(rated, key=lambda dtype: rated[dtype])
+    assert await bench_generation._best_dtype("free c=8", (), 8, peers, found) == best
+    assert found.extra["transformers dtype"]["free c=8"]["taken"] == best

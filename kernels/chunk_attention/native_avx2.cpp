@@ -1,0 +1,124 @@
+// Attention of many query tokens of one request over its blocks of 16 tokens: bfloat16, float32 sums, for processors
+// with AVX2 and without AVX512-bf16.
+//
+// As native.cpp, with panels of 16 columns, 6 rows at a time, and weights that stay in float32.
+#include "avx2.h"
+
+#include <algorithm>
+#include <vector>
+
+#ifdef SWITCHYARD_BF16_WIDENED
+
+namespace {
+
+constexpr int BLOCK = 16, ROWS = MAX_ROWS, KEYS = 64, MAX_DIM = 256;
+static_assert(BLOCK == PANEL, "one block of keys is one panel");
+
+struct Chunk {
+  const int32_t* table;
+  int64_t num_new, context, heads, kv_heads, dim, window;
+  int64_t group() const { return heads / kv_heads; }
+  int64_t padded() const { return (context + KEYS - 1) / KEYS * KEYS; }
+  int64_t head_size() const { return padded() * dim; }  // of one KV head's panels
+};
+
+// One block of one KV head: keys to [padded / 16, dim / 2, 16, 2], values to [dim / 16, padded / 2, 16, 2].
+void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16* values, const Chunk& c, int64_t head,
+             int64_t block) {
+  int64_t first = block * BLOCK, stride = c.kv_heads * c.dim;
+  int known = int(std::clamp<int64_t>(c.context - first, 0, BLOCK));
+  int64_t place = known ? (int64_t(c.table[block]) * BLOCK) * stride + head * c.dim : 0;
+  bf16* to = key_panels + first * c.dim;
+  // Slots that nobody wrote may hold anything, and 0 * NaN is NaN.
+  if (known < BLOCK) std::memset(to, 0, sizeof(bf16) * PANEL * c.dim);
+  for (int t = 0; t < known; ++t)
+    for (int64_t pair = 0; pair < c.dim / 2; ++pair)
+      std::memcpy(to + (pair * PANEL + t) * 2, keys + place + t * stride + pair * 2, 2 * sizeof(bf16));
+  for (int t = 0; t < BLOCK; ++t)
+    for (int64_t d = 0; d < c.dim; ++d) {
+      bf16* at = value_panels + (d / PANEL * (c.padded() / 2) + (first + t) / 2) * 2 * PANEL;
+      at[d % PANEL * 2 + t % 2] = t < known ? values[place + t * stride + d] : bf16{0};
+    }
+}
+
+// Rows [first, first + ROWS) of one KV head; row = token * group + query head within the group.
+void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* value_panels, const Chunk& c,
+            int64_t head, int64_t first, float scale) {
+  alignas(32) float rows[ROWS * MAX_DIM], scores[ROWS * KEYS], sums[ROWS * MAX_DIM];
+  float maxima[ROWS], totals[ROWS];
+  int64_t positions[ROWS], places[ROWS], group = c.group(), dim = c.dim;
+  int64_t count = std::min<int64_t>(ROWS, c.num_new * group - first);
+  for (int64_t row = 0; row < count; ++row) {
+    int64_t index = first + row;
+    positions[row] = c.context - c.num_new + index / group;
+    places[row] = (index / group * c.heads + head * group + index % group) * dim;
+    for (int64_t d = 0; d < dim; ++d) rows[row * dim + d] = to_float(query[places[row] + d]);
+    maxima[row] = -std::numeric_limits<float>::infinity();
+    totals[row] = 0;
+  }
+  std::memset(sums, 0, sizeof(float) * count * dim);
+  int64_t oldest = c.window > 0 ? std::max<int64_t>(positions[0] - c.window + 1, 0) : 0;
+  for (int64_t key = oldest / KEYS * KEYS; key <= positions[count - 1]; key += KEYS) {
+    std::memset(scores, 0, sizeof(scores));
+    for (int64_t panel = 0; panel < KEYS; panel += PANEL)
+      add_products(scores + panel, KEYS, rows, dim, key_panels + (key + panel) * dim, dim / 2, count);
+    for (int64_t row = 0; row < count; ++row) {
+      float* s = scores + row * KEYS;
+      int last = int(std::min<int64_t>(positions[row] - key, KEYS - 1));
+      int begin = c.window > 0 ? int(std::clamp<int64_t>(positions[row] - key - c.window + 1, 0, KEYS)) : 0;
+      float maximum = maxima[row], total = 0;
+      for (int t = begin; t <= last; ++t) {
+        s[t] *= scale;
+        maximum = s[t] > maximum ? s[t] : maximum;
+      }
+      float base = std::isinf(maximum) ? 0.0f : maximum;  // nothing of it seen yet
+      for (int t = 0; t < KEYS; ++t) {
+        float weight = fast_exp(s[t] - base);
+        s[t] = t >= begin && t <= last ? weight : 0.0f;
+      }
+      for (int t = 0; t < KEYS; ++t) total += s[t];
+      if (maximum > maxima[row]) {
+        float correction = std::isinf(maxima[row]) ? 0.0f : fast_exp(maxima[row] - maximum);
+        totals[row] *= correction;
+        for (int64_t d = 0; d < dim; ++d) sums[row * dim + d] *= correction;
+        maxima[row] = maximum;
+      }
+      totals[row] += total;
+    }
+    for (int64_t panel = 0; panel < dim / PANEL; ++panel)
+      add_products(sums + panel * PANEL, dim, scores, KEYS,
+                   value_panels + (panel * (c.padded() / 2) + key / 2) * 2 * PANEL, KEYS / 2, count);
+  }
+  for (int64_t row = 0; row < count; ++row) {
+    float inverse = 1.0f / totals[row];
+    for (int64_t d = 0; d < dim; ++d) out[places[row] + d] = from_float<bf16>(sums[row * dim + d] * inverse);
+  }
+}
+
+}  // namespace
+
+extern "C" void switchyard_chunk_attention(void* out, const void* query, const void* keys, const void* values,
+                                           const void* table, int64_t num_new, int64_t context, int64_t heads,
+                                           int64_t kv_heads, int64_t dim, float scale, int64_t window) {
+  Chunk c{(const int32_t*)table, num_new, context, heads, kv_heads, dim, window};
+  static thread_local std::vector<bf16> scratch;
+  scratch.resize(2 * kv_heads * c.head_size());
+  bf16* key_panels = scratch.data();
+  bf16* value_panels = key_panels + kv_heads * c.head_size();
+  int64_t blocks = c.padded() / BLOCK, tiles = (num_new * c.group() + ROWS - 1) / ROWS;
+#pragma omp parallel
+  {
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t head = 0; head < kv_heads; ++head)
+      for (int64_t block = 0; block < blocks; ++block)
+        lay_out(key_panels + head * c.head_size(), value_panels + head * c.head_size(), (const bf16*)keys,
+                (const bf16*)values, c, head, block);
+#pragma omp for collapse(2) schedule(dynamic, 4)
+    for (int64_t head = 0; head < kv_heads; ++head)
+      for (int64_t tile = 0; tile < tiles; ++tile)
+        attend((bf16*)out, (const bf16*)query, key_panels + head * c.head_size(), value_panels + head * c.head_size(),
+               c, head, tile * ROWS, scale);
+  }
+}
+
+#endif
