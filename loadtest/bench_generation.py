@@ -45,7 +45,8 @@ class Plan:
     rounds: int
     slow_rounds: int  # of systems that take much longer than ours
     profiles: tuple[str, ...]
-    llama_formats: tuple[str, ...]  # the first is taken where others are not tried
+    llama_formats: tuple[str, ...]
+    widest_trial: int  # clients up to which formats and settings of the peers are tried
 
     def rounds_of(self, system: str) -> int:
         """Rounds in which a system takes part."""
@@ -56,8 +57,9 @@ FULL = Plan(
     *({1: 4, 8: 16, 32: 64}, {1: 4, 8: 16, 32: 32}, 3, 2),
     profiles=("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200"),
     llama_formats=llama_cpp.FORMATS,
+    widest_trial=8,
 )
-QUICK = Plan({1: 2, 8: 8}, {4: 4}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1])
+QUICK = Plan({1: 2, 8: 8}, {2: 2}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1], widest_trial=1)
 
 
 @dataclass(slots=True)
@@ -150,24 +152,22 @@ async def race(
         ours = OurEngine(engine)
         vocabulary = engine.vocab_size
         trace = trace.within(vocabulary)
+        warm_up = free_jobs(2, seed=99, vocab_size=vocabulary)
         for system in (ours, *(peer for each in peers_of.values() for peer in each)):
-            await system.seconds(free_jobs(2, seed=99, vocab_size=vocabulary), 2)  # warm-up
-        best: dict[int, str] = {}
+            await system.seconds([Job(job.prompt, 4) for job in warm_up], 2)
+        choice = PeerChoice(plan, found, with_llama)
         for clients, count in plan.free.items():
             jobs = free_jobs(count, seed=clients, vocab_size=vocabulary)
             case = f"{case_prefix}free c={clients}"
-            best[clients] = await _best_dtype(case, jobs[:clients], clients, peers_of, found)
-            systems = [ours, *peers_of[best[clients]]]
-            await _case(case, jobs, clients, systems, plan, found, console, with_llama)
+            taken = await choice.dtype(case, jobs[:clients], clients, peers_of)
+            await _case(case, jobs, clients, [ours, *peers_of[taken]], plan, found, console, choice)
+        choice = PeerChoice(plan, found, with_llama)
         for clients, count in plan.rag.items():
             jobs = trace.jobs()[:count]
             case = f"{case_prefix}rag c={clients}"
-            # With several clients the steps are as wide as in `free`, and prompts as long as these take minutes to try.
-            taken = best[max(width for width in best if width <= clients)]
-            if clients == 1:
-                taken = await _best_dtype(case, jobs[:1], 1, peers_of, found)
+            taken = await choice.dtype(case, jobs[:clients], clients, peers_of)
             few = [system for system in peers_of[taken] if system.name != BATCH]  # it takes minutes for these prompts
-            await _case(case, jobs, clients, [ours, *few], plan, found, console, with_llama)
+            await _case(case, jobs, clients, [ours, *few], plan, found, console, choice)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
         await _ttft(ours, trace, plan, found, case_prefix)
         await _gaps(ours, trace, plan, found, case_prefix)
@@ -181,12 +181,12 @@ async def _case(
     plan: Plan,
     found: Findings,
     console: Console,
-    with_llama: bool,
+    choice: PeerChoice,
 ) -> None:
     """Race the systems on one case. llama.cpp joins with the settings that are its best in a first round."""
     console.print(f"{case}: {plan.rounds} rounds of {len(jobs)} requests for each system, in turn ...")
     num_tokens = sum(job.num_output for job in jobs)
-    best = await _best_llama(case, jobs[: max(clients, 2)], clients, plan, found) if with_llama else None
+    best = await choice.llama(case, jobs[: max(clients, 2)], clients)
     rates: dict[str, list[float]] = {}
     for number in range(plan.rounds):
         for system in systems:
@@ -198,41 +198,52 @@ async def _case(
     found.add_case(case, rates)
 
 
-async def _best_dtype(
-    case: str, jobs: Sequence[Job], clients: int, peers_of: Mapping[str, Sequence[System]], found: Findings
-) -> str:
-    """Number format in which transformers takes the least time for these jobs; tries nothing where there is one."""
-    if len(peers_of) == 1:
-        return next(iter(peers_of))
-    seconds = {each: await peers[0].seconds(jobs, clients) for each, peers in peers_of.items()}
-    best = min(seconds, key=lambda each: seconds[each])
-    tried = {each: f"{value:.2f} s" for each, value in seconds.items()}
-    found.extra.setdefault("transformers dtype", {})[case] = {"taken": best, "tried": tried}
-    return best
+class PeerChoice:
+    """Formats and settings in which the peers are fastest on the cases of one workload, narrow cases first.
 
-
-async def _best_llama(
-    case: str, jobs: Sequence[Job], clients: int, plan: Plan, found: Findings
-) -> tuple[str, int, int]:
-    """Format, slots and threads with the most tokens per second on these jobs: formats first, then the best's others.
-
-    Tries nothing where the plan names one format only.
+    Cases too wide for trials take what suits wide steps: llama.cpp its best format of the widest case tried.
     """
-    cores = usable_cores()
-    rates: dict[tuple[str, int, int], float] = {}
-    best = (plan.llama_formats[0], clients, cores)
-    if len(plan.llama_formats) > 1:
-        for setting in [(weights, clients, cores) for weights in plan.llama_formats]:
-            rates[setting] = await _llama_rate(setting, jobs, clients)
-        weights = max(rates, key=lambda setting: rates[setting])[0]
-        for setting in [(weights, max(clients // 2, 1), cores), (weights, clients, max(cores - 1, 1))]:
-            if setting not in rates:
+
+    def __init__(self, plan: Plan, found: Findings, with_llama: bool) -> None:
+        self._plan = plan
+        self._found = found
+        self._with_llama = with_llama
+        self._llama_format = plan.llama_formats[0] if plan.llama_formats else ""
+
+    async def dtype(
+        self, case: str, jobs: Sequence[Job], clients: int, peers_of: Mapping[str, Sequence[System]]
+    ) -> str:
+        """Number format in which transformers takes the least time for these jobs; the last where none is tried."""
+        tried: dict[str, str] = {}
+        taken = list(peers_of)[-1]
+        if len(peers_of) > 1 and clients <= self._plan.widest_trial:
+            seconds = {each: await peers[0].seconds(jobs, clients) for each, peers in peers_of.items()}
+            taken = min(seconds, key=lambda each: seconds[each])
+            tried = {each: f"{value:.2f} s" for each, value in seconds.items()}
+        self._found.extra.setdefault("transformers dtype", {})[case] = {"taken": taken, "tried": tried}
+        return taken
+
+    async def llama(self, case: str, jobs: Sequence[Job], clients: int) -> tuple[str, int, int] | None:
+        """llama.cpp's format, slots and threads with the most tokens per second on these jobs: formats first, then the
+        best format's other settings. None without llama.cpp.
+        """
+        if not self._with_llama:
+            return None
+        cores = usable_cores()
+        best = (self._llama_format, clients, cores)
+        rates: dict[tuple[str, int, int], float] = {}
+        if clients <= self._plan.widest_trial:
+            for setting in [(weights, clients, cores) for weights in self._plan.llama_formats]:
                 rates[setting] = await _llama_rate(setting, jobs, clients)
-        best = max(rates, key=lambda setting: rates[setting])
-    tried = {f"{w}, {s} slots, {t} threads": round(rate, 1) for (w, s, t), rate in rates.items()}
-    named = f"{best[0]}, {best[1]} slots, {best[2]} threads"
-    found.extra.setdefault("llama.cpp settings", {})[case] = {"taken": named, "tried": tried}
-    return best
+            self._llama_format = weights = max(rates, key=lambda setting: rates[setting])[0]
+            for setting in [(weights, max(clients // 2, 1), cores), (weights, clients, max(cores - 1, 1))]:
+                if setting not in rates:
+                    rates[setting] = await _llama_rate(setting, jobs, clients)
+            best = max(rates, key=lambda setting: rates[setting])
+        tried = {f"{w}, {s} slots, {t} threads": round(rate, 1) for (w, s, t), rate in rates.items()}
+        named = f"{best[0]}, {best[1]} slots, {best[2]} threads"
+        self._found.extra.setdefault("llama.cpp settings", {})[case] = {"taken": named, "tried": tried}
+        return best
 
 
 async def _llama_rate(setting: tuple[str, int, int], jobs: Sequence[Job], clients: int) -> float:

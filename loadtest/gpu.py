@@ -28,9 +28,9 @@ from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
 from loadtest.generation.systems import OurEngine
 from loadtest.generation.workloads import Job, free_jobs, read_trace
 
-FULL = Plan({1: 2, 8: 16, 32: 64, 128: 256}, {1: 4, 8: 24, 32: 64}, 3, 3, (), ())
-QUICK = Plan({1: 1, 32: 32}, {8: 16}, 2, 2, (), ())
-DRY = Plan({1: 1, 2: 2}, {2: 2}, 1, 1, (), ())
+FULL = Plan({1: 2, 8: 16, 32: 64, 128: 256}, {1: 4, 8: 24, 32: 64}, 3, 3, (), (), 0)
+QUICK = Plan({1: 1, 32: 32}, {8: 16}, 2, 2, (), (), 0)
+DRY = Plan({1: 1, 2: 2}, {2: 2}, 1, 1, (), (), 0)
 PARITY_LAYERS = 2
 PARITY_TOKENS = 24
 TIE = 1e-4  # a difference is excused where the reference's two best logits lie this close

@@ -10,11 +10,11 @@ from rich.console import Console
 from tiny_model import write_tiny_model
 
 from loadtest import bench_generation
-from loadtest.bench_generation import FULL, Findings, Plan, measure
+from loadtest.bench_generation import FULL, QUICK, Findings, PeerChoice, Plan, measure
 from loadtest.generation.workloads import Trace
 from loadtest.peers import llama_cpp
 
-TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",), llama_formats=("Q4_0",))
+TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",), llama_formats=("Q4_0",), widest_trial=0)
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ async def test_llama_takes_the_best_of_all_formats_then_of_the_other_settings(mo
     monkeypatch.setattr(bench_generation, "_llama_rate", rate)
     monkeypatch.setattr(bench_generation, "usable_cores", lambda: 2)
     found = Findings()
-    assert await bench_generation._best_llama("rag c=8", (), 8, FULL, found) == ("Q8_0", 4, 2)
+    choice = PeerChoice(FULL, found, with_llama=True)
+    assert await choice.llama("rag c=8", (), 8) == ("Q8_0", 4, 2)
     assert {weights for weights, _, _ in tried} == set(llama_cpp.FORMATS) and len(set(tried)) == len(tried) == 5
     assert found.extra["llama.cpp settings"]["rag c=8"]["taken"] == "Q8_0, 4 slots, 2 threads"
 
@@ -78,5 +79,21 @@ async def test_transformers_runs_in_the_format_that_is_faster_for_the_case(rated
     peers = {dtype: [Peer(seconds)] for dtype, seconds in rated.items()}
     found = Findings()
     best = min(rated, key=lambda dtype: rated[dtype])
-    assert await bench_generation._best_dtype("free c=8", (), 8, peers, found) == best
+    choice = PeerChoice(FULL, found, with_llama=False)
+    assert await choice.dtype("free c=8", (), 8, peers) == best
     assert found.extra["transformers dtype"]["free c=8"]["taken"] == best
+    # Wider cases are not tried.
+    assert await choice.dtype("free c=32", (), 32, peers) == "float32"
+
+
+async def test_wide_case_takes_the_format_of_the_widest_one_tried(monkeypatch: pytest.MonkeyPatch):
+    async def rate(setting: tuple[str, int, int], jobs: object, clients: int) -> float:
+        return {"BF16": 3.0}.get(setting[0], 2.0)
+
+    monkeypatch.setattr(bench_generation, "_llama_rate", rate)
+    monkeypatch.setattr(bench_generation, "usable_cores", lambda: 2)
+    choice = PeerChoice(FULL, Findings(), with_llama=True)
+    await choice.llama("rag c=8", (), 8)
+    assert await choice.llama("rag c=32", (), 32) == ("BF16", 32, 2)
+    assert await PeerChoice(QUICK, Findings(), with_llama=True).llama("rag c=2", (), 2) == ("Q4_0", 2, 2)
+    assert await PeerChoice(QUICK, Findings(), with_llama=False).llama("rag c=2", (), 2) is None
