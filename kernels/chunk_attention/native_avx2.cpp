@@ -34,10 +34,15 @@ void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16*
   for (int t = 0; t < known; ++t)
     for (int64_t pair = 0; pair < c.dim / 2; ++pair)
       std::memcpy(to + (pair * PANEL + t) * 2, keys + place + t * stride + pair * 2, 2 * sizeof(bf16));
-  for (int t = 0; t < BLOCK; ++t)
-    for (int64_t d = 0; d < c.dim; ++d) {
-      bf16* at = value_panels + (d / PANEL * (c.padded() / 2) + (first + t) / 2) * 2 * PANEL;
-      at[d % PANEL * 2 + t % 2] = t < known ? values[place + t * stride + d] : bf16{0};
+  for (int t = 0; t < BLOCK; t += 2)
+    for (int64_t panel = 0; panel < c.dim / PANEL; ++panel) {
+      const bf16* from = values + place + t * stride + panel * PANEL;
+      __m256i one = t < known ? _mm256_loadu_si256((const __m256i*)from) : _mm256_setzero_si256();
+      __m256i other = t + 1 < known ? _mm256_loadu_si256((const __m256i*)(from + stride)) : _mm256_setzero_si256();
+      __m256i low = _mm256_unpacklo_epi16(one, other), high = _mm256_unpackhi_epi16(one, other);
+      bf16* at = value_panels + (panel * (c.padded() / 2) + (first + t) / 2) * 2 * PANEL;
+      _mm256_storeu_si256((__m256i*)at, _mm256_permute2x128_si256(low, high, 0x20));
+      _mm256_storeu_si256((__m256i*)(at + PANEL), _mm256_permute2x128_si256(low, high, 0x31));
     }
 }
 

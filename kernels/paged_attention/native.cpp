@@ -250,9 +250,11 @@ inline float weigh(float* scores, float scale, float before, int first, int last
     s[half] = _mm256_blendv_ps(_mm256_set1_ps(-std::numeric_limits<float>::infinity()), s[half], seen[half]);
   }
   float most = largest_of(_mm256_max_ps(s[0], s[1]));
-  *maximum = before > most ? before : most;
+  most = before > most ? before : most;
+  *maximum = most;
   for (int half = 0; half < 2; ++half) _mm256_storeu_ps(scores + 8 * half, s[half]);
-  for (int t = 0; t < BLOCK; ++t) scores[t] = fast_exp(scores[t] - *maximum);
+  // Not from *maximum, which for all that GCC knows is one of the scores.
+  for (int t = 0; t < BLOCK; ++t) scores[t] = fast_exp(scores[t] - most);
   for (int half = 0; half < 2; ++half) {
     s[half] = _mm256_and_ps(_mm256_loadu_ps(scores + 8 * half), seen[half]);
     _mm256_storeu_ps(scores + 8 * half, s[half]);
