@@ -25,26 +25,28 @@ from rich.progress import (
 
 from engine.cli.client import Client, ServerError, client_options, print_json
 from engine.errors import SwitchyardError
-from engine.retrieval.parsing import CONTENT_TYPES
+from engine.retrieval.parsing import BINARY_TYPES, CONTENT_TYPES
 
 BATCH_BYTES = 256 * 1024
 BATCH_ITEMS = 32
+_JSON_LINES = (".jsonl", ".ndjson")
+# Bad request, too large, and a type that the server does not read.
+_OF_ONE_FILE = (400, 413, 415)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalDocument:
-    """A document found on disk; `name` is its id without the source."""
+    """A document found on disk; `name` is its id without the source. What is no text (`is_binary`) has none here: the
+    file is read again when its turn comes."""
 
     name: str
     origin: str
-    text: str
     content_type: str
+    body_hash: str
+    text: str = ""
+    is_binary: bool = False
     title: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-
-    def content_hash(self) -> str:
-        """SHA-256 of the body, as the server keeps it."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -79,10 +81,11 @@ def ingest(
     url: str,
     api_key: str | None,
 ) -> None:
-    """Add files and folders (md, markerb, txt, html, jsonl); unchanged ones are skipped by their content.
+    """Add files and folders (md, markerb, txt, html, pdf, csv, tsv, jsonl, docx, pptx, xlsx); unchanged ones are
+    skipped by their content.
 
-    A document's id is `source/relative path`. In a jsonl file each line is a document: {"id", "text", "title"?,
-    "metadata"?}, and its id is `source/id`.
+    A document's id is `source/relative path`. In a jsonl file with lines {"id", "text", "title"?, "metadata"?} each
+    line is a document, and its id is `source/id`; any other jsonl file is one document, like a csv file.
 
     \b
     Example:
@@ -94,8 +97,7 @@ def ingest(
     documents = list(_scan(paths, tally, console))
     if not documents and not tally.failures:
         raise SwitchyardError(
-            f"no documents found in {', '.join(map(str, paths))}; "
-            f"supported: {', '.join(sorted(CONTENT_TYPES))}, .jsonl."
+            f"no documents found in {', '.join(map(str, paths))}; supported: {', '.join(sorted(CONTENT_TYPES))}."
         )
     client = Client(url, api_key)
     info = _collection_info(client, collection)
@@ -107,17 +109,18 @@ def ingest(
     changed = [
         (id, document)
         for id, document in by_id.items()
-        if document.title or document.metadata or known.get(id) != document.content_hash()
+        if document.title or document.metadata or known.get(id) != document.body_hash
     ]
     tally.counts["unchanged"] += len(by_id) - len(changed)
-    items = [(id, _put(id, document)) for id, document in changed]
+    items = [(id, _put(id, document)) for id, document in changed if not document.is_binary]
+    files = [(id, document) for id, document in changed if document.is_binary]
     gone: list[str] = []
     if sync:
         # A file that is there but could not be read is not gone.
         unreadable = {f"{source}/{failure['id']}" for failure in tally.failures}
         gone = sorted(known.keys() - by_id.keys() - unreadable)
         items += [(id, {"id": id, "delete": True}) for id in gone]
-    _send(client, collection, items, tally, console)
+    _send(client, collection, items, files, tally, console)
     seconds = time.perf_counter() - started
     report = {
         "collection": collection,
@@ -147,15 +150,21 @@ def _scan(paths: Sequence[Path], tally: Tally, console: Console) -> Iterator[Loc
         for file in _files(path):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             suffix = file.suffix.lower()
-            if suffix not in CONTENT_TYPES and suffix != ".jsonl":
+            content_type = CONTENT_TYPES.get(suffix)
+            if content_type is None:
                 if file == path:
                     raise SwitchyardError(
                         f"{path}: type {suffix or 'none'} is not supported; "
-                        f"supported: {', '.join(sorted(CONTENT_TYPES))}, .jsonl."
+                        f"supported: {', '.join(sorted(CONTENT_TYPES))}."
                     )
                 skipped[suffix or "no suffix"] += 1
                 continue
             try:
+                with file.open("rb") as opened:
+                    body_hash = hashlib.file_digest(opened, "sha256").hexdigest()
+                if content_type in BINARY_TYPES:
+                    yield LocalDocument(name, str(file), content_type, body_hash, is_binary=True)
+                    continue
                 text = file.read_bytes().decode("utf-8")
             except UnicodeDecodeError as error:
                 tally.fail(name, f"is not UTF-8 text (byte {error.start}); convert it, or leave it out")
@@ -163,10 +172,10 @@ def _scan(paths: Sequence[Path], tally: Tally, console: Console) -> Iterator[Loc
             except OSError as error:
                 tally.fail(name, f"cannot be read ({error.strerror})")
                 continue
-            if suffix == ".jsonl":
-                yield from _jsonl(name, text, tally)
+            if suffix in _JSON_LINES and _holds_documents(text):
+                yield from _documents_of_lines(name, text, tally)
             else:
-                yield LocalDocument(name, str(file), text, CONTENT_TYPES[suffix])
+                yield LocalDocument(name, str(file), content_type, body_hash, text)
     if skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
         console.print(f"[dim]skipped files of other types: {kinds}[/dim]")
@@ -182,21 +191,40 @@ def _files(path: Path) -> Iterator[Path]:
             yield file
 
 
-def _jsonl(name: str, text: str, tally: Tally) -> Iterator[LocalDocument]:
-    for number, line in enumerate(text.splitlines(), start=1):
+def _holds_documents(text: str) -> bool:
+    """Whether any line is a document of its own; otherwise the lines are rows of one."""
+    for line in _lines(text):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and row.keys() >= {"id", "text"}:
+            return True
+    return False
+
+
+def _lines(text: str) -> list[str]:
+    # str.splitlines would also cut at characters that JSON allows inside of a string.
+    return text.removeprefix("\ufeff").split("\n")
+
+
+def _documents_of_lines(name: str, text: str, tally: Tally) -> Iterator[LocalDocument]:
+    for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            content = str(row["text"])
             yield LocalDocument(
                 str(row["id"]),
                 f"{name}:{number}",
-                str(row["text"]),
                 "text/markdown",
-                row.get("title"),
-                row.get("metadata") or {},
+                hashlib.sha256(content.encode()).hexdigest(),
+                content,
+                title=row.get("title"),
+                metadata=row.get("metadata") or {},
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             tally.fail(f"{name}:{number}", f'is not a document ({why}); expected {{"id": ..., "text": ...}}')
 
@@ -265,6 +293,7 @@ def _send(
     client: Client,
     collection: str,
     items: Sequence[tuple[str, dict[str, Any]]],
+    files: Sequence[tuple[str, LocalDocument]],
     tally: Tally,
     console: Console,
 ) -> None:
@@ -277,7 +306,7 @@ def _send(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("ingest", total=len(items), chunks=0)
+        task = progress.add_task("ingest", total=len(items) + len(files), chunks=0)
         for batch in _batches(items):
             try:
                 answer = client.call(
@@ -297,6 +326,32 @@ def _send(
                     _count(result, tally)
                 tally.version = max(tally.version, answer["version"])
             progress.update(task, advance=len(batch), chunks=tally.chunks)
+        for id, document in files:
+            _send_file(client, collection, id, document, tally)
+            progress.update(task, advance=1, chunks=tally.chunks)
+
+
+def _send_file(client: Client, collection: str, id: str, document: LocalDocument, tally: Tally) -> None:
+    """Send a file as it is. What is wrong with this file stops no other; anything else ends the run."""
+    try:
+        body = Path(document.origin).read_bytes()
+    except OSError as error:
+        tally.fail(id, f"cannot be read ({error.strerror})")
+        return
+    try:
+        result = client.call(
+            "PUT",
+            f"/v1/collections/{quote(collection, safe='')}/documents/{quote(id)}",
+            content=body,
+            headers={"Content-Type": document.content_type},
+        )
+    except ServerError as error:
+        if error.status not in _OF_ONE_FILE:
+            raise
+        tally.fail(id, str(error))
+    else:
+        _count(result, tally)
+        tally.version = max(tally.version, result["version"])
 
 
 def _batches(items: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -1,12 +1,16 @@
-"""HTML rendered to Markdown-like text, so that headings, lists and code keep their meaning for the chunker."""
+"""HTML rendered to Markdown-like text, so that headings, lists and code keep their meaning for the chunker. Runs in a
+parser's process: markup can be crossed in ways that make the tree deep, or attributes many, and that take too long."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from engine.errors import UnparsableDocument
+from engine.retrieval.parsing_limits import ParsingLimits
+from engine.retrieval.parsing_text import ParsedDocument, decode, from_markdown
 
 # Parsing time grows with the product of depth and size, and unclosed formatting is copied into every later block:
 # both are bounded before a tree is built.
@@ -29,13 +33,22 @@ _SPACES = re.compile(r"\s+")
 _BACKTICKS = re.compile("`+")
 
 
-def parse_html(raw: str) -> tuple[str, str | None]:
-    """Markdown-like text of a page (its `<main>` where it has one) without scripts, navigation and footer; its title.
+def parse_html(body: bytes, limits: ParsingLimits) -> ParsedDocument:
+    """Markdown-like text of a page (its `<main>` where it has one) without scripts, navigation and footer.
 
-    Raises: UnparsableDocument for tags nested deeper than any page needs.
+    Raises: UnparsableDocument for tags nested deeper than any page needs, and for bytes that are no text.
     """
+    return from_markdown(*_render(decode(body)))
+
+
+def _render(raw: str) -> tuple[str, str | None]:
+    """Text and stated title."""
     _check_nesting(raw)
-    parser = LexborHTMLParser(raw)
+    try:
+        parser = LexborHTMLParser(raw)
+    except SelectolaxError:
+        # Any markup is HTML of some kind: this parser fails only where it gets no memory.
+        raise MemoryError from None
     title_node = parser.css_first("head > title")
     title = _SPACES.sub(" ", title_node.text()).strip() if title_node is not None else ""
     root = parser.css_first("main") or parser.body
@@ -44,12 +57,15 @@ def parse_html(raw: str) -> tuple[str, str | None]:
 
 def _check_nesting(raw: str) -> None:
     depth = formatting = deepest_formatting = 0
+    num_open: Counter[str] = Counter()
     for num_tags, tag in enumerate(_ANY_TAG.finditer(raw), start=1):
         name = tag[2].lower()
-        step = 0 if name in _NO_DEPTH else -1 if tag[1] else 1
-        depth = max(0, depth + step)
+        # The parser drops an end tag of what is not open, so it closes nothing here either.
+        step = 0 if name in _NO_DEPTH else 1 if not tag[1] else -1 if num_open[name] else 0
+        num_open[name] += step
+        depth += step
         if name in _FORMATTING:
-            formatting = max(0, formatting + step)
+            formatting += step
             deepest_formatting = max(deepest_formatting, formatting)
         if depth > _MAX_DEPTH or deepest_formatting * num_tags > _MAX_FORMATTING_COPIES:
             raise UnparsableDocument(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from running_server import SWITCHYARD
+from small_files import pdf
 
 
 @pytest.fixture
@@ -85,6 +86,33 @@ def test_ingest_reports_bad_files_and_stores_the_others(run, pages, request):
     assert "4 documents failed; the others are stored" in done.stderr
 
 
+def test_ingest_reads_pdf_and_tables_and_names_the_files_that_fail(run, pages, request):
+    collection = request.node.name
+    (pages / "manual.pdf").write_bytes(pdf("The anchor weighs ninety kilograms.", "The mast is tall.", title="Ship"))
+    (pages / "scan.pdf").write_bytes(pdf(b""))
+    (pages / "broken.docx").write_bytes(b"PK")
+    (pages / "prices.csv").write_text("name;price\nrope;4\nsail;90\n")
+    (pages / "ragged.tsv").write_text("a\tb\n1\n")
+    (pages / "crew.jsonl").write_text('{"id": 1, "name": "Ann", "rank": "mate"}\n{"id": 2, "name": "Ben"}\n')
+    done = run("ingest", pages, "--collection", collection, "--json", code=1)
+    report = json.loads(done.stdout)
+    assert (report["created"], report["failed"]) == (6, 3)
+    reasons = {failure["id"]: failure["error"] for failure in report["failures"]}
+    assert "Run OCR over it first" in reasons["handbook/scan.pdf"]
+    assert "is no readable zip archive" in reasons["handbook/broken.docx"]
+    assert "line 2 has 1 cells" in reasons["handbook/ragged.tsv"]
+    again = json.loads(run("ingest", pages, "--collection", collection, "--json", code=1).stdout)
+    assert (again["unchanged"], again["failed"]) == (6, 3)
+    for query, document, heading in (
+        ("anchor weighs ninety kilograms", "manual.pdf", "Page 1"),
+        ("name: sail price: 90", "prices.csv", "Line 2"),
+        ("name: Ann rank: mate", "crew.jsonl", "Line 1"),
+    ):
+        found = json.loads(run("search", query, "--collection", collection, "--k", "20", "--json").stdout)
+        hits = {hit["document"]: hit for hit in found["results"][0]}
+        assert hits[f"handbook/{document}"]["text"].startswith(heading)
+
+
 def test_sync_keeps_what_could_not_be_read(run, pages, request):
     collection = request.node.name
     run("ingest", pages, "--collection", collection)
@@ -98,9 +126,9 @@ def test_sync_keeps_what_could_not_be_read(run, pages, request):
     [
         (lambda folder: folder / "none", "does not exist"),
         (lambda folder: folder, "no documents found"),
-        (lambda folder: (folder / "a.pdf").write_bytes(b"%PDF") and folder / "a.pdf", "type .pdf is not supported"),
+        (lambda folder: (folder / "a.png").write_bytes(b"PNG") and folder / "a.png", "type .png is not supported"),
     ],
-    ids=["missing", "empty folder", "pdf"],
+    ids=["missing", "empty folder", "png"],
 )
 def test_ingest_names_what_it_cannot_read(run, tmp_path, make, message):
     assert message in run("ingest", make(tmp_path), code=1).stderr

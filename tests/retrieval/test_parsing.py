@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UnparsableDocument, UnsupportedMediaType
-from engine.retrieval.parsing import CONTENT_TYPES, parse_document
+from engine.retrieval.parsing import BINARY_TYPES, CONTENT_TYPES, MEDIA_TYPES, parse_document
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def test_unknown_content_type_is_refused_with_the_list_of_known_ones():
-    with pytest.raises(UnsupportedMediaType, match="'application/pdf' is not supported; allowed: text/html"):
-        parse_document(b"x", "application/pdf", title=None)
+    with pytest.raises(UnsupportedMediaType, match="'image/png' is not supported; allowed: application/jsonl, app"):
+        parse_document(b"x", "image/png", title=None)
+
+
+def test_every_ending_of_a_file_name_stands_for_a_type_that_is_read():
+    assert set(CONTENT_TYPES.values()) <= set(MEDIA_TYPES)
+    assert set(MEDIA_TYPES) > BINARY_TYPES
 
 
 @pytest.mark.parametrize("content_type", ["text/x-markdown", "Text/Markdown; charset=utf-8"])

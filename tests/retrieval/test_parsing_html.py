@@ -6,6 +6,8 @@ import pytest
 
 from engine.errors import UnparsableDocument
 from engine.retrieval.parsing import parse_document
+from engine.retrieval.parsing_limits import ParsingLimits
+from engine.retrieval.parsing_process import ParserPool
 
 PAGE = """<!doctype html><html><head><title>Volumes &amp; disks</title><style>p {}</style></head><body>
 <nav>Home | Docs</nav>
@@ -74,3 +76,51 @@ def test_open_formatting_that_would_be_copied_into_every_block_is_refused():
 
 def test_deep_but_allowed_nesting_does_not_recurse():
     assert parsed("<div>" * 500 + "core" + "</div>" * 500).text == "core"
+
+
+@pytest.mark.parametrize("round_trip", ["<div></span>", "<ul></b></p>", "<section></x-y>"])
+def test_end_tags_of_what_is_not_open_do_not_hide_depth(round_trip):
+    with pytest.raises(UnparsableDocument, match="nested 513 deep"):
+        parsed(round_trip * 100_000)
+
+
+def test_page_whose_tree_needs_more_memory_than_allowed_is_refused():
+    pool = ParserPool(limits=ParsingLimits(max_memory_bytes=96 * 2**20))
+    try:
+        with pytest.raises(UnparsableDocument, match="needs more than 96 MiB of memory"):
+            pool.parse("html", b"<p>x" * 500_000)
+    finally:
+        pool.close()
+
+
+def test_unclosed_tags_inside_of_closed_ones_are_no_depth_of_their_own_kind():
+    assert parsed("<div><span>x</div></span>" * 2_000).text.count("x") == 2_000
+
+
+def test_one_line_of_ten_megabytes_is_read():
+    words = "word " * 2_000_000 + "end"
+    assert parsed(f"<p>{words}</p>").text == words
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p " + " ".join(f"a{i}=1" for i in range(400_000)) + ">text",
+        "<select>" + "<option>y" * 400_000,
+        "<span><div></span></div>" * 200_000,
+        "".join(f"<p a{i}=1 b='2' c=3>x</p>" for i in range(150_000)),
+        "<!--" * 1_000_000,
+        '<p a="' + "<p>" * 1_000_000,
+        "&amp;" * 1_000_000,
+        "<" * 2_000_000,
+    ],
+    ids=["attributes", "options", "crossed", "many tags", "comments", "quote", "entities", "brackets"],
+)
+def test_markup_without_sense_is_read_or_refused_within_its_limits(html):
+    pool = ParserPool(limits=ParsingLimits(timeout_s=3))
+    try:
+        assert pool.parse("html", html.encode()).is_markdown
+    except UnparsableDocument as error:
+        assert "took longer than 3 s" in str(error) or "nested 513 deep" in str(error)
+    finally:
+        pool.close()
