@@ -16,9 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import ConfigError
+from engine.values import SearchMode
 
 Profile = Literal["auto", "cpu", "gpu"]
+FollowUps = Literal["rules", "generator", "off"]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Settings(BaseModel):
@@ -44,6 +47,18 @@ class GatewaySettings(Settings):
     api_key_sha256: tuple[Sha256Hex, ...] = Field(
         (), description="SHA-256 (hex) of each key that /v1 accepts; empty: no key is asked for."
     )
+    key_tenants: dict[Sha256Hex, Tenant] = Field(
+        default_factory=dict,
+        description="Tenant of a key, by its SHA-256: documents, searches and cached prompts are apart from all "
+        "others'. Keys not named here share one.",
+    )
+
+    @model_validator(mode="after")
+    def _tenants_have_keys(self) -> Self:
+        for digest in self.key_tenants:
+            if digest not in self.api_key_sha256:
+                raise ValueError(f"key_tenants names {digest[:12]}..., which is not in api_key_sha256; add it there")
+        return self
 
 
 class RouterSettings(Settings):
@@ -70,10 +85,20 @@ class RetrieverSettings(Settings):
     num_gpus: float = Field(0.1, ge=0, description="Share of a GPU where the profile is gpu.")
     threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    mode: SearchMode = Field("hybrid", description="How questions are searched: hybrid, dense or lexical.")
+    reranker: str | None = Field(
+        None, description="Cross-encoder that ranks the best passages anew: hf:REPO[@REV], a folder; default: none."
+    )
+    rerank_depth: int = Field(50, ge=1, le=1000, description="Passages that the reranker reads for a question.")
     chunk_tokens: int = Field(200, ge=16, description="Most encoder tokens in a chunk, its heading not counted.")
     chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
     batch_tokens: int = Field(2048, ge=256, description="Padded tokens in one forward of the encoder.")
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
+    followups: FollowUps = Field(
+        "rules",
+        description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "
+        "generation before the search); off: as it was written.",
+    )
 
     @model_validator(mode="after")
     def _overlap_is_smaller_than_chunk(self) -> Self:

@@ -4,6 +4,7 @@
     |-- ConfigError                  a setting is unknown, malformed or contradictory
     |-- ModelSourceError             weights cannot be fetched, verified or read
     |-- DataFolderError              the data folder is locked, read-only, full or from another version
+    |-- SnapshotError                a snapshot is damaged, foreign or does not fit; nothing was changed
     |-- ServerUnreachable            a client command found no server
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
@@ -64,6 +65,12 @@ class DataFolderError(SwitchyardError):
     """The data folder is locked by another server, not writable, full or of an unknown version."""
 
     code = "data_folder"
+
+
+class SnapshotError(SwitchyardError):
+    """A snapshot cannot be written, is damaged or foreign, or does not fit the store; nothing was changed."""
+
+    code = "snapshot"
 
 
 class ServerUnreachable(SwitchyardError):

@@ -13,11 +13,15 @@ from engine.errors import RequestError
 Route = Literal["direct", "rag", "clarify"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
+SearchMode = Literal["hybrid", "dense", "lexical"]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the retriever is asked: embed `text` once, then search `collection` for `k` passages."""
+    """What the retriever is asked: embed `text` once, then search `collection` for `k` passages.
+
+    `filter` is the caller's, in the grammar of `engine.retrieval.filters`; `tenant` is the credential's.
+    """
 
     text: str
     collection: str
@@ -25,11 +29,15 @@ class Query:
     filter: dict[str, Any] | None = None
     tenant: str = ""
     min_version: int = 0
+    mode: SearchMode = "hybrid"
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A chunk returned for a query. `text == document_text[start:end]`, offsets in characters."""
+    """A chunk returned for a query. `text == document_text[start:end]`, offsets in characters.
+
+    `score` is a cosine (dense), BM25 (lexical), or in (0, 1] the share of the best possible fused rank (hybrid).
+    """
 
     chunk: str
     document: str
@@ -52,12 +60,16 @@ class ScoreBackground:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the retriever found. `passages` are ranked by descending score; `version` is the index version seen."""
+    """What the retriever found. `passages` are ranked by descending score; `version` is the index version seen.
+
+    `similarities` are the cosines of the best chunks by meaning alone, descending, whatever the mode ranked by.
+    """
 
     passages: tuple[Passage, ...]
     background: ScoreBackground | None
     version: int
     timings_ms: dict[str, float] = field(default_factory=dict)
+    similarities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,19 +44,19 @@ class LocalBackends:
     async def model(self) -> ModelInfo:
         return ModelInfo("tiny", "0" * 64, 512, 0)
 
-    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
-        return await asyncio.to_thread(self.retriever.write, collection, items)
+    async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
+        return await asyncio.to_thread(self.retriever.write, collection, items, tenant=tenant)
 
-    async def document(self, collection: str, document: str) -> dict[str, Any]:
-        return self.retriever.get_document(collection, document)
+    async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
+        return self.retriever.get_document(collection, document, tenant=tenant)
 
     async def documents(
-        self, collection: str, source: str | None, after: str | None, limit: int
+        self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
-        return self.retriever.list_documents(collection, source=source, after=after, limit=limit)
+        return self.retriever.list_documents(collection, source=source, after=after, limit=limit, tenant=tenant)
 
-    async def collections(self) -> list[dict[str, Any]]:
-        return self.retriever.collections()
+    async def collections(self, tenant: str) -> list[dict[str, Any]]:
+        return self.retriever.collections(tenant=tenant)
 
     async def status(self) -> dict[str, dict[str, Any]]:
         ready = self.retrieval_error is None

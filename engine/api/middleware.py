@@ -29,7 +29,7 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         try:
-            self._authorize(scope)
+            scope.setdefault("state", {})["tenant"] = self._authorize(scope)
             body = await self._read_body(scope, receive)
         except RequestError as error:
             # The rest of a refused body is not read, so the connection cannot carry another request.
@@ -40,16 +40,18 @@ class RequestLimits:
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
 
-    def _authorize(self, scope: Scope) -> None:
+    def _authorize(self, scope: Scope) -> str:
+        """The caller's tenant: it comes from the key and from nowhere else."""
         allowed = self._settings.api_key_sha256
         # The raw ASGI path decides, never a URL rebuilt from headers that the client controls.
         if not allowed or scope["path"] in OPEN_PATHS:
-            return
+            return ""
         header = dict(scope["headers"]).get(b"authorization", b"")
         digest = hashlib.sha256(header.removeprefix(b"Bearer ")).hexdigest()
         # Every key is compared, so the time taken does not tell which one was near.
         if sum(hmac.compare_digest(digest, known) for known in allowed) == 0:
             raise Unauthorized
+        return self._settings.key_tenants.get(digest, "")
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body, or None when the client left before sending all of it."""

@@ -21,6 +21,7 @@ from engine.api.schemas_chat import (
 )
 from engine.api.sse import chat_chunks
 from engine.api.strict_json import StrictRoute
+from engine.api.tenancy import Tenant
 from engine.errors import ComponentUnavailable
 
 
@@ -29,10 +30,10 @@ def chat_router(backends: Backends, answerer: Answerer) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["chat"])
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
-    async def chat_completions(request: ChatCompletionRequest) -> Response | ChatCompletion:
+    async def chat_completions(request: ChatCompletionRequest, tenant: Tenant) -> Response | ChatCompletion:
         """Answer a conversation, streamed or whole (OpenAI's API plus the `switchyard` extension)."""
         request_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        events = answerer.answer(request, request_id)
+        events = answerer.answer(request, request_id, tenant=tenant)
         # Whatever fails before the first token still has a status code of its own.
         first = await anext(events)
         if not isinstance(first, Started):

@@ -26,14 +26,15 @@ from engine.api.schemas_knowledge import (
     WriteOutcome,
 )
 from engine.api.strict_json import StrictRoute, parse_json
+from engine.api.tenancy import Tenant
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, UnknownCollection, UnknownDocument, UnsupportedMediaType
+from engine.retrieval.parsing import BINARY_TYPES, MEDIA_TYPES
 from engine.values import DocumentWrite, Evidence, WriteResult
 from engine.values import Query as RetrieverQuery
 
 # A write is answered once it is both durable and searchable, which satisfies either wish.
 Wait = Annotated[Literal["durable", "searchable"], Query(description="What the answer must mean.")]
-FILE_TYPES = ("text/markdown", "text/html", "text/plain")
 
 
 def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
@@ -41,13 +42,21 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["knowledge base"])
 
     @router.post("/v1/search")
-    async def search(request: SearchRequest) -> SearchResponse:
+    async def search(request: SearchRequest, tenant: Tenant) -> SearchResponse:
         """Passages for one or many queries, best first."""
         collection = request.collection or config.retriever.default_collection
         found = await asyncio.gather(
             *(
                 backends.evidence(
-                    RetrieverQuery(text, collection, request.k, request.filter, min_version=request.min_version)
+                    RetrieverQuery(
+                        text,
+                        collection,
+                        request.k,
+                        request.filter,
+                        tenant=tenant,
+                        min_version=request.min_version,
+                        mode=request.mode or config.retriever.mode,
+                    )
                 )
                 for text in request.texts()
             )
@@ -55,7 +64,9 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
         return _search_response(found)
 
     @router.put("/v1/collections/{collection}/documents/{document:path}", openapi_extra=_PUT_BODY)
-    async def put_document(collection: str, document: str, request: Request, wait: Wait = "searchable") -> WriteOutcome:
+    async def put_document(
+        collection: str, document: str, request: Request, tenant: Tenant, wait: Wait = "searchable"
+    ) -> WriteOutcome:
         """Add or replace one document; sending the same again changes nothing."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await request.body()
@@ -65,40 +76,45 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
             except ValidationError as error:
                 raise describe_problem(error.errors()[0]) from None
             item = DocumentWrite(document, parsed.text.encode(), parsed.content_type, parsed.title, parsed.metadata)
-        elif media_type in FILE_TYPES:
+        elif media_type in MEDIA_TYPES:
             item = DocumentWrite(document, body, media_type)
         else:
-            raise UnsupportedMediaType(media_type or "none", [*FILE_TYPES, "application/json"])
-        (result,) = await backends.write(collection, [item])
+            raise UnsupportedMediaType(media_type or "none", [*MEDIA_TYPES, "application/json"])
+        (result,) = await backends.write(collection, [item], tenant)
         return _accepted(result)
 
     @router.get("/v1/collections/{collection}/documents")
     async def list_documents(
         collection: str,
+        tenant: Tenant,
         source: str | None = None,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
     ) -> DocumentList:
         """Ids and content hashes, in the order of the ids; page with `after`."""
-        rows = await backends.documents(collection, source, after, limit)
+        rows = await backends.documents(collection, source, after, limit, tenant)
         documents = [DocumentSummary(**row) for row in rows]
         return DocumentList(documents=documents, next=documents[-1].id if len(documents) == limit else None)
 
     @router.get("/v1/collections/{collection}/documents/{document:path}")
-    async def get_document(collection: str, document: str) -> Document:
+    async def get_document(collection: str, document: str, tenant: Tenant) -> Document:
         """A document's text as it is indexed; offsets of passages count its characters."""
-        return Document(**await backends.document(collection, document))
+        return Document(**await backends.document(collection, document, tenant))
 
     @router.delete("/v1/collections/{collection}/documents/{document:path}")
-    async def delete_document(collection: str, document: str, wait: Wait = "searchable") -> WriteOutcome:
+    async def delete_document(
+        collection: str, document: str, tenant: Tenant, wait: Wait = "searchable"
+    ) -> WriteOutcome:
         """Delete one document; afterwards no search returns it."""
-        (result,) = await backends.write(collection, [DocumentWrite(document, delete=True)])
+        (result,) = await backends.write(collection, [DocumentWrite(document, delete=True)], tenant)
         if result.status == "absent":
             raise UnknownDocument(collection, document)
         return _accepted(result)
 
     @router.post("/v1/collections/{collection}/documents:batch", openapi_extra=_BATCH_BODY)
-    async def write_batch(collection: str, request: Request, wait: Wait = "searchable") -> BatchResponse:
+    async def write_batch(
+        collection: str, request: Request, tenant: Tenant, wait: Wait = "searchable"
+    ) -> BatchResponse:
         """Write many documents, one JSON object a line; a line that fails never stops the rest."""
         lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
         if not lines:
@@ -112,19 +128,19 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
                 outcomes.append(None)
             else:
                 outcomes.append(item)
-        results = iter(await backends.write(collection, items) if items else [])
+        results = iter(await backends.write(collection, items, tenant) if items else [])
         merged = [outcome or _outcome(next(results)) for outcome in outcomes]
         return BatchResponse(results=merged, version=max(outcome.version for outcome in merged))
 
     @router.get("/v1/collections")
-    async def collections() -> CollectionList:
+    async def collections(tenant: Tenant) -> CollectionList:
         """Every collection with its size and version."""
-        return CollectionList(collections=[CollectionInfo(**row) for row in await backends.collections()])
+        return CollectionList(collections=[CollectionInfo(**row) for row in await backends.collections(tenant)])
 
     @router.get("/v1/collections/{collection}")
-    async def collection_info(collection: str) -> CollectionInfo:
+    async def collection_info(collection: str, tenant: Tenant) -> CollectionInfo:
         """One collection."""
-        rows = {row["name"]: row for row in await backends.collections()}
+        rows = {row["name"]: row for row in await backends.collections(tenant)}
         if collection not in rows:
             raise UnknownCollection(collection, rows)
         return CollectionInfo(**rows[collection])
@@ -189,7 +205,12 @@ _PUT_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {"schema": DocumentBody.model_json_schema()},
-            **{media_type: {"schema": {"type": "string"}} for media_type in FILE_TYPES},
+            **{
+                media_type: {
+                    "schema": {"type": "string"} | ({"format": "binary"} if media_type in BINARY_TYPES else {})
+                }
+                for media_type in MEDIA_TYPES
+            },
         },
     }
 }

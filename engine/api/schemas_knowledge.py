@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from engine.api.schemas_chat import Body, PassageInfo, Text
+from engine.values import SearchMode
 
 
 class SearchRequest(Body):
@@ -15,9 +16,16 @@ class SearchRequest(Body):
     query: Text | None = None
     queries: list[Text] | None = Field(None, min_length=1, max_length=256)
     collection: str | None = Field(None, description="Default: retriever.default_collection.")
-    mode: Literal["dense"] = Field("dense", description="hybrid and lexical are not implemented yet.")
+    mode: SearchMode | None = Field(
+        None, description="By meaning (dense), by words (lexical) or both (hybrid). Default: retriever.mode."
+    )
     k: int = Field(5, ge=1, le=100)
-    filter: dict[str, Any] | None = None
+    filter: dict[str, Any] | None = Field(
+        None,
+        description="Only passages of documents whose metadata match: $and, $or, $not, and per field $eq, $ne, $in, "
+        "$nin, $gt, $gte, $lt, $lte, $exists. Built-in fields: $id, $source, $title, $content_type.",
+        examples=[{"product": "volumes", "updated": {"$gte": "2026-01-01"}}],
+    )
     min_version: int = Field(0, ge=0, description="Answer from this index version or a later one.")
 
     @model_validator(mode="after")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 from rich.console import Console
 
@@ -11,20 +14,38 @@ from engine.cli.client import Client, client_options, print_json
 @click.command()
 @click.argument("query")
 @click.option("--collection", help="Collection to search; default: the server's.")
-@click.option("--mode", type=click.Choice(["dense", "hybrid", "lexical"]), default="dense", show_default=True)
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Default: the server's.")
+@click.option("--filter", "filter_json", help="Only documents whose metadata match, as JSON.")
 @click.option("--k", type=click.IntRange(1, 100), default=5, show_default=True, help="Passages to return.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @client_options
-def search(query: str, collection: str | None, mode: str, k: int, as_json: bool, url: str, api_key: str | None) -> None:
+def search(
+    query: str,
+    collection: str | None,
+    mode: str | None,
+    filter_json: str | None,
+    k: int,
+    as_json: bool,
+    url: str,
+    api_key: str | None,
+) -> None:
     """Print the passages nearest to QUERY, best first.
 
     \b
     Example:
       switchyard search "restore a deleted volume" --k 3
+      switchyard search "restore a deleted volume" --filter '{"product": "volumes"}'
     """
-    body = {"query": query, "mode": mode, "k": k}
+    body: dict[str, Any] = {"query": query, "k": k}
     if collection:
         body["collection"] = collection
+    if mode:
+        body["mode"] = mode
+    if filter_json is not None:
+        try:
+            body["filter"] = json.loads(filter_json)
+        except ValueError as error:
+            raise click.BadParameter(f'is not JSON ({error}); example: \'{{"product": "volumes"}}\'') from None
     found = Client(url, api_key).call("POST", "/v1/search", json=body)
     if as_json:
         print_json(found)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import DataFolderError, StorageFull, SwitchyardError
@@ -71,6 +72,32 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def begin(connection: Connection, *, is_write: bool) -> None:
+    """Start a transaction now, whose reads all see the same moment.
+
+    SQLite's driver starts one at the first change only: tables made and rows read before are not part of it.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+    elif not is_write:
+        connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def move_into_place(partial: Path, final: Path) -> None:
+    """Give a finished file its name: after a crash, `final` is what it was before or all of the new file."""
+    _sync(partial)
+    partial.replace(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

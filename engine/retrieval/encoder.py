@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,14 @@ from transformers import AutoModel
 
 from engine.errors import ConfigError, ModelSourceError
 from engine.retrieval.encoder_folder import read_encoder_folder
-from engine.retrieval.encoding import EncoderIdentity, Vectors
+from engine.retrieval.encoding import EncoderIdentity, Vectors, token_batches
 from engine.retrieval.turns import Turns
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder:
-    """Texts to vectors. Thread-safe; calls take turns batch by batch, so a query waits for one batch of a long call."""
+    """Texts to vectors. Thread-safe; calls take turns batch by batch, and queries go ahead of passages."""
 
     def __init__(
         self, path: Path, *, threads: int, device: str = "cpu", dtype: str = "auto", batch_tokens: int
@@ -48,7 +48,7 @@ class Encoder:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                dtype=_choose_dtype(dtype, self._device),
+                dtype=choose_dtype(dtype, self._device),
             )
         except (OSError, ValueError) as error:
             raise ModelSourceError(f"{path}: cannot be loaded as an encoder ({error}).") from None
@@ -78,8 +78,8 @@ class Encoder:
         prompt = self._folder.query_prompt if is_query else self._folder.passage_prompt
         encodings = self._cutting_tokenizer.encode_batch([prompt + text for text in texts])
         vectors = np.empty((len(texts), self.dim), np.float32)
-        for batch in _batches([len(encoding.ids) for encoding in encodings], self._batch_tokens):
-            with self._turns.take(), torch.inference_mode():
+        for batch in token_batches([len(encoding.ids) for encoding in encodings], self._batch_tokens):
+            with self._turns.take(is_urgent=is_query), torch.inference_mode():
                 vectors[batch] = self._forward([encodings[position] for position in batch])
         return vectors
 
@@ -107,20 +107,6 @@ class Encoder:
         return len(self.tokenizer.encode(self._folder.passage_prompt, add_special_tokens=False).ids)
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Positions of the texts, longest first, in batches whose padded size stays within the budget."""
-    batch: list[int] = []
-    longest = 0
-    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
-        if batch and longest * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        longest = longest if batch else lengths[position]
-        batch.append(position)
-    if batch:
-        yield batch
-
-
 def _tokenizer(path: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.no_truncation()
@@ -128,8 +114,8 @@ def _tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: float16 on a GPU; on a CPU bfloat16 where it computes in it, else float32.
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Of the weights. `auto`: float16 on a GPU; on a CPU bfloat16 where it computes in it, else float32.
 
     Measured on MiniLM and documentation pages (2 cores with AMX): bfloat16 weights embed 3 times as fast as float32
     and keep a cosine of at least 0.9999 to it; autocast is slower (2 times) and keeps 0.99997.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,3 +52,25 @@ class EncoderLike(Protocol):
     def encode(self, texts: Sequence[str], *, is_query: bool = False) -> Vectors:
         """[N, E] float32, in the order of `texts`."""
         ...
+
+
+class RerankerLike(Protocol):
+    """Judges passages for a question. Thread-safe."""
+
+    def scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N] log-odds that each of the texts answers the query."""
+        ...
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Positions of the texts, longest first, in batches whose padded size stays within the budget."""
+    batch: list[int] = []
+    longest = 0
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        if batch and longest * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        longest = longest if batch else lengths[position]
+        batch.append(position)
+    if batch:
+        yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -20,17 +21,17 @@ from engine.errors import (
     RequestError,
     UnknownCollection,
     UnknownDocument,
-    UnsupportedField,
 )
 from engine.retrieval.background import background_questions
 from engine.retrieval.chunking import Chunker
-from engine.retrieval.encoding import EncoderLike, Vectors
+from engine.retrieval.cpu_rows import CpuRows
+from engine.retrieval.encoding import EncoderLike, RerankerLike, Vectors
 from engine.retrieval.live import LiveCollection
 from engine.retrieval.preparing import check_collection_name
-from engine.retrieval.rows import check_vectors
+from engine.retrieval.rows import VectorRows, check_vectors
 from engine.retrieval.store import CollectionState, Store
 from engine.retrieval.writing import WritePlan
-from engine.values import DocumentWrite, Evidence, Query, WriteResult
+from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 
 _MAX_TENANT_CHARS = 64
 
@@ -38,14 +39,25 @@ _MAX_TENANT_CHARS = 64
 class Retriever:
     """Owns the data folder, the encoder's use and the vector rows of every collection."""
 
-    def __init__(self, data: Path, encoder: EncoderLike, settings: RetrieverSettings) -> None:
-        """Open the knowledge base in `data` and load its vectors.
+    def __init__(
+        self,
+        data: Path,
+        encoder: EncoderLike,
+        settings: RetrieverSettings,
+        reranker: RerankerLike | None = None,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
             ConfigError when the settings do not fit the encoder.
         """
         self._encoder = encoder
+        self._reranker = reranker
+        self._rerank_depth = settings.rerank_depth
         self._threads = settings.threads
+        self._device = device
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
             "chunk_overlap_tokens": settings.chunk_overlap_tokens,
@@ -61,15 +73,17 @@ class Retriever:
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
         self._store = Store(data)
+        self._indexes = data / "indexes"
         try:
             for state in self._store.collections():
                 self._check_generation(state, data)
-                live = self._new_live(state.version)
+                live = self._new_live(state.name, state.created_at, state.version)
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
         except BaseException:
             self._store.close()
             raise
+        self._remove_other_indexes()
 
     def evidence(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
         """Answer a batch: each distinct text is embedded once, each collection searched once.
@@ -89,12 +103,14 @@ class Retriever:
             groups[queries[i].collection, queries[i].tenant].append(i)
         for (name, _), members in groups.items():
             assert vectors is not None
-            asked = [queries[i] for i in members]
+            asked = [self._deepened(queries[i]) for i in members]
             started = time.perf_counter()
             found = self._live[name].search(asked, vectors[[row_of[query.text] for query in asked]])
             timings_ms = {"embed": embed_ms, "search": 1e3 * (time.perf_counter() - started)}
             for i, one in zip(members, found, strict=True):
-                answers[i] = replace(one, timings_ms=timings_ms) if isinstance(one, Evidence) else one
+                if isinstance(one, Evidence):
+                    one = self._reranked(queries[i], replace(one, timings_ms=timings_ms))
+                answers[i] = one
         return [answer for answer in answers if answer is not None]
 
     def write(self, collection: str, items: Sequence[DocumentWrite], *, tenant: str = "") -> list[WriteResult]:
@@ -121,17 +137,18 @@ class Retriever:
                 encoder=self._encoder.identity,
                 chunking=self._chunking,
             )
-            live = self._live.get(collection) or self._new_live(0)
+            live = self._live.get(collection)
+            if live is None:
+                live = self._new_live(collection, change.created_at, 0)
+                live.create()
             if change.version > live.version:
-                added = [vectors[text_hash] for text_hash in change.added_hashes]
-                stacked = np.stack(added) if added else np.empty((0, self._encoder.dim), np.float32)
-                live.commit(transaction, change, tenant, stacked)
+                live.commit(transaction, change, tenant, vectors)
                 self._live[collection] = live
         return plan.results(change)
 
     def get_document(self, collection: str, document_id: str, *, tenant: str = "") -> dict[str, Any]:
         """id, source, title, text, metadata, content_hash (SHA-256 of the body as sent), chunks, version."""
-        self._check_known(collection)
+        self._check_known(collection, tenant)
         found = self._store.document(collection, tenant, document_id)
         if found is None:
             raise UnknownDocument(collection, document_id)
@@ -146,17 +163,18 @@ class Retriever:
             source: only documents of this source; None for all.
             after: the last id of the page before; None for the first page.
         """
-        self._check_known(collection)
+        self._check_known(collection, tenant)
         return self._store.documents(collection, tenant, source=source, after=after, limit=limit)
 
     def collections(self, *, tenant: str = "") -> list[dict[str, Any]]:
         """name, documents, chunks, version and sources of each collection."""
         self._check_open()
-        return self._store.sizes(tenant)
+        visible = self._visible(tenant)
+        return [row for row in self._store.sizes(tenant) if row["name"] in visible]
 
     def collection(self, name: str, *, tenant: str = "") -> dict[str, Any]:
         """One row of `collections`. Raises: UnknownCollection."""
-        self._check_known(name)
+        self._check_known(name, tenant)
         return next(row for row in self._store.sizes(tenant) if row["name"] == name)
 
     def status(self) -> dict[str, Any]:
@@ -173,6 +191,8 @@ class Retriever:
         """Finish the running write, close the store and give up the folder; may be called twice."""
         with self._write_lock:
             self._is_closed = True
+            for live in self._live.values():
+                live.close()
             self._store.close()
 
     def _vectors_of(self, plan: WritePlan) -> dict[str, Vectors]:
@@ -187,11 +207,25 @@ class Retriever:
             vectors.update(zip(missing, embedded, strict=True))
         return vectors
 
+    def _deepened(self, query: Query) -> Query:
+        """The query as it is searched: as deep as the reranker reads."""
+        return query if self._reranker is None else replace(query, k=max(query.k, self._rerank_depth))
+
+    def _reranked(self, query: Query, found: Evidence) -> Evidence:
+        """The best of what the search found by the reranker's judgement; scores become its own, from 0 to 1."""
+        if self._reranker is None or not found.passages:
+            return found
+        started = time.perf_counter()
+        logits = self._reranker.scores(query.text, [_read_text(passage) for passage in found.passages])
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        ranked = sorted(zip(found.passages, scores.tolist(), strict=True), key=lambda pair: -pair[1])[: query.k]
+        timings_ms = {**found.timings_ms, "rerank": 1e3 * (time.perf_counter() - started)}
+        passages = tuple(replace(passage, score=score) for passage, score in ranked)
+        return replace(found, passages=passages, timings_ms=timings_ms, similarities=found.similarities[: query.k])
+
     def _problem(self, query: Query) -> RequestError | None:
-        if query.collection not in self._live:
-            return UnknownCollection(query.collection, self._live)
-        if query.filter is not None:
-            return UnsupportedField("filter is not implemented yet; leave it out.", param="filter")
+        if query.collection not in self._visible(query.tenant):
+            return UnknownCollection(query.collection, self._visible(query.tenant))
         if query.k < 1:
             return InvalidRequest(f"k={query.k} is too small; ask for 1 passage or more.", param="k")
         try:
@@ -217,17 +251,43 @@ class Retriever:
                 "or name an empty folder with --data and ingest again."
             )
 
-    def _new_live(self, version: int) -> LiveCollection:
-        return LiveCollection(self._store, self._questions, threads=self._threads, version=version)
+    def _new_live(self, name: str, created_at: float, version: int) -> LiveCollection:
+        # An earlier collection of this name may have left an index at the very version of this one.
+        folder = self._indexes / f"{name}-{round(created_at * 1e6):x}"
+        return LiveCollection(name, self._store, folder, self._questions, new_rows=self._new_rows, version=version)
 
-    def _check_known(self, collection: str) -> None:
+    def _new_rows(self) -> VectorRows:
+        if self._device == "cpu":
+            return CpuRows(self._encoder.dim, threads=self._threads)
+        from engine.retrieval.gpu_rows import GpuRows  # needs torch, which nothing else here does
+
+        return GpuRows(self._encoder.dim, device=self._device)
+
+    def _visible(self, tenant: str) -> list[str]:
+        """Collections that a tenant may know of: its own; the tenant of keys without one sees every name."""
+        return [name for name, live in list(self._live.items()) if not tenant or live.has(tenant)]
+
+    def _remove_other_indexes(self) -> None:
+        """Indexes of collections that are no more."""
+        ours = {live.folder for live in self._live.values()}
+        if self._indexes.is_dir():
+            for folder in set(self._indexes.iterdir()) - ours:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _check_known(self, collection: str, tenant: str) -> None:
         self._check_open()
-        if collection not in self._live:
-            raise UnknownCollection(collection, self._live)
+        if collection not in self._visible(tenant):
+            raise UnknownCollection(collection, self._visible(tenant))
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise ComponentUnavailable("retriever", "it is shutting down")
+
+
+def _read_text(passage: Passage) -> str:
+    """What the reranker reads: as the encoder, the heading first."""
+    head = passage.heading or passage.title
+    return f"{head}\n{passage.text}" if head else passage.text
 
 
 def _check_tenant(tenant: str) -> None:

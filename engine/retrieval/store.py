@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, insert, inspect, select
+from sqlalchemy import Connection, func, select
 
 from engine.errors import DataFolderError
 from engine.retrieval import tables
-from engine.retrieval.data_folder import FolderLock, connect, storage_errors
+from engine.retrieval.data_folder import FolderLock, begin, connect, storage_errors
 from engine.retrieval.encoding import Vectors
-from engine.retrieval.store_write import Transaction, in_batches
+from engine.retrieval.filters import document_fields
+from engine.retrieval.migrations import prepare_schema
+from engine.retrieval.store_write import IndexedChunk, Transaction, in_batches
 
-_FILE = "knowledge.sqlite3"
+DATABASE_FILE = "knowledge.sqlite3"
 _VECTOR = np.dtype("<f4")
 _ROWS_PER_READ = 4096
 
@@ -31,6 +34,7 @@ class CollectionState:
     version: int
     encoder: dict[str, Any]
     chunking: dict[str, Any]
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,15 @@ class Store:
         Args:
             data: folder of the lock and, unless `url` names a database elsewhere, of the SQLite file.
             url: SQLAlchemy URL of a database.
-        Raises: DataFolderError when the folder is locked, not writable, damaged or of another schema version.
+        A database of an earlier schema version is migrated, and a copy of its file kept beside it.
+        Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version.
         """
         self._lock = FolderLock(data)
         self._where = str(data)
-        self._engine = connect(url or f"sqlite:///{data / _FILE}")
+        self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}")
         try:
-            with storage_errors(self._where), self._engine.begin() as connection:
-                _prepare_schema(connection, self._where)
+            with storage_errors(self._where):
+                prepare_schema(self._engine, self._where, None if url else data / DATABASE_FILE)
         except BaseException:
             self.close()
             raise
@@ -77,24 +82,63 @@ class Store:
         """One write; use as a context manager. What is not committed inside is rolled back."""
         return Transaction(self._engine, self._where)
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection whose reads all see the same moment, whatever is written meanwhile."""
+        with storage_errors(self._where), self._engine.connect() as connection:
+            begin(connection, is_write=False)
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that the end of the block commits and an error in it rolls back."""
+        with storage_errors(self._where), self._engine.connect() as connection:
+            begin(connection, is_write=True)
+            yield connection
+            connection.commit()
+
     def collections(self) -> list[CollectionState]:
         """Every collection, by name."""
-        c, g = tables.collections, tables.generations
-        query = (
-            select(c.c.id, c.c.name, c.c.version, g.c.encoder, g.c.chunking)
-            .join(g, (g.c.collection == c.c.id) & (g.c.generation == c.c.generation))
-            .order_by(c.c.name)
-        )
-        return [CollectionState(*row) for row in self._rows(query)]
+        with storage_errors(self._where), self._engine.connect() as connection:
+            return read_collections(connection)
 
-    def vectors(self, collection: int, encoder: str) -> Iterator[tuple[str, NDArray[np.int64], Vectors]]:
-        """Every chunk of a collection's current generation in pieces: tenant, keys [n], vectors [n, E] float32.
+    def fields(self, collection: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Every document of a collection: tenant, number, and what filters see of it."""
+        d = tables.documents
+        columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
+        query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
+        with storage_errors(self._where), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
+                shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
+                yield row.tenant, row.pk, document_fields(row.metadata, **shown)
+
+    def texts(self, collection: str) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk of a collection's current generation with its tenant, as the indexes take it."""
+        k, d, c = tables.chunks, tables.documents, tables.collections
+        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+        query = (
+            select(d.c.tenant, k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
+            .join(d, d.c.pk == k.c.document_pk)
+            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
+            .where(c.c.name == collection)
+            .order_by(k.c.pk)
+        )
+        with storage_errors(self._where), self._engine.connect() as connection:
+            for tenant, *chunk in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
+                yield tenant, IndexedChunk(*chunk)
+
+    def vectors(
+        self, collection: int, encoder: str
+    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], Vectors]]:
+        """Every chunk of a collection's current generation in pieces.
+
+        Yields: tenant, keys [n], numbers of their documents [n], vectors [n, E] float32.
 
         Raises: DataFolderError when a chunk has no embedding by `encoder`, which no write can leave behind.
         """
         k, d, e, c = tables.chunks, tables.documents, tables.embeddings, tables.collections
         query = (
-            select(k.c.pk, d.c.tenant, e.c.vector)
+            select(k.c.pk, k.c.document_pk, d.c.tenant, e.c.vector)
             .join(d, d.c.pk == k.c.document_pk)
             .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
             .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == encoder))
@@ -108,7 +152,8 @@ class Store:
                 for tenant in {row.tenant for row in rows}:
                     mine = [row for row in rows if row.tenant == tenant]
                     vectors = np.frombuffer(b"".join(row.vector for row in mine), _VECTOR).reshape(len(mine), -1)
-                    yield tenant, np.array([row.pk for row in mine], np.int64), vectors.astype(np.float32)
+                    keys, documents = np.array([(row.pk, row.document_pk) for row in mine], np.int64).T
+                    yield tenant, keys, documents, vectors.astype(np.float32)
 
     def content_hashes(self, collection: str, tenant: str, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
         """content_hash and number of chunks of those documents that exist."""
@@ -174,23 +219,19 @@ class Store:
             return connection.execute(query).all()
 
 
+def read_collections(connection: Connection) -> list[CollectionState]:
+    """Every collection, by name, as the connection's transaction sees them."""
+    c, g = tables.collections, tables.generations
+    query = (
+        select(c.c.id, c.c.name, c.c.version, g.c.encoder, g.c.chunking, c.c.created_at)
+        .join(g, (g.c.collection == c.c.id) & (g.c.generation == c.c.generation))
+        .order_by(c.c.name)
+    )
+    return [CollectionState(*row) for row in connection.execute(query)]
+
+
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:
     d, c = tables.documents, tables.collections
     columns = (d.c.id, d.c.source, d.c.title, d.c.body_hash.label("content_hash"), d.c.num_chunks.label("chunks"))
     query = select(*columns, d.c.version, *more).join(c, c.c.id == d.c.collection)
     return query.where(c.c.name == collection, d.c.tenant == tenant)
-
-
-def _prepare_schema(connection: Connection, where: str) -> None:
-    if inspect(connection).has_table(tables.meta.name):
-        found = connection.execute(select(tables.meta.c.schema_version)).scalars().all()
-        if found and found != [tables.SCHEMA_VERSION]:
-            raise DataFolderError(
-                f"{where}: the knowledge base has schema version {found[0]}, this program reads "
-                f"{tables.SCHEMA_VERSION}. Use the program that wrote it, or name another folder with --data."
-            )
-        if found:
-            return
-    # SQLite does not roll back the creation of tables with the rest, so a crash in between is met again here.
-    tables.metadata.create_all(connection)
-    connection.execute(insert(tables.meta).values(schema_version=tables.SCHEMA_VERSION))

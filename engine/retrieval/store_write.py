@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, delete, exists, insert, select, updat
 from engine.retrieval import tables
 from engine.retrieval.data_folder import storage_errors
 from engine.retrieval.encoding import EncoderIdentity, Vectors
+from engine.retrieval.filters import document_fields
 
 _IDS_PER_QUERY = 500
 _T = TypeVar("_T")
@@ -45,15 +46,33 @@ class NewDocument:
     chunks: tuple[NewChunk, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedChunk:
+    """A chunk as the indexes take it: `key` is its number in the vector rows, `document` its document's."""
+
+    key: int
+    document: int
+    text_hash: str
+    title: str
+    heading: str
+    text: str
+
+
 @dataclass(slots=True)
 class Change:
-    """What a write did. `removed` and `added` are keys of vector rows; `added_hashes` is parallel to `added`."""
+    """What a write did, for the indexes to follow: keys of chunks gone and chunks new, documents gone and written.
+
+    `created_at` is the collection's, which tells it from an earlier one of the same name. `documents` maps a document's
+    number to the fields that filters see; one that was replaced is in it, and not among those removed.
+    """
 
     version: int
+    created_at: float = 0.0
     statuses: dict[str, Status] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
-    added: list[int] = field(default_factory=list)
-    added_hashes: list[str] = field(default_factory=list)
+    added: list[IndexedChunk] = field(default_factory=list)
+    removed_documents: list[int] = field(default_factory=list)
+    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 class Transaction:
@@ -109,25 +128,35 @@ class Transaction:
 
     def _collection(
         self, name: str, encoder: EncoderIdentity, chunking: Mapping[str, Any], *, create: bool
-    ) -> tuple[int, int, int] | None:
-        """(id, generation, version) of the collection, made where needed."""
+    ) -> tuple[int, int, int, float] | None:
+        """(id, generation, version, created_at) of the collection, made where needed."""
         c = tables.collections
-        row = self._connection.execute(select(c.c.id, c.c.generation, c.c.version).where(c.c.name == name)).first()
+        columns = (c.c.id, c.c.generation, c.c.version, c.c.created_at)
+        row = self._connection.execute(select(*columns).where(c.c.name == name)).first()
         if row is not None:
-            return row.id, row.generation, row.version
+            return row.id, row.generation, row.version, row.created_at
         if not create:
             return None
-        values = {"name": name, "version": 0, "generation": 1, "created_at": time.time()}
+        created_at = time.time()
+        values = {"name": name, "version": 0, "generation": 1, "created_at": created_at}
         (collection,) = self._connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
         generation = {"collection": collection, "generation": 1, "encoder": asdict(encoder), "chunking": dict(chunking)}
         self._connection.execute(insert(tables.generations).values(generation))
-        return collection, 1, 0
+        return collection, 1, 0, created_at
 
 
 class _Write:
     """The rows of one write to one collection, at the version after its present one."""
 
-    def __init__(self, connection: Connection, collection: int, generation: int, version: int, tenant: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        collection: int,
+        generation: int,
+        version: int,
+        created_at: float,
+        tenant: str,
+    ) -> None:
         self._connection = connection
         self._collection = collection
         self._generation = generation
@@ -136,7 +165,7 @@ class _Write:
         self._now = time.time()
         self._operations: list[dict[str, Any]] = []
         self._dropped_hashes: set[str] = set()
-        self.change = Change(version + 1)
+        self.change = Change(version + 1, created_at)
 
     def put(self, document: NewDocument) -> None:
         d = tables.documents
@@ -163,7 +192,14 @@ class _Write:
             pk = known.pk
             self._drop_chunks(pk)
             self._connection.execute(update(d).where(d.c.pk == pk).values(values))
-        self._add_chunks(pk, document.chunks)
+        self._add_chunks(pk, document)
+        self.change.documents[pk] = document_fields(
+            document.metadata,
+            id=document.id,
+            source=document.source,
+            title=document.title,
+            content_type=document.content_type,
+        )
         self._log("put", pk, document.id, "created" if known is None else "updated")
 
     def delete(self, document_id: str) -> None:
@@ -173,6 +209,7 @@ class _Write:
             return
         self._drop_chunks(known.pk)
         self._connection.execute(delete(tables.documents).where(tables.documents.c.pk == known.pk))
+        self.change.removed_documents.append(known.pk)
         self._log("delete", known.pk, document_id, "deleted")
 
     def finish(self, vectors: Mapping[str, Vectors], encoder: str) -> None:
@@ -191,16 +228,26 @@ class _Write:
         mine = (d.c.collection == self._collection, d.c.tenant == self._tenant, d.c.id == document_id)
         return self._connection.execute(select(d.c.pk, d.c.content_hash).where(*mine)).first()
 
-    def _add_chunks(self, document_pk: int, chunks: Sequence[NewChunk]) -> None:
-        if not chunks:
+    def _add_chunks(self, document_pk: int, document: NewDocument) -> None:
+        if not document.chunks:
             return
         rows = [
             {"document_pk": document_pk, "generation": self._generation, "ordinal": ordinal, **asdict(chunk)}
-            for ordinal, chunk in enumerate(chunks)
+            for ordinal, chunk in enumerate(document.chunks)
         ]
         added = insert(tables.chunks).returning(tables.chunks.c.pk, sort_by_parameter_order=True)
-        self.change.added += self._connection.execute(added, rows).scalars().all()
-        self.change.added_hashes += [chunk.text_hash for chunk in chunks]
+        keys = self._connection.execute(added, rows).scalars().all()
+        self.change.added += [
+            IndexedChunk(
+                key=key,
+                document=document_pk,
+                text_hash=chunk.text_hash,
+                title=document.title or "",
+                heading=chunk.heading,
+                text=document.text[chunk.start : chunk.end],
+            )
+            for key, chunk in zip(keys, document.chunks, strict=True)
+        ]
 
     def _drop_chunks(self, document_pk: int) -> None:
         k = tables.chunks
@@ -211,7 +258,7 @@ class _Write:
 
     def _add_embeddings(self, vectors: Mapping[str, Vectors], encoder: str) -> None:
         e = tables.embeddings
-        needed = set(self.change.added_hashes)
+        needed = {chunk.text_hash for chunk in self.change.added}
         for batch in in_batches(sorted(needed)):
             query = select(e.c.text_hash).where(e.c.encoder == encoder, e.c.text_hash.in_(batch))
             present = set(self._connection.execute(query).scalars())

@@ -18,7 +18,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+# A change of the tables raises it and comes with a step in migrations.py.
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 # SQLite numbers rows by itself only where the column's type is INTEGER.
@@ -67,6 +68,8 @@ documents = Table(
     Column("updated_at", Float, nullable=False),
     Column("text", Text, nullable=False),
     UniqueConstraint("collection", "tenant", "id"),
+    # Pages of one source and the sizes of a collection are read from here; a row of the table drags its text along.
+    Index("documents_by_source", "collection", "tenant", "source", "id", "num_chunks"),
     # A number is never given out twice, so that a follower of the log cannot mistake one row for another.
     sqlite_autoincrement=True,
 )
@@ -92,7 +95,8 @@ embeddings = Table(
     "embeddings",
     metadata,
     Column("encoder", String(64), primary_key=True),
-    Column("text_hash", String(64), primary_key=True),
+    # A write looks for unused vectors by text alone.
+    Column("text_hash", String(64), primary_key=True, index=True),
     Column("vector", LargeBinary, nullable=False),
 )
 
@@ -110,4 +114,24 @@ operations = Table(
     Column("at", Float, nullable=False),
     Index("operations_by_version", "collection", "version"),
     sqlite_autoincrement=True,
+)
+
+# Long tasks of the server. `total` is unknown while the items are still counted; `errors` is a list of {item, error}.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("collection", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("total", Integer),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("updated_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Index("jobs_by_tenant", "tenant", "created_at"),
 )

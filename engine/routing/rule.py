@@ -34,20 +34,20 @@ class ScoreRule:
         """
         if pinned is not None:
             return self._decision(pinned, None, f"route {pinned!r} pinned by the request")
-        shape = score_shape(evidence.passages, evidence.background) if evidence else None
+        shape = score_shape(evidence.similarities, evidence.passages, evidence.background) if evidence else None
         if shape is None:
             return self._decision("direct", None, missing or "the search found no passage")
         if shape.z is None:
             return self._decision(
                 "rag",
                 None,
-                f"best passage scores {shape.best:.2f}; the collection is too small for a background",
+                f"best similarity is {shape.best:.2f}; the collection is too small for a background",
             )
         route: Route = "rag" if shape.z >= self._min_z else "direct"
         return self._decision(
             route,
             _distance_score(shape.z - self._min_z),
-            f"best passage scores {shape.best:.2f}, {shape.z:+.1f} standard deviations from unrelated questions "
+            f"best similarity is {shape.best:.2f}, {shape.z:+.1f} standard deviations from unrelated questions "
             f"(passages are used from {self._min_z:+.1f})",
             f"{shape.num_documents} documents among the passages; the best leads the rest by {shape.gap:.2f}",
             "confidence is the distance from the threshold, not a calibrated probability",

@@ -27,11 +27,13 @@ class ScoreShape:
     num_documents: int
 
 
-def score_shape(passages: Sequence[Passage], background: ScoreBackground | None) -> ScoreShape | None:
-    """Signals of ranked passages, or None when nothing was found."""
-    if not passages:
+def score_shape(
+    similarities: Sequence[float], passages: Sequence[Passage], background: ScoreBackground | None
+) -> ScoreShape | None:
+    """Signals of a search, or None when nothing was found. `similarities` are cosines, descending."""
+    if not similarities:
         return None
-    scores = np.array([passage.score for passage in passages], dtype=np.float64)  # [K]
+    scores = np.array(similarities, dtype=np.float64)  # [K]
     best = float(scores[0])
     z = None if background is None else (best - background.mean) / max(background.std, MIN_STD)
     gap = best - float(scores[1:].mean()) if len(scores) > 1 else 0.0

@@ -76,19 +76,19 @@ class RayBackends:
         self._model = model
         return model
 
-    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
-        return await _call("retriever", self._retriever.write.remote(collection, items))
+    async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
+        return await _call("retriever", self._retriever.write.remote(collection, items, tenant))
 
-    async def document(self, collection: str, document: str) -> dict[str, Any]:
-        return await _call("retriever", self._retriever.document.remote(collection, document))
+    async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.document.remote(collection, document, tenant))
 
     async def documents(
-        self, collection: str, source: str | None, after: str | None, limit: int
+        self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
-        return await _call("retriever", self._retriever.documents.remote(collection, source, after, limit))
+        return await _call("retriever", self._retriever.documents.remote(collection, source, after, limit, tenant))
 
-    async def collections(self) -> list[dict[str, Any]]:
-        return await _call("retriever", self._retriever.collections.remote())
+    async def collections(self, tenant: str) -> list[dict[str, Any]]:
+        return await _call("retriever", self._retriever.collections.remote(tenant))
 
     async def status(self) -> dict[str, dict[str, Any]]:
         handles = {"retriever": self._retriever, "generator": self._generator}

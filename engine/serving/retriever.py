@@ -12,6 +12,7 @@ from engine.config import EngineConfig, Profile
 from engine.errors import RequestError
 from engine.models import resolve_model
 from engine.retrieval.encoder import Encoder
+from engine.retrieval.reranker import Reranker
 from engine.retrieval.service import Retriever
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
@@ -28,7 +29,11 @@ class RetrieverDeployment:
         encoder = Encoder(
             model.path, threads=settings.threads, device=device(profile), batch_tokens=settings.batch_tokens
         )
-        self._retriever = Retriever(config.data, encoder, settings)
+        reranker = None
+        if settings.reranker is not None:
+            path = resolve_model(settings.reranker, kind="encoder").path
+            reranker = Reranker(path, device=device(profile), batch_tokens=settings.batch_tokens)
+        self._retriever = Retriever(config.data, encoder, settings, reranker, device=device(profile))
 
     async def evidence(self, query: Query) -> Evidence:
         """Passages for one query."""
@@ -37,30 +42,30 @@ class RetrieverDeployment:
             raise found
         return found
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]  # Ray ships no types
+    @serve.batch(max_batch_size=512, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]  # Ray ships no types
     async def _evidence_batch(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
         # No waiting for company: while one batch is computed the next one gathers by itself.
         return await asyncio.to_thread(self._retriever.evidence, queries)
 
-    async def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
+    async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         """Apply a batch of writes; durable and searchable when it returns."""
-        return await asyncio.to_thread(self._retriever.write, collection, items)
+        return await asyncio.to_thread(self._retriever.write, collection, items, tenant=tenant)
 
-    async def document(self, collection: str, document: str) -> dict[str, Any]:
+    async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
         """One document with its text."""
-        return await asyncio.to_thread(self._retriever.get_document, collection, document)
+        return await asyncio.to_thread(self._retriever.get_document, collection, document, tenant=tenant)
 
     async def documents(
-        self, collection: str, source: str | None, after: str | None, limit: int
+        self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
         """A page of document summaries."""
         return await asyncio.to_thread(
-            self._retriever.list_documents, collection, source=source, after=after, limit=limit
+            self._retriever.list_documents, collection, source=source, after=after, limit=limit, tenant=tenant
         )
 
-    async def collections(self) -> list[dict[str, Any]]:
+    async def collections(self, tenant: str) -> list[dict[str, Any]]:
         """Every collection."""
-        return await asyncio.to_thread(self._retriever.collections)
+        return await asyncio.to_thread(self._retriever.collections, tenant=tenant)
 
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""

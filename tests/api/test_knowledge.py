@@ -129,9 +129,9 @@ async def test_search_takes_many_queries_and_returns_slices_of_documents(client)
         ({"query": " "}, 400, "query is empty"),
         ({"query": "a", "k": 0}, 400, "k: Input should be greater than or equal to 1"),
         ({"query": "a", "k": 101}, 400, "k: Input should be less than or equal to 100"),
-        ({"query": "a", "mode": "hybrid"}, 400, "mode"),
+        ({"query": "a", "mode": "fuzzy"}, 400, "mode"),
         ({"query": "a", "collection": "nope"}, 404, "collection 'nope' is unknown; known: default"),
-        ({"query": "a", "filter": {"x": 1}}, 400, "filter"),
+        ({"query": "a", "filter": {"x": {"$like": 1}}}, 400, "$like"),
         ({"query": "a", "min_version": 99}, 400, "min_version"),
     ],
     ids=lambda value: str(value)[:30],
@@ -180,6 +180,67 @@ async def test_a_key_is_asked_for_when_one_is_configured(backends, config):
         good = await client.get("/v1/collections", headers={"Authorization": "Bearer a-secret-key"})
         assert good.status_code == 200
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_search_obeys_a_filter_on_metadata_in_every_mode(client):
+    for number, product in enumerate(("volumes", "volumes", "machines")):
+        await put(client, f"{number}.md", "the zebra sleeps in the zoo", metadata={"product": product, "n": number})
+    for mode in ("hybrid", "dense", "lexical"):
+        for wanted, documents in (
+            ({"product": "machines"}, {"2.md"}),
+            ({"product": {"$ne": "machines"}, "n": {"$gte": 1}}, {"1.md"}),
+            ({"$or": [{"n": 0}, {"$id": "2.md"}]}, {"0.md", "2.md"}),
+            ({"colour": {"$exists": True}}, set()),
+        ):
+            found = await search(client, "zebra", mode=mode, filter=wanted)
+            assert {hit["document"] for hit in found} == documents, (mode, wanted)
+
+
+async def test_an_operator_that_does_not_exist_is_refused_and_matches_nothing(client):
+    await put(client, "a.md", "the zebra sleeps in the zoo", metadata={"n": 1})
+    response = await client.post("/v1/search", json={"query": "zebra", "filter": {"n": {"$near": 1}}})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "filter")
+    assert "$near" in error["message"] and "$ne" in error["message"]
+
+
+async def test_lexical_search_finds_a_word_and_hybrid_ranks_by_both_legs(client):
+    await put(client, "a.md", "ERR_7734 is raised when the disk is full")
+    await put(client, "b.md", "the lion sleeps in the zoo")
+    assert [hit["document"] for hit in await search(client, "err_7734", mode="lexical")] == ["a.md"]
+    best = (await search(client, "err_7734", mode="hybrid"))[0]
+    assert best["document"] == "a.md" and 0 < best["score"] <= 1
+
+
+async def test_tenants_come_from_their_keys_and_never_meet(backends, config):
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("key-a", "key-b", "key-plain")}
+    gateway = config.gateway.model_copy(
+        update={
+            "api_key_sha256": tuple(keys.values()),
+            "key_tenants": {keys["key-a"]: "a", keys["key-b"]: "b"},
+        }
+    )
+    app = create_app(backends, config.model_copy(update={"gateway": gateway}))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+
+        def as_(key: str) -> dict[str, str]:
+            return {"Authorization": f"Bearer {key}"}
+
+        for key in keys:
+            body = {"text": f"the zebra of {key} sleeps", "metadata": {"tenant": "b"}}
+            await client.put(f"{DOCUMENTS}/same.md", json=body, headers=as_(key))
+        await client.put("/v1/collections/secret/documents/x", json={"text": "hidden"}, headers=as_("key-b"))
+        for key in keys:
+            for mode in ("hybrid", "dense", "lexical"):
+                # A filter can narrow what the key may see and never widen it.
+                body = {"query": "zebra", "mode": mode, "filter": {"$or": [{"tenant": "b"}, {"$id": "same.md"}]}}
+                found = (await client.post("/v1/search", json=body, headers=as_(key))).json()["results"][0]
+                assert [hit["text"] for hit in found] == [f"the zebra of {key} sleeps"]
+            assert key in (await client.get(f"{DOCUMENTS}/same.md", headers=as_(key))).json()["text"]
+        names = (await client.get("/v1/collections", headers=as_("key-a"))).json()["collections"]
+        assert [row["name"] for row in names] == ["default"]
+        denied = await client.post("/v1/search", json={"query": "x", "collection": "secret"}, headers=as_("key-a"))
+        assert denied.status_code == 404 and "known: default." in denied.json()["error"]["message"]
 
 
 async def test_a_body_that_does_not_arrive_in_time_is_refused(backends, config):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forking import ForkServer
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.config import RetrieverSettings
@@ -36,6 +37,14 @@ def open_retriever(tmp_path: Path) -> Iterator[Callable[..., Retriever]]:
 @pytest.fixture
 def retriever(open_retriever, encoder) -> Retriever:
     return open_retriever(encoder)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Runs tasks in children that may be killed."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.retrieval.background import BackgroundMeter, background_questions
-from engine.retrieval.rows import VectorRows
+from engine.retrieval.cpu_rows import CpuRows
 from engine.values import DocumentWrite, Query
 
 
@@ -22,7 +22,7 @@ def test_there_are_64_distinct_questions():
 
 
 def test_background_is_mean_and_deviation_of_the_best_scores():
-    rows, questions = VectorRows(8), unit_vectors(1, 64)
+    rows, questions = CpuRows(8), unit_vectors(1, 64)
     stored = unit_vectors(2, 30)
     rows.append(np.arange(30), stored)
     meter = BackgroundMeter()
@@ -35,7 +35,7 @@ def test_background_is_mean_and_deviation_of_the_best_scores():
 
 
 def test_background_is_measured_anew_when_the_number_of_chunks_has_changed_by_more_than_a_tenth():
-    rows, questions = VectorRows(8), unit_vectors(1, 64)
+    rows, questions = CpuRows(8), unit_vectors(1, 64)
     rows.append(np.arange(30), unit_vectors(2, 30))
     meter = BackgroundMeter()
     meter.refresh(rows, questions)

@@ -10,7 +10,8 @@ import pytest
 from tiny_encoder import write_tiny_encoder
 
 from engine.errors import ConfigError, ModelSourceError
-from engine.retrieval.encoder import Encoder, _batches
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.encoding import token_batches
 
 TEXTS = [
     "How do I create a volume snapshot?",
@@ -97,7 +98,7 @@ def test_no_texts_give_no_vectors(folder):
 
 def test_batches_hold_every_text_once_within_the_budget():
     lengths = [3, 200, 7, 7, 120, 1, 64]
-    batches = list(_batches(lengths, 128))
+    batches = list(token_batches(lengths, 128))
     assert sorted(position for batch in batches for position in batch) == list(range(7))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 128 for batch in batches)
     assert [len(batch) for batch in batches] == [1, 1, 2, 3]

@@ -61,18 +61,18 @@ def store(tmp_path):
 
 def test_write_that_is_not_committed_leaves_nothing(store):
     apply(store, new_document("a", "one"), commit=False)
-    assert [count(store, table) for table in tables.metadata.sorted_tables if table.name != "meta"] == [0] * 6
+    assert [count(store, table) for table in tables.metadata.sorted_tables if table.name != "meta"] == [0] * 7
 
 
 def test_passage_is_the_slice_of_its_documents_text(store):
     change = apply(store, new_document("a", "Größe 😀 ", "日本語 zwei"))
-    assert [store.passages([key])[key].text for key in change.added] == ["Größe 😀 ", "日本語 zwei"]
+    assert [store.passages([chunk.key])[chunk.key].text for chunk in change.added] == ["Größe 😀 ", "日本語 zwei"]
 
 
 def test_update_replaces_chunks_and_keeps_shared_embeddings(store):
     first = apply(store, new_document("a", "one", "two"), new_document("b", "two", "three"))
     second = apply(store, new_document("a", "two", "four"))
-    assert second.removed == first.added[:2]
+    assert second.removed == [chunk.key for chunk in first.added[:2]]
     assert second.statuses == {"a": "updated"}
     assert (first.version, second.version) == (1, 2)
     assert set(store.embeddings("digest", [f"hash of {word}" for word in "one two three four".split()])) == {
@@ -105,7 +105,7 @@ def test_write_that_changes_nothing_makes_no_version(store):
 def test_row_numbers_are_never_given_out_twice(store):
     first = apply(store, new_document("a", "one"))
     apply(store, deletes=("a",))
-    assert apply(store, new_document("a", "one")).added[0] > first.added[0]
+    assert apply(store, new_document("a", "one")).added[0].key > first.added[0].key
 
 
 def test_collections_and_tenants_do_not_see_each_other(store):
@@ -185,3 +185,41 @@ def test_real_disk_that_is_full_keeps_nothing_of_the_write_and_the_store_opens_a
         assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
     assert apply(store, deletes=("a",)).version == 2
     store.close()
+
+
+@pytest.mark.chaos
+def test_disk_that_became_read_only_is_refused_and_holds_what_it_held(small_disk: Path):
+    store = Store(small_disk)
+    apply(store, new_document("a", "one"))
+    store.close()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(DataFolderError, match=r"cannot be written \(Read-only file system\)"):
+        Store(small_disk)
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    store = Store(small_disk)
+    assert store.document("c", "", "a")["text"] == "one"
+    store.close()
+
+
+def test_reading_sees_one_moment_whatever_is_written_meanwhile(store):
+    apply(store, new_document("a", "one"))
+    with store.reading() as connection:
+        ids = select(tables.documents.c.id)
+        assert connection.execute(ids).scalars().all() == ["a"]
+        apply(store, new_document("b", "two"))
+        assert connection.execute(ids).scalars().all() == ["a"]
+    assert count(store, tables.documents) == 2
+
+
+def test_error_inside_writing_rolls_all_of_it_back(store):
+    apply(store, new_document("a", "one"))
+    with pytest.raises(KeyError), store.writing() as connection:
+        connection.execute(tables.chunks.delete())
+        connection.execute(text("CREATE TABLE stray (x INTEGER)"))
+        raise KeyError
+    assert count(store, tables.chunks) == 1
+    with store.writing() as connection:
+        connection.execute(tables.chunks.delete())
+    assert count(store, tables.chunks) == 0
+    with store.reading() as connection:
+        assert "stray" not in connection.execute(text("SELECT name FROM sqlite_master")).scalars().all()

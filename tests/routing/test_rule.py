@@ -16,11 +16,11 @@ def passages(*scores: float) -> tuple[Passage, ...]:
 
 
 def evidence(*scores: float, background: ScoreBackground | None = BACKGROUND) -> Evidence:
-    return Evidence(passages(*scores), background, version=3)
+    return Evidence(passages(*scores), background, version=3, similarities=scores)
 
 
 def test_score_shape_measures_distance_from_background_gap_and_documents():
-    shape = score_shape(passages(0.5, 0.3, 0.1), BACKGROUND)
+    shape = score_shape((0.5, 0.3, 0.1), passages(0.03, 0.02, 0.01), BACKGROUND)
     assert shape is not None
     assert shape.best == pytest.approx(0.5)
     assert shape.z == pytest.approx(6.0)
@@ -29,11 +29,11 @@ def test_score_shape_measures_distance_from_background_gap_and_documents():
 
 
 def test_score_shape_is_none_when_nothing_was_found():
-    assert score_shape((), BACKGROUND) is None
+    assert score_shape((), (), BACKGROUND) is None
 
 
 def test_a_background_without_spread_does_not_make_every_score_stand_out():
-    shape = score_shape(passages(0.21), ScoreBackground(0.2, 0.0, 64))
+    shape = score_shape((0.21,), passages(0.21), ScoreBackground(0.2, 0.0, 64))
     assert shape is not None and shape.z == pytest.approx(0.5)
 
 

@@ -1,0 +1,118 @@
+"""Two rankings to one: by ranks, or by a convex combination of scores whose weight is fitted on judged queries."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_CUT_OFF = 10
+_MIN_JUDGED = 100
+_GRID = tuple(step / 20 for step in range(21))
+_COSINE_FLOOR = -1.0
+_BM25_FLOOR = 0.0
+
+Ranking = list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQuery:
+    """What both legs found for a query (key to score) and what is relevant (key to gain; absent is 0)."""
+
+    dense: Mapping[int, float]
+    lexical: Mapping[int, float]
+    gains: Mapping[int, float]
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[int]], *, k0: int = 60, weights: Sequence[float] | None = None
+) -> Ranking:
+    """Sum over the rankings of weight / (k0 + rank), ranks from 1; best first, ties by key.
+
+    Args:
+        rankings: keys, best first; a key that a ranking lacks gets nothing from it.
+        k0: the larger, the less the first ranks stand out.
+        weights: one per ranking, finite and not negative; None weighs all alike.
+    Raises: ValueError for a key twice in one ranking, k0 below 0, or weights that do not fit.
+    Source: Cormack, Clarke and Buettcher, SIGIR 2009.
+    """
+    if k0 < 0:
+        raise ValueError(f"k0={k0} is below 0; 60 is customary")
+    weights = [1.0] * len(rankings) if weights is None else weights
+    if len(weights) != len(rankings) or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"weights {list(weights)} do not fit {len(rankings)} rankings; give each one, 0 or more")
+    parts: defaultdict[int, list[float]] = defaultdict(list)
+    for ranking, weight in zip(rankings, weights, strict=True):
+        if len(set(ranking)) != len(ranking):
+            raise ValueError(f"a ranking of {len(ranking)} keys holds {len(set(ranking))} distinct ones")
+        for rank, key in enumerate(ranking, start=1):
+            parts[key].append(weight / (k0 + rank))
+    # fsum does not depend on the order of the rankings, so that equal sums tie.
+    return _ranked({key: math.fsum(terms) for key, terms in parts.items()})
+
+
+def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
+    """alpha * dense + (1 - alpha) * lexical over normalised scores; best first, ties by key.
+
+    Each leg is scaled per query from its theoretical minimum (cosine: -1, BM25: 0) to its best score: 0 to 1. With the
+    lowest score found as the minimum, the scale would depend on how many were fetched.
+
+    Args:
+        dense: cosine similarities by key.
+        lexical: BM25 scores by key.
+        alpha: weight of the dense leg, in [0, 1]; at 0 and 1 only the keys of one leg are ranked.
+    Raises: ValueError for alpha outside of [0, 1].
+    Source: the theoretical min-max convex combination of Bruch, Gai and Ingber, arXiv:2210.11934.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
+    return _combined(_normalised(dense, _COSINE_FLOOR), _normalised(lexical, _BM25_FLOOR), alpha)
+
+
+def fit_alpha(judged: Sequence[JudgedQuery]) -> float:
+    """The alpha in steps of 0.05 with the highest mean nDCG@10 (linear gain); of equals the one nearest to 0.5.
+
+    Raises: ValueError when fewer than 100 queries have a relevant key: the choice would be chance.
+    """
+    usable = [query for query in judged if any(gain > 0 for gain in query.gains.values())]
+    if len(usable) < _MIN_JUDGED:
+        raise ValueError(
+            f"{len(usable)} judged queries have something relevant; alpha needs {_MIN_JUDGED} or more. "
+            "Judge more queries, or use reciprocal rank fusion, which needs none."
+        )
+    legs = [(_normalised(query.dense, _COSINE_FLOOR), _normalised(query.lexical, _BM25_FLOOR)) for query in usable]
+    means = {
+        alpha: math.fsum(
+            _ndcg(_combined(dense, lexical, alpha), query.gains)
+            for (dense, lexical), query in zip(legs, usable, strict=True)
+        )
+        for alpha in _GRID
+    }
+    return max(_GRID, key=lambda alpha: (means[alpha], -abs(alpha - 0.5)))
+
+
+def _combined(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
+    weighted = [(leg, weight) for leg, weight in ((dense, alpha), (lexical, 1 - alpha)) if weight > 0]
+    keys = {key for leg, _ in weighted for key in leg}
+    return _ranked({key: sum(weight * leg.get(key, 0.0) for leg, weight in weighted) for key in keys})
+
+
+def _normalised(scores: Mapping[int, float], floor: float) -> dict[int, float]:
+    """Scores from `floor` (or a lower one that was found) to the best, as 0 to 1."""
+    low = min(floor, min(scores.values(), default=floor))
+    width = max(scores.values(), default=floor) - low
+    return {key: (score - low) / width if width > 0 else 0.0 for key, score in scores.items()}
+
+
+def _ranked(scores: Mapping[int, float]) -> Ranking:
+    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
+
+
+def _ndcg(ranking: Ranking, gains: Mapping[int, float]) -> float:
+    found = [max(gains.get(key, 0.0), 0.0) for key, _ in ranking[:_CUT_OFF]]
+    return _dcg(found) / _dcg(sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:_CUT_OFF])
+
+
+def _dcg(gains: Sequence[float]) -> float:
+    return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
