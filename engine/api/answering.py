@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from engine.api.backends import Backends
+from engine.api.rewriting import search_text
 from engine.api.schemas_chat import (
     ChatCompletionRequest,
     ChoiceLogprobs,
@@ -49,7 +50,7 @@ from engine.values import (
 AUTO = "auto"
 DEFAULT_MAX_TOKENS = 256
 # Stages of an answer in their order, as `timings_ms` lists them.
-STAGES = ("queue", "embed", "search", "route", "prefill", "decode", "ttft", "total")
+STAGES = ("rewrite", "queue", "embed", "search", "rerank", "route", "prefill", "decode", "ttft", "total")
 PINNED: dict[str, Route | None] = {"auto": None, "direct": "direct", "rag": "rag"}
 ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
@@ -91,7 +92,9 @@ class Answerer:
         self._backends = backends
         self._config = config
 
-    async def answer(self, request: ChatCompletionRequest, request_id: str) -> AsyncGenerator[Event]:
+    async def answer(
+        self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""
+    ) -> AsyncGenerator[Event]:
         """Yield Started, then Text while there is more, then Finished.
 
         Raises: RequestError of the hop that failed; DeadlineExceeded when the request's deadline passes.
@@ -100,7 +103,7 @@ class Answerer:
         gateway = self._config.gateway
         deadline_ms = min(request.switchyard.deadline_ms or gateway.default_deadline_ms, gateway.max_deadline_ms)
         deadline = time.monotonic() + deadline_ms / 1000
-        answer = _Answer(self._backends, self._config, request, request_id, deadline_ms, deadline)
+        answer = _Answer(self._backends, self._config, request, request_id, tenant, deadline_ms, deadline)
         events = answer.events()
         try:
             while True:
@@ -125,18 +128,22 @@ class _Answer:
         config: EngineConfig,
         request: ChatCompletionRequest,
         request_id: str,
+        tenant: str,
         deadline_ms: float,
         deadline: float,
     ) -> None:
         self._backends = backends
         self._config = config
         self._request = request
+        self._messages = tuple(Message(ROLES[message.role], message.text()) for message in request.messages)
         self._id = request_id
+        self._tenant = tenant
         self._deadline_ms = deadline_ms
         self._deadline = deadline
         self._start = time.perf_counter()
         self._timings: dict[str, float] = {}
         self._degraded = False
+        self._search_reasons: list[str] = []
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
@@ -184,11 +191,23 @@ class _Answer:
     async def _evidence(self, pinned: Route | None) -> tuple[Evidence | None, str | None]:
         """Search, or say why there is nothing to go by where that need not fail the request."""
         extension = self._request.switchyard
+        search = await search_text(
+            self._config.retriever.followups,
+            self._backends,
+            self._messages,
+            request_id=self._id,
+            remaining_s=self._deadline - time.monotonic(),
+        )
+        self._search_reasons = [search.reason] if search.reason else []
+        if search.rewrite_ms is not None:
+            self._timings["rewrite"] = search.rewrite_ms
         query = Query(
-            text=self._request.messages[-1].text(),
+            text=search.text,
             collection=extension.collection or self._config.retriever.default_collection,
             k=extension.top_k or self._config.generator.max_passages,
             filter=extension.filter,
+            tenant=self._tenant,
+            mode=self._config.retriever.mode,
         )
         try:
             evidence = await self._backends.evidence(query)
@@ -228,11 +247,12 @@ class _Answer:
             raise DeadlineExceeded(self._deadline_ms)
         return GenerationRequest(
             id=self._id,
-            messages=tuple(Message(ROLES[message.role], message.text()) for message in request.messages),
+            messages=self._messages,
             passages=evidence.passages if decision.route == "rag" and evidence else (),
             sampling=sampling,
             adapter=decision.adapter,
             deadline_s=remaining_s,
+            cache_salt=self._tenant,
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:
@@ -254,7 +274,7 @@ class _Answer:
             route=decision.route,
             adapter=decision.adapter,
             confidence=None if decision.confidence is None else round(decision.confidence, 3),
-            reasons=list(decision.reasons),
+            reasons=[*decision.reasons, *self._search_reasons],
             passages=[passage_info(passage) for passage in passages],
             citations=citations,
             timings_ms={name: round(self._timings[name], 2) for name in STAGES if name in self._timings},

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
+from local_backends import LocalBackends
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from engine.errors import ComponentUnavailable
+from engine.api.app import create_app
+from engine.api.rewriting import search_text
+from engine.errors import ComponentUnavailable, DeadlineExceeded
+from engine.values import GenerationRequest, Message, TokenDelta
 
 URL = "/v1/chat/completions"
 
@@ -245,10 +250,6 @@ async def test_chat_answers_503_when_rag_is_pinned_and_the_retriever_is_unavaila
 
 
 async def test_chat_fails_by_policy_when_the_retriever_is_unavailable(backends, config):
-    import httpx
-
-    from engine.api.app import create_app
-
     strict = config.model_copy(update={"gateway": config.gateway.model_copy(update={"on_retrieval_error": "fail"})})
     backends.retrieval_error = ComponentUnavailable("retriever", "it died")
     transport = httpx.ASGITransport(app=create_app(backends, strict))
@@ -293,3 +294,111 @@ async def test_the_playground_loads_nothing_from_elsewhere(client):
     assert "default-src 'none'; connect-src 'self'" in page.headers["content-security-policy"]
     assert "http://" not in page.text and "https://" not in page.text
     assert "innerHTML" not in page.text, "answers and documents are shown as text only"
+
+
+def conversation(**fields):
+    turns = [("system", "Be kind."), ("user", "How do volumes work?"), ("assistant", "Well."), ("user", "And secrets?")]
+    return body(messages=[{"role": role, "content": content} for role, content in turns], **fields)
+
+
+def client_with(backends, config, **retriever) -> httpx.AsyncClient:
+    changed = config.model_copy(update={"retriever": config.retriever.model_copy(update=retriever)})
+    transport = httpx.ASGITransport(app=create_app(backends, changed), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
+@pytest.mark.usefixtures("knowledge")
+async def test_a_follow_up_is_searched_with_words_of_its_conversation_and_says_so(client, backends, config):
+    outcome = (await client.post(URL, json=conversation())).json()["switchyard"]
+    assert backends.queries[-1].text == "And secrets? volumes work"
+    assert outcome["reasons"][-1] == "searched for 'And secrets? volumes work' (with words of earlier turns)"
+    assert "rewrite" not in outcome["timings_ms"]
+    alone = (await client.post(URL, json=body())).json()["switchyard"]
+    assert not any("searched for" in reason for reason in alone["reasons"])
+    async with client_with(backends, config, followups="off") as as_written:
+        outcome = (await as_written.post(URL, json=conversation())).json()["switchyard"]
+    assert backends.queries[-1].text == "And secrets?"
+    assert not any("searched for" in reason for reason in outcome["reasons"])
+
+
+REWRITTEN = TokenDelta(" \n What do secrets cost? \nSure.", 9, finish_reason="stop")
+
+
+def generator_that_rewrites(backends, monkeypatch, *deltas: TokenDelta, error: Exception | None = None):
+    """Answers as before; asked to rewrite, it gives `deltas` or fails. Returns the requests it got."""
+    requests: list[GenerationRequest] = []
+    answer = backends.generate
+
+    async def rewrite():
+        yield deltas
+        if error is not None:
+            raise error
+
+    def generate(request):
+        requests.append(request)
+        return rewrite() if request.id.endswith("-search") else answer(request)
+
+    monkeypatch.setattr(backends, "generate", generate)
+    return requests
+
+
+@pytest.mark.usefixtures("knowledge")
+async def test_a_follow_up_is_rewritten_by_the_generator_where_that_is_set(backends, config, monkeypatch):
+    requests = generator_that_rewrites(backends, monkeypatch, REWRITTEN)
+    async with client_with(backends, config, followups="generator") as client:
+        outcome = (await client.post(URL, json=conversation(switchyard={"route": "rag"}))).json()["switchyard"]
+        assert backends.queries[-1].text == "What do secrets cost?"
+        assert "searched for 'What do secrets cost?' (by the generator)" in outcome["reasons"]
+        assert outcome["timings_ms"]["rewrite"] > 0
+        rewrite, answer = requests
+        assert (rewrite.sampling.temperature, rewrite.sampling.max_tokens) == (0.0, 48)
+        assert rewrite.deadline_s is not None and answer.deadline_s is not None
+        assert rewrite.deadline_s <= 10 < answer.deadline_s
+        assert "User: How do volumes work?" in rewrite.messages[0].content
+        assert "Be kind." not in rewrite.messages[0].content, "system text stays out of the search"
+        assert [message.content for message in answer.messages][-1] == "And secrets?", "the prompt is not touched"
+        await client.post(URL, json=body())
+        assert len(requests) == 3, "a first question has nothing to be rewritten from"
+
+
+@pytest.mark.parametrize(
+    ("deltas", "error"),
+    [
+        ([TokenDelta(" \n ", 1, finish_reason="stop")], None),
+        ([REWRITTEN], ComponentUnavailable("generator", "it died")),
+        ([], DeadlineExceeded(10)),
+    ],
+    ids=["says nothing", "fails", "is too slow"],
+)
+@pytest.mark.usefixtures("knowledge")
+async def test_the_rules_are_used_where_the_generator_gives_no_question(backends, config, monkeypatch, deltas, error):
+    generator_that_rewrites(backends, monkeypatch, *deltas, error=error)
+    async with client_with(backends, config, followups="generator") as client:
+        response = await client.post(URL, json=conversation())
+    assert response.status_code == 200, response.text
+    assert backends.queries[-1].text == "And secrets? volumes work"
+    assert "(with words of earlier turns)" in response.json()["switchyard"]["reasons"][-1]
+
+
+async def test_a_generator_that_hangs_leaves_most_of_the_deadline_to_the_answer(backends):
+    class Hanging(LocalBackends):
+        def generate(self, request):
+            async def never():
+                await asyncio.Event().wait()
+                yield ()
+
+            return never()
+
+    hanging = Hanging(backends.retriever, backends.engine, backends.rule)
+    turns = [Message("user", "How do volumes work?"), Message("user", "And secrets?")]
+    found = await search_text("generator", hanging, turns, request_id="r", remaining_s=0.2)
+    assert found.text == "And secrets? volumes work"
+
+
+@pytest.mark.usefixtures("knowledge")
+async def test_a_real_generator_rewrites_within_its_tokens(backends, config):
+    async with client_with(backends, config, followups="generator") as client:
+        response = await client.post(URL, json=conversation())
+    assert response.status_code == 200, response.text
+    assert backends.queries[-1].text.strip()
+    assert response.json()["switchyard"]["timings_ms"]["rewrite"] > 0
