@@ -1,0 +1,118 @@
+"""`switchyard bench retrieval`: ingestion against sentence-transformers, queries against their raw parts, and indexes.
+
+The systems take turns, round by round. `ingest` is the whole way of a page (parse, chunk, embed, store, index) against
+the embedding alone of the same texts. `query n` is a batch of n questions against the encoder and the vector search,
+each measured alone and summed, and against the same questions one after another. `index ...` compares kinds of index.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from engine.config import RetrieverSettings, usable_cores
+from engine.models import resolve_model
+from engine.retrieval.chunking import Chunker
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.service import Retriever
+from loadtest.bench_format import Report, print_content
+from loadtest.retrieval.corpus import Pages, bench_questions, read_pages, take_sample
+from loadtest.retrieval.filling import fill
+from loadtest.retrieval.findings import Findings
+from loadtest.retrieval.indexes import IndexPlan, Timed, choice_by_size, measure_indexes, print_indexes
+from loadtest.retrieval.races import K, race_ingestion, race_queries
+from loadtest.retrieval.synthetic import size_name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    ingest_texts: int
+    ingest_rounds: int
+    num_chunks: int
+    query_rounds: int
+    calls: dict[int, int]  # size of a batch to batches in a round
+    indexes: IndexPlan
+
+
+FULL = Plan(
+    *(1000, 3, 100_000, 5, {1: 64, 32: 8}),
+    indexes=IndexPlan((10_000, 100_000, 1_000_000), (1, 32), 256, 10.0, largest_graph=1_000_000),
+)
+QUICK = Plan(
+    *(256, 2, 10_000, 3, {1: 32, 32: 4}),
+    indexes=IndexPlan((10_000, 100_000), (1, 32), 64, 0.5, largest_graph=10_000),
+)
+
+
+def run(*, quick: bool, json_path: Path | None) -> None:
+    """Run the bench, print it, and write `json_path` if there is one."""
+    console = Console(stderr=True, highlight=False)
+    settings = RetrieverSettings(threads=usable_cores())
+    model = resolve_model(settings.model, kind="encoder", show_progress=True)
+    report, timed = measure(model.path, settings, QUICK if quick else FULL, read_pages(), console)
+    print_report(report, timed, Console())
+    if json_path is not None:
+        report.write_json(json_path)
+
+
+def measure(
+    model: Path, settings: RetrieverSettings, plan: Plan, pages: Pages, console: Console
+) -> tuple[Report, list[Timed]]:
+    """Everything, for the encoder in folder `model`: the report, and the indexes whose rows end it."""
+    found = Findings()
+    encoder = Encoder(model, threads=settings.threads, batch_tokens=settings.batch_tokens)
+    chunker = Chunker(
+        encoder.tokenizer,
+        chunk_tokens=settings.chunk_tokens,
+        overlap_tokens=settings.chunk_overlap_tokens,
+        max_tokens=encoder.max_tokens,
+    )
+    sample = take_sample(pages, chunker, plan.ingest_texts)
+    found.extra["corpus"] = (
+        f"{pages.origin}: {len(sample.items)} pages ({sample.num_generated} generated), {len(sample.texts)} passages"
+    )
+    race_ingestion(model, encoder, settings, sample, plan.ingest_rounds, found, console)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = fill(
+            *(Path(folder), sample.items, encoder.encode(sample.texts), plan.num_chunks),
+            encoder=encoder,
+            settings=settings,
+            console=console,
+        )
+        found.extra["query_chunks"] = len(rows)
+        retriever = Retriever(Path(folder), encoder, settings)
+        try:
+            race_queries(
+                *(retriever, encoder, rows, bench_questions(), plan.calls, plan.query_rounds),
+                threads=settings.threads,
+                found=found,
+                console=console,
+            )
+        finally:
+            retriever.close()
+    del rows
+    timed = measure_indexes(plan.indexes, settings.threads, console)
+    found.extra["fastest_index"] = choice_by_size(timed)
+    found.extra["no_hnsw_at"] = [size_name(size) for size in plan.indexes.sizes if size > plan.indexes.largest_graph]
+    found.extra["workload"] = (
+        f"{settings.threads} threads, k={K}, mode hybrid, chunks of {settings.chunk_tokens} tokens; "
+        f"{plan.ingest_rounds} rounds of ingestion and {plan.query_rounds} of queries, in turn; indexes over unit "
+        "vectors around sqrt(rows) random centres, recall against exact search in float32"
+    )
+    found.rows += [row for one in timed for row in one.rows()]
+    return Report("retrieval", found.rows, found.ratios, found.extra), timed
+
+
+def print_report(report: Report, timed: Sequence[Timed], console: Console) -> None:
+    """Print the report, its rows on indexes as one table for each size."""
+    content = report.content()
+    print_content(
+        {**content, "rows": [row for row in content["rows"] if not row["case"].startswith("index ")]}, console
+    )
+    print_indexes(timed, console)

@@ -1,0 +1,1 @@
+"""What retrieval benches and search quality share: corpora, filled folders, indexes, judged collections."""

@@ -1,0 +1,120 @@
+"""How good search is on a judged collection: nDCG@10, MRR@10 and recall, computed by ir_measures.
+
+python -m loadtest.search_quality --corpus C.jsonl --queries Q.jsonl --qrels R.jsonl --mode dense
+python -m loadtest.search_quality --squad squad_v1_dev.jsonl.gz --whole-documents --reference
+
+Documents go through a retriever: they are cut into chunks, and a document stands where the best of its chunks does.
+With --whole-documents each is one vector instead, title and text cut off at the encoder's length, which is how
+sentence-transformers is evaluated; --reference adds that library's own figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from engine.config import RetrieverSettings, usable_cores
+from engine.errors import SwitchyardError
+from engine.models import resolve_model
+from engine.retrieval.encoder import Encoder
+from engine.values import SearchMode
+from loadtest.bench_format import OURS, Report, Row
+from loadtest.retrieval import sentence_transformers_peer as peer
+from loadtest.retrieval.collection_files import Collection, read_collection, read_squad
+from loadtest.retrieval.findings import Findings
+from loadtest.retrieval.quality import (
+    Rankings,
+    rank_by_sentence_transformers,
+    rank_chunks,
+    rank_whole_documents,
+    scores,
+)
+
+WHOLE, CHUNKS = "whole documents", "chunks"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; 1 with one line on standard error when something is wrong with the files or the model."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    files = (options.corpus, options.queries, options.qrels)
+    if (options.squad is None) == (None in files) or (options.squad is not None and any(files)):
+        parser.error("name --corpus, --queries and --qrels, or --squad alone")
+    if options.whole_documents and options.mode != ["dense"]:
+        parser.error("--whole-documents is a set-up for --mode dense alone: the other modes search chunks")
+    console = Console(stderr=True, highlight=False)
+    try:
+        report = measure(options, console)
+        report.print_table(Console())
+        if options.json is not None:
+            report.write_json(options.json)
+    except SwitchyardError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+def measure(options: argparse.Namespace, console: Console) -> Report:
+    """The report that the options ask for."""
+    if options.squad is not None:
+        collection = read_squad(options.squad)
+    else:
+        collection = read_collection(options.corpus, options.queries, options.qrels)
+    settings = RetrieverSettings(threads=usable_cores())
+    model = resolve_model(options.model or settings.model, kind="encoder", show_progress=True)
+    encoder = Encoder(model.path, threads=settings.threads, batch_tokens=settings.batch_tokens)
+    found = Findings()
+    found.extra["collection"] = {
+        "file": (options.squad or options.corpus).name,
+        "documents": len(collection.documents),
+        "queries": len(collection.queries),
+    }
+    found.extra["skipped"] = collection.skipped
+    found.extra["model"] = model.name
+    found.extra["spread"] = "p20 and p80 of 1,000 bootstrap means over the queries"
+    if options.reference:
+        missing = peer.absence()
+        if missing is not None:
+            raise SwitchyardError(missing)
+        console.print(f"{peer.NAME} embeds {len(collection.documents):,} documents and the queries ...")
+        with peer.sentence_transformers(model.path, settings.threads) as library:
+            _add(found, WHOLE, peer.NAME, collection, rank_by_sentence_transformers(collection, library))
+    if options.whole_documents:
+        _add(found, WHOLE, OURS, collection, rank_whole_documents(collection, encoder, console))
+    else:
+        for mode, rankings in rank_chunks(collection, encoder, settings, options.mode, console).items():
+            _add(found, f"{CHUNKS} {mode}", OURS, collection, rankings)
+    return Report("search_quality", found.rows, (), found.extra)
+
+
+def _add(found: Findings, case: str, system: str, collection: Collection, rankings: Rankings) -> None:
+    for metric, spread in scores(collection.qrels, rankings).items():
+        found.rows.append(Row(case, system, metric, "share", *spread))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.search_quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--corpus", type=Path, help='JSONL of {"id", "text", "title"?}; .gz is read, too')
+    parser.add_argument("--queries", type=Path, help='JSONL of {"id", "text"}')
+    parser.add_argument(
+        "--qrels", type=Path, help='JSONL of {"query_id", "doc_id", "relevance"}, or the format of TREC or BEIR'
+    )
+    parser.add_argument("--squad", type=Path, help="a SQuAD file: each question is to find its paragraph")
+    parser.add_argument("--mode", nargs="+", choices=get_args(SearchMode), default=["dense"], help="default: dense")
+    parser.add_argument("--model", help="an encoder, as retriever.model names it; default: the default encoder")
+    parser.add_argument("--whole-documents", action="store_true", help="one vector for each document")
+    parser.add_argument("--reference", action="store_true", help="sentence-transformers on whole documents besides")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
