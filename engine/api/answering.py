@@ -196,6 +196,7 @@ class _Answer:
             self._backends,
             self._messages,
             request_id=self._id,
+            tenant=self._tenant,
             remaining_s=self._deadline - time.monotonic(),
         )
         self._search_reasons = [search.reason] if search.reason else []

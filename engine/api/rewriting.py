@@ -43,12 +43,19 @@ class SearchText:
 
 
 async def search_text(
-    how: FollowUps, backends: Backends, messages: Sequence[Message], *, request_id: str, remaining_s: float
+    how: FollowUps,
+    backends: Backends,
+    messages: Sequence[Message],
+    *,
+    request_id: str,
+    tenant: str,
+    remaining_s: float,
 ) -> SearchText:
     """What to search for, to answer the last message.
 
     Args:
         messages: the conversation, ending with the user's question.
+        tenant: whose cached prompts the generator may use.
         remaining_s: what is left of the request's deadline, in seconds.
     """
     question = messages[-1].content
@@ -58,7 +65,8 @@ async def search_text(
     turns = [message for message in messages if message.role != "system"][-MAX_TURNS:]
     if how == "generator" and len(turns) > 1:
         started = time.perf_counter()
-        rewritten = await _generate(backends, turns, f"{request_id}-search", remaining_s * MAX_SHARE_OF_TIME)
+        limit_s = min(remaining_s * MAX_SHARE_OF_TIME, MAX_REWRITE_S)
+        rewritten = await _generate(backends, turns, f"{request_id}-search", tenant, limit_s)
         rewrite_ms = (time.perf_counter() - started) * 1000
         if rewritten:
             return SearchText(rewritten, f"searched for {_shown(rewritten)} (by the generator)", rewrite_ms)
@@ -67,9 +75,8 @@ async def search_text(
     return SearchText(text, reason, rewrite_ms)
 
 
-async def _generate(backends: Backends, turns: Sequence[Message], request_id: str, limit_s: float) -> str:
+async def _generate(backends: Backends, turns: Sequence[Message], request_id: str, tenant: str, limit_s: float) -> str:
     """The question in the generator's words, on one line; empty where it fails, says nothing or is too slow."""
-    limit_s = min(limit_s, MAX_REWRITE_S)
     if limit_s <= 0:
         return ""
     request = GenerationRequest(
@@ -77,6 +84,7 @@ async def _generate(backends: Backends, turns: Sequence[Message], request_id: st
         messages=(Message("user", _prompt(turns)),),
         sampling=SamplingParams(max_tokens=MAX_TOKENS),
         deadline_s=limit_s,
+        cache_salt=tenant,
     )
     parts: list[str] = []
     try:

@@ -391,7 +391,7 @@ async def test_a_generator_that_hangs_leaves_most_of_the_deadline_to_the_answer(
 
     hanging = Hanging(backends.retriever, backends.engine, backends.rule)
     turns = [Message("user", "How do volumes work?"), Message("user", "And secrets?")]
-    found = await search_text("generator", hanging, turns, request_id="r", remaining_s=0.2)
+    found = await search_text("generator", hanging, turns, request_id="r", tenant="", remaining_s=0.2)
     assert found.text == "And secrets? volumes work"
 
 
@@ -402,3 +402,10 @@ async def test_a_real_generator_rewrites_within_its_tokens(backends, config):
     assert response.status_code == 200, response.text
     assert backends.queries[-1].text.strip()
     assert response.json()["switchyard"]["timings_ms"]["rewrite"] > 0
+
+
+async def test_a_tenant_s_rewrites_and_answers_share_no_cached_prompt_with_others(backends, monkeypatch):
+    requests = generator_that_rewrites(backends, monkeypatch, REWRITTEN)
+    turns = [Message("user", "How do volumes work?"), Message("user", "And secrets?")]
+    await search_text("generator", backends, turns, request_id="r", tenant="acme", remaining_s=9.0)
+    assert [request.cache_salt for request in requests] == ["acme"]
