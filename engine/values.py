@@ -20,7 +20,7 @@ SearchMode = Literal["hybrid", "dense", "lexical"]
 class Query:
     """What the retriever is asked: embed `text` once, then search `collection` for `k` passages.
 
-    `filter` is the caller's, in the grammar of `engine.retrieval.filters`; `tenant` is the credential's.
+    `filter` is the caller's, in the grammar of `engine.retrieval.index.filters`; `tenant` is the credential's.
     """
 
     text: str

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from engine.config import RetrieverSettings, usable_cores
 from engine.models import resolve_model
-from engine.retrieval.chunking import Chunker
-from engine.retrieval.encoder import Encoder
+from engine.retrieval.encoding.encoder import Encoder
+from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.service import Retriever
 from loadtest.bench_format import Report, print_content
 from loadtest.retrieval.corpus import Pages, bench_questions, read_pages, take_sample

@@ -29,8 +29,8 @@ from rich.table import Table
 from engine.config import usable_cores
 from engine.errors import SwitchyardError
 from engine.models import resolve_model
-from engine.retrieval.encoder import Encoder
-from engine.retrieval.encoding import EncoderLike, Vectors
+from engine.retrieval.encoding.encoder import Encoder
+from engine.retrieval.encoding.protocol import EncoderLike, Vectors
 from engine.retrieval.followups import standalone_query
 from engine.values import Message, Role
 from loadtest.bench_format import Report

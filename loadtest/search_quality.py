@@ -20,7 +20,7 @@ from rich.console import Console
 from engine.config import RetrieverSettings, usable_cores
 from engine.errors import SwitchyardError
 from engine.models import resolve_model
-from engine.retrieval.encoder import Encoder
+from engine.retrieval.encoding.encoder import Encoder
 from engine.values import SearchMode
 from loadtest.bench_format import OURS, Report, Row
 from loadtest.retrieval import sentence_transformers_peer as peer

@@ -29,7 +29,7 @@ from engine.api.strict_json import StrictRoute, parse_json
 from engine.api.tenancy import Tenant
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, UnknownCollection, UnknownDocument, UnsupportedMediaType
-from engine.retrieval.parsing import BINARY_TYPES, MEDIA_TYPES
+from engine.retrieval.parsing.formats import BINARY_TYPES, MEDIA_TYPES
 from engine.values import DocumentWrite, Evidence, WriteResult
 from engine.values import Query as RetrieverQuery
 

@@ -25,7 +25,7 @@ from rich.progress import (
 
 from engine.cli.client import Client, ServerError, client_options, print_json
 from engine.errors import SwitchyardError
-from engine.retrieval.parsing import BINARY_TYPES, CONTENT_TYPES
+from engine.retrieval.parsing.formats import BINARY_TYPES, CONTENT_TYPES
 
 BATCH_BYTES = 256 * 1024
 BATCH_ITEMS = 32

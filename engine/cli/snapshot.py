@@ -15,9 +15,9 @@ from rich.progress import Progress as ProgressBar
 
 from engine.cli.client import print_json
 from engine.errors import DataFolderError
-from engine.retrieval.snapshot import Progress, restore_snapshot, verify_snapshot, write_snapshot
-from engine.retrieval.snapshot_format import Manifest
-from engine.retrieval.store import DATABASE_FILE, Store
+from engine.retrieval.snapshots.format import Manifest
+from engine.retrieval.snapshots.snapshot import Progress, restore_snapshot, verify_snapshot, write_snapshot
+from engine.retrieval.store.store import DATABASE_FILE, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 

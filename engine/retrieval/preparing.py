@@ -9,9 +9,9 @@ import unicodedata
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
-from engine.retrieval.chunking import Chunker
-from engine.retrieval.parsing import parse_document
-from engine.retrieval.store_write import NewChunk, NewDocument
+from engine.retrieval.parsing.chunking import Chunker
+from engine.retrieval.parsing.formats import parse_document
+from engine.retrieval.store.write import NewChunk, NewDocument
 from engine.values import DocumentWrite
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -22,14 +22,14 @@ from engine.errors import (
     UnknownCollection,
     UnknownDocument,
 )
-from engine.retrieval.background import background_questions
-from engine.retrieval.chunking import Chunker
-from engine.retrieval.cpu_rows import CpuRows
-from engine.retrieval.encoding import EncoderLike, RerankerLike, Vectors
-from engine.retrieval.live import LiveCollection
+from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
+from engine.retrieval.index.background import background_questions
+from engine.retrieval.index.cpu_rows import CpuRows
+from engine.retrieval.index.live import LiveCollection
+from engine.retrieval.index.rows import VectorRows, check_vectors
+from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
-from engine.retrieval.rows import VectorRows, check_vectors
-from engine.retrieval.store import CollectionState, Store
+from engine.retrieval.store.store import CollectionState, Store
 from engine.retrieval.writing import WritePlan
 from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 
@@ -259,7 +259,7 @@ class Retriever:
     def _new_rows(self) -> VectorRows:
         if self._device == "cpu":
             return CpuRows(self._encoder.dim, threads=self._threads)
-        from engine.retrieval.gpu_rows import GpuRows  # needs torch, which nothing else here does
+        from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
         return GpuRows(self._encoder.dim, device=self._device)
 

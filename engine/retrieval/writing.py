@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.errors import InvalidRequest, RequestError
-from engine.retrieval.chunking import Chunker
+from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, prepare_document
-from engine.retrieval.store_write import Change
+from engine.retrieval.store.write import Change
 from engine.values import DocumentWrite, WriteResult
 
 

@@ -11,8 +11,8 @@ from ray import serve
 from engine.config import EngineConfig, Profile
 from engine.errors import RequestError
 from engine.models import resolve_model
-from engine.retrieval.encoder import Encoder
-from engine.retrieval.reranker import Reranker
+from engine.retrieval.encoding.encoder import Encoder
+from engine.retrieval.encoding.reranker import Reranker
 from engine.retrieval.service import Retriever
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from engine.errors import ConfigError
-from engine.retrieval.background import background_questions
-from engine.retrieval.chunking import Chunker
-from engine.retrieval.parsing import CONTENT_TYPES
+from engine.retrieval.index.background import background_questions
+from engine.retrieval.parsing.chunking import Chunker
+from engine.retrieval.parsing.formats import CONTENT_TYPES
 from engine.retrieval.preparing import prepare_document
 from engine.values import DocumentWrite
 from loadtest.questions import DEFAULT_FILE, read_questions

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from engine.config import RetrieverSettings
 from engine.errors import ConfigError
-from engine.retrieval.encoding import EncoderIdentity, EncoderLike, Vectors
+from engine.retrieval.encoding.protocol import EncoderIdentity, EncoderLike, Vectors
 from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite
 from loadtest.retrieval.corpus import endless_copies

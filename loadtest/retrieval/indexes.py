@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from engine.retrieval.encoding import Vectors
+from engine.retrieval.encoding.protocol import Vectors
 from loadtest.bench_format import Row, spread
 from loadtest.measures import percentile
 from loadtest.retrieval.progress import progress_bar

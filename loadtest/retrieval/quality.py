@@ -12,8 +12,8 @@ from rich.console import Console
 
 from engine.config import RetrieverSettings
 from engine.errors import RequestError
-from engine.retrieval.cpu_rows import CpuRows
-from engine.retrieval.encoding import EncoderLike, Vectors
+from engine.retrieval.encoding.protocol import EncoderLike, Vectors
+from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite, Query, SearchMode
 from loadtest.bench_format import Spread

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from engine.config import RetrieverSettings
 from engine.errors import RequestError
-from engine.retrieval.encoding import EncoderLike, Vectors
+from engine.retrieval.encoding.protocol import EncoderLike, Vectors
 from engine.retrieval.service import Retriever
 from engine.values import Query, SearchMode
 from loadtest.bench_format import OURS

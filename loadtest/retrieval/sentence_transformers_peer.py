@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.retrieval.encoding import Vectors
+from engine.retrieval.encoding.protocol import Vectors
 
 NAME = "sentence-transformers"
 Method = Literal["encode", "encode_query", "encode_document"]

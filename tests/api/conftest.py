@@ -13,7 +13,7 @@ from tiny_model import write_tiny_model
 from engine.api.app import create_app
 from engine.config import EngineConfig, parse_config
 from engine.generation.engine import Engine
-from engine.retrieval.encoder import Encoder
+from engine.retrieval.encoding.encoder import Encoder
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 

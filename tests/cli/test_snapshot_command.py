@@ -12,7 +12,7 @@ from retrieval.stub_encoder import SETTINGS, StubEncoder
 
 from engine.cli.main import main
 from engine.retrieval.service import Retriever
-from engine.retrieval.store import Store
+from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite
 
 

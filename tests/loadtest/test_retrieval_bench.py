@@ -20,7 +20,7 @@ from tiny_encoder import write_tiny_encoder
 
 from engine.config import RetrieverSettings
 from engine.errors import ConfigError
-from engine.retrieval.chunking import Chunker
+from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite, Evidence, Query
 from loadtest import bench_retrieval, gpu_retrieval

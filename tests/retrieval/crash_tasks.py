@@ -10,8 +10,8 @@ from forking import say
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.retrieval.service import Retriever
-from engine.retrieval.snapshot import restore_snapshot, write_snapshot
-from engine.retrieval.store import Store
+from engine.retrieval.snapshots.snapshot import restore_snapshot, write_snapshot
+from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite
 
 SOURCES = ("site", "blog")

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.config import RetrieverSettings
-from engine.retrieval.encoding import EncoderIdentity, Vectors
+from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors
 
 DIM = 64
 SETTINGS = RetrieverSettings(chunk_tokens=30, chunk_overlap_tokens=5)

@@ -16,10 +16,10 @@ from sqlalchemy import select, text
 from stub_encoder import StubEncoder
 
 from engine.errors import DataFolderError, UnknownCollection
-from engine.retrieval import tables
 from engine.retrieval.preparing import PreparedDocument, prepare_document
 from engine.retrieval.service import Retriever
-from engine.retrieval.snapshot_reader import SnapshotReader
+from engine.retrieval.snapshots.reader import SnapshotReader
+from engine.retrieval.store import tables
 from engine.values import Query
 
 QUESTION = "sentence of site"

@@ -17,9 +17,9 @@ from sqlalchemy import func, select
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.errors import UnknownCollection, UnknownDocument
-from engine.retrieval import tables
 from engine.retrieval.preparing import PreparedDocument, prepare_document
 from engine.retrieval.service import Retriever
+from engine.retrieval.store import tables
 from engine.values import DocumentWrite, Evidence, Query
 
 COLLECTIONS, TENANTS = ("docs", "more"), ("", "acme")

@@ -21,9 +21,9 @@ from engine.errors import (
     UnparsableDocument,
     UnsupportedMediaType,
 )
-from engine.retrieval.lexical import LexicalIndex
+from engine.retrieval.index.lexical import LexicalIndex
 from engine.retrieval.service import Retriever
-from engine.retrieval.store_write import Transaction
+from engine.retrieval.store.write import Transaction
 from engine.values import DocumentWrite, Evidence, Query
 
 VOLUMES = b"""---

@@ -1,0 +1,1 @@
+"""The searchable side of a collection: caches that follow the store."""

@@ -1,0 +1,292 @@
+"""The searchable side of a collection: vector rows and filters by tenant, lexical index, in step with the store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ComponentUnavailable, DataFolderError, InvalidRequest, RequestError
+from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.encoding.turns import Turns
+from engine.retrieval.index.background import BackgroundMeter
+from engine.retrieval.index.filters import Filter, parse_filter
+from engine.retrieval.index.fusion import reciprocal_rank_fusion
+from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
+from engine.retrieval.index.metadata_index import MetadataIndex
+from engine.retrieval.index.rows import VectorRows
+from engine.retrieval.store.store import Store
+from engine.retrieval.store.write import Change, IndexedChunk, Transaction
+from engine.values import Evidence, Passage, Query, ScoreBackground
+
+# Hits of each leg that are fused; what both rank lower than this hardly decides the first ten.
+FUSED_DEPTH = 100
+# Support questions rarely use the words of the page: with their page among the first five of Fly.io's documentation, 25
+# and 24 of 30 in two versions of it, against 23 and 22 with equal weights and the customary 60.
+_FUSION_K0 = 5
+_FUSION_WEIGHTS = (2.0, 1.0)  # dense, lexical
+
+Ranking = list[tuple[int, float]]  # keys and scores, best first
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """What one tenant has in the collection."""
+
+    rows: VectorRows
+    metadata: MetadataIndex = field(default_factory=MetadataIndex)
+    meter: BackgroundMeter = field(default_factory=BackgroundMeter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One query's ranking by its mode, and its best similarities."""
+
+    ranking: Ranking
+    similarities: tuple[float, ...]
+
+
+class LiveCollection:
+    """Searches see all of a write or nothing of it, in both legs. Thread-safe.
+
+    Where the lexical index cannot follow (a full disk), that leg is left out until it has been built anew.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        folder: Path,
+        questions: Vectors,
+        *,
+        new_rows: Callable[[], VectorRows],
+        version: int = 0,
+    ) -> None:
+        """`folder` holds the lexical index; `questions` [N, E] measure the score background; `new_rows` makes empty
+        rows for a tenant.
+        """
+        self._name = name
+        self._store = store
+        self._questions = questions
+        self._new_rows = new_rows
+        self._turns = Turns()
+        self._shelves: dict[str, _Shelf] = {}
+        self.folder = folder
+        self._lexical = LexicalIndex(folder)
+        self._is_lexical_behind = False
+        self.version = version
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of all tenants."""
+        return sum(len(shelf.rows) for shelf in list(self._shelves.values()))
+
+    def has(self, tenant: str) -> bool:
+        """Whether a tenant has documents here."""
+        shelf = self._shelves.get(tenant)
+        return shelf is not None and len(shelf.metadata) > 0
+
+    def load(self, collection: int, encoder: str) -> None:
+        """Bring every index to the store's version."""
+        for tenant, document, fields in self._store.fields(collection):
+            self._shelf(tenant).metadata.put(document, fields)
+        for tenant, keys, documents, vectors in self._store.vectors(collection, encoder):
+            shelf = self._shelf(tenant)
+            shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
+        if self._lexical.open() != self.version:
+            self._rebuild_lexical()
+        for shelf in self._shelves.values():
+            shelf.meter.refresh(shelf.rows, self._questions)
+
+    def create(self) -> None:
+        """Begin empty, whatever files an earlier collection of this name has left."""
+        self._lexical.rebuild((), self.version)
+
+    def commit(self, transaction: Transaction, change: Change, tenant: str, vectors: Mapping[str, Vectors]) -> None:
+        """Commit the write and make it searchable; `vectors` has those of the added chunks by their `text_hash`."""
+        keys = np.array([chunk.key for chunk in change.added], np.int64)
+        stacked = np.empty((len(keys), self._questions.shape[1]), np.float32)
+        for row, chunk in enumerate(change.added):
+            stacked[row] = vectors[chunk.text_hash]
+        # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
+        # store, which the next start sees.
+        self._write_lexical(change, tenant)
+        with self._turns.take():
+            shelf = self._shelf(tenant)
+            shelf.rows.reserve(len(keys))
+            try:
+                transaction.commit()
+            except BaseException:
+                self._is_lexical_behind = True
+                raise
+            shelf.rows.remove(change.removed)
+            for document in change.removed_documents:
+                shelf.metadata.remove(document)
+            for document, fields in change.documents.items():
+                shelf.metadata.put(document, fields)
+            documents = [chunk.document for chunk in change.added]
+            shelf.rows.append(keys, stacked, _slots(shelf.metadata, documents))
+            self.version = change.version
+            self._show_lexical()
+            shelf.meter.refresh(shelf.rows, self._questions)
+
+    def _write_lexical(self, change: Change, tenant: str) -> None:
+        if self._is_lexical_behind:
+            return
+        try:
+            added = [_lexical(tenant, chunk) for chunk in change.added]
+            self._lexical.commit(change.removed, added, change.version)
+        except DataFolderError as error:
+            self._leave_out_lexical(error)
+
+    def _show_lexical(self) -> None:
+        """Let searches see the words of the version that the store has committed."""
+        try:
+            if self._is_lexical_behind:
+                self._rebuild_lexical()
+                self._is_lexical_behind = False
+            else:
+                self._lexical.show()
+        except DataFolderError as error:
+            self._leave_out_lexical(error)
+
+    def _leave_out_lexical(self, error: DataFolderError) -> None:
+        # The store decides whether the write succeeds, not a cache of it.
+        if not self._is_lexical_behind:
+            _log.error("collection %s is searched by meaning alone until a write succeeds: %s", self._name, error)
+        self._is_lexical_behind = True
+
+    def _rebuild_lexical(self) -> None:
+        texts = (_lexical(tenant, chunk) for tenant, chunk in self._store.texts(self._name))
+        self._lexical.rebuild(texts, self.version)
+
+    def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
+        """Answer queries [Q] of one tenant with `vectors` [Q, E]; without timings.
+
+        Queries with the same filter are searched together. A filter that cannot be read fails its own query alone.
+        """
+        answers: list[Evidence | RequestError | None] = [None] * len(queries)
+        groups: dict[Filter | None, list[int]] = {}
+        for position, query in enumerate(queries):
+            try:
+                groups.setdefault(self._readable(query), []).append(position)
+            except RequestError as error:
+                answers[position] = error
+        with self._turns.take():
+            version = self.version
+            shelf = self._shelves.get(queries[0].tenant)
+            found: dict[int, _Found] = {}
+            for key, members in groups.items():
+                if shelf is not None:
+                    asked = [queries[i] for i in members]
+                    found.update(zip(members, self._ranked(shelf, asked, vectors[members], key), strict=True))
+            passages = self._passages({key for one in found.values() for key, _ in one.ranking})
+        background = None if shelf is None else shelf.meter.background
+        for members in groups.values():
+            for i in members:
+                answers[i] = _too_new(queries[i], version) or _evidence(found.get(i), passages, background, version)
+        return [answer for answer in answers if answer is not None]
+
+    def _readable(self, query: Query) -> Filter | None:
+        """The query's filter. Raises: RequestError when it cannot be read, or the mode not be served."""
+        if query.mode == "lexical" and self._is_lexical_behind:
+            raise ComponentUnavailable("retriever", "its lexical index could not be written; search with mode=dense")
+        return None if query.filter is None else parse_filter(query.filter)
+
+    def close(self) -> None:
+        """Give up the files of the lexical index."""
+        with self._turns.take():
+            self._lexical.close()
+
+    def _ranked(self, shelf: _Shelf, queries: Sequence[Query], vectors: Vectors, wanted: Filter | None) -> list[_Found]:
+        """Both legs for queries of one tenant with one filter."""
+        allowed = None if wanted is None else shelf.metadata.mask(wanted)
+        depth = max(max(query.k, FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
+        keys, scores = shelf.rows.search(vectors, depth, allowed)
+        dense = [list(zip(keys[i].tolist(), scores[i].tolist(), strict=True)) for i in range(len(queries))]
+        by_words = [i for i, query in enumerate(queries) if query.mode != "dense" and not self._is_lexical_behind]
+        lexical: dict[int, Ranking] = {}
+        if by_words:
+            texts = [queries[i].text for i in by_words]
+            hits = self._lexical.search(texts, depth, tenant=queries[0].tenant, **_documents(shelf.metadata, allowed))
+            lexical = dict(zip(by_words, hits, strict=True))
+        return [
+            _Found(
+                _by_mode(query, dense[i], lexical.get(i, []))[: query.k],
+                tuple(score for _, score in dense[i][: query.k]),
+            )
+            for i, query in enumerate(queries)
+        ]
+
+    def _passages(self, keys: Iterable[int]) -> dict[int, Passage]:
+        return {
+            key: Passage(
+                chunk=found.chunk,
+                document=found.document,
+                title=found.title or "",
+                heading=found.heading,
+                text=found.text,
+                start=found.start,
+                end=found.end,
+                score=0.0,
+            )
+            for key, found in self._store.passages(keys).items()
+        }
+
+    def _shelf(self, tenant: str) -> _Shelf:
+        if tenant not in self._shelves:
+            self._shelves[tenant] = _Shelf(self._new_rows())
+        return self._shelves[tenant]
+
+
+def _by_mode(query: Query, dense: Ranking, lexical: Ranking) -> Ranking:
+    if query.mode == "dense":
+        return dense
+    if query.mode == "lexical":
+        return lexical
+    legs = [[key for key, _ in leg] for leg in (dense, lexical)]
+    fused = reciprocal_rank_fusion(legs, k0=_FUSION_K0, weights=_FUSION_WEIGHTS)
+    best_possible = sum(_FUSION_WEIGHTS) / (_FUSION_K0 + 1)
+    return [(key, score / best_possible) for key, score in fused]
+
+
+def _evidence(
+    found: _Found | None, passages: Mapping[int, Passage], background: ScoreBackground | None, version: int
+) -> Evidence:
+    if found is None:
+        return Evidence((), background, version)
+    ranked = tuple(replace(passages[key], score=score) for key, score in found.ranking)
+    return Evidence(ranked, background, version, similarities=found.similarities)
+
+
+def _documents(metadata: MetadataIndex, allowed: NDArray[np.bool_] | None) -> dict[str, NDArray[np.int64]]:
+    """What the lexical leg may find, or what it may not: the shorter list."""
+    if allowed is None:
+        return {}
+    if 2 * int(allowed.sum()) <= len(metadata):
+        return {"documents": metadata.documents(allowed)}
+    return {"excluded": metadata.documents(~allowed)}
+
+
+def _slots(metadata: MetadataIndex, documents: Sequence[int]) -> NDArray[np.int32]:
+    return np.array([metadata.slot_of(document) for document in documents], np.int32)
+
+
+def _lexical(tenant: str, chunk: IndexedChunk) -> LexicalChunk:
+    return LexicalChunk(chunk.key, chunk.document, tenant, chunk.title, chunk.heading, chunk.text)
+
+
+def _too_new(query: Query, version: int) -> InvalidRequest | None:
+    if query.min_version <= version:
+        return None
+    return InvalidRequest(
+        f"min_version={query.min_version} is ahead of collection {query.collection!r}, which is at version {version}. "
+        "Use the version that a write answered.",
+        param="min_version",
+    )

@@ -1,0 +1,105 @@
+"""The schema's versions: new databases get this program's, earlier ones are brought to it step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, insert, inspect, select, update
+
+from engine.errors import DataFolderError
+from engine.retrieval.store import tables
+from engine.retrieval.store.data_folder import begin, move_into_place
+
+# The statements that lead from a version to the next. Never changed once released: later versions of the tables
+# must not leak into the step of an earlier one, so they are not made from tables.py.
+_STEPS: dict[int, tuple[str, ...]] = {
+    1: (
+        "CREATE INDEX documents_by_source ON documents (collection, tenant, source, id, num_chunks)",
+        "CREATE INDEX ix_embeddings_text_hash ON embeddings (text_hash)",
+        """CREATE TABLE jobs (
+            id VARCHAR(32) NOT NULL,
+            kind VARCHAR(32) NOT NULL,
+            collection VARCHAR(64) NOT NULL,
+            tenant VARCHAR(64) NOT NULL,
+            state VARCHAR(16) NOT NULL,
+            total INTEGER,
+            done INTEGER NOT NULL,
+            failed INTEGER NOT NULL,
+            errors JSON NOT NULL,
+            created_at FLOAT NOT NULL,
+            started_at FLOAT,
+            updated_at FLOAT NOT NULL,
+            finished_at FLOAT,
+            PRIMARY KEY (id)
+        )""",
+        "CREATE INDEX ix_jobs_state ON jobs (state)",
+        "CREATE INDEX jobs_by_tenant ON jobs (tenant, created_at)",
+    ),
+}
+
+
+def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
+    """Create or migrate the tables in one transaction.
+
+    Args:
+        where: names the knowledge base in errors.
+        database: the SQLite file, of which a copy is kept before it is migrated; None for other databases.
+    Raises: DataFolderError for a version that this program does not know.
+    """
+    with engine.connect() as connection:
+        found = _version(connection)
+    if found == tables.SCHEMA_VERSION:
+        return
+    if found is not None and found not in _STEPS:
+        raise DataFolderError(
+            f"{where}: the knowledge base has schema version {found}, this program reads "
+            f"{tables.SCHEMA_VERSION}. Use the program that wrote it, or name another folder with --data."
+        )
+    if found is not None and database is not None:
+        _keep_copy(engine, database, found)
+    with engine.connect() as connection:
+        begin(connection, is_write=True)
+        if found is None:
+            _create(connection)
+        else:
+            migrate(connection, found)
+        connection.commit()
+
+
+def migrate(connection: Connection, from_version: int) -> None:
+    """Run every step from `from_version` to this program's version, inside the caller's transaction."""
+    for version in range(from_version, tables.SCHEMA_VERSION):
+        for statement in _STEPS[version]:
+            connection.exec_driver_sql(statement)
+    connection.execute(update(tables.meta).values(schema_version=tables.SCHEMA_VERSION))
+
+
+def _version(connection: Connection) -> int | None:
+    if not inspect(connection).has_table(tables.meta.name):
+        return None
+    return connection.execute(select(tables.meta.c.schema_version)).scalar()
+
+
+def _create(connection: Connection) -> None:
+    """All tables and indexes; some are there where version 1 was killed while it made them one by one."""
+    tables.metadata.create_all(connection)
+    for table in tables.metadata.sorted_tables:
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    connection.execute(insert(tables.meta).values(schema_version=tables.SCHEMA_VERSION))
+
+
+def _keep_copy(engine: Engine, database: Path, version: int) -> None:
+    copy = database.with_name(f"{database.name}.v{version}.bak")
+    partial = copy.with_name(f"{copy.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        # Unlike a copy of the file alone, this holds what is still in the write-ahead log.
+        with engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(partial),))
+        move_into_place(partial, copy)
+    except OSError as error:
+        raise DataFolderError(
+            f"{copy}: the copy of schema version {version} cannot be written ({error.strerror}). "
+            "Nothing was migrated; make the folder writable and start again."
+        ) from None

@@ -1,0 +1,237 @@
+"""The store: every read of the knowledge base's database, and its opening and closing. Writes: write.py."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, func, select
+
+from engine.errors import DataFolderError
+from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.index.filters import document_fields
+from engine.retrieval.store import tables
+from engine.retrieval.store.data_folder import FolderLock, begin, connect, storage_errors
+from engine.retrieval.store.migrations import prepare_schema
+from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches
+
+DATABASE_FILE = "knowledge.sqlite3"
+_VECTOR = np.dtype("<f4")
+_ROWS_PER_READ = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """A collection with how its current generation was made."""
+
+    id: int
+    name: str
+    version: int
+    encoder: dict[str, Any]
+    chunking: dict[str, Any]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A chunk with its text; `key` is its number in the vector rows."""
+
+    key: int
+    chunk: str
+    document: str
+    title: str | None
+    heading: str
+    text: str
+    start: int
+    end: int
+
+
+class Store:
+    """Documents, chunks and embeddings in one database. Thread-safe for reads; one write at a time."""
+
+    def __init__(self, data: Path, *, url: str | None = None) -> None:
+        """Open `data` (created where needed) and lock it until `close`.
+
+        Args:
+            data: folder of the lock and, unless `url` names a database elsewhere, of the SQLite file.
+            url: SQLAlchemy URL of a database.
+        A database of an earlier schema version is migrated, and a copy of its file kept beside it.
+        Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version.
+        """
+        self._lock = FolderLock(data)
+        self._where = str(data)
+        self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}")
+        try:
+            with storage_errors(self._where):
+                prepare_schema(self._engine, self._where, None if url else data / DATABASE_FILE)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database and give up the folder; may be called twice."""
+        self._engine.dispose()
+        self._lock.release()
+
+    def transaction(self) -> Transaction:
+        """One write; use as a context manager. What is not committed inside is rolled back."""
+        return Transaction(self._engine, self._where)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection whose reads all see the same moment, whatever is written meanwhile."""
+        with storage_errors(self._where), self._engine.connect() as connection:
+            begin(connection, is_write=False)
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that the end of the block commits and an error in it rolls back."""
+        with storage_errors(self._where), self._engine.connect() as connection:
+            begin(connection, is_write=True)
+            yield connection
+            connection.commit()
+
+    def collections(self) -> list[CollectionState]:
+        """Every collection, by name."""
+        with storage_errors(self._where), self._engine.connect() as connection:
+            return read_collections(connection)
+
+    def fields(self, collection: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Every document of a collection: tenant, number, and what filters see of it."""
+        d = tables.documents
+        columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
+        query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
+        with storage_errors(self._where), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
+                shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
+                yield row.tenant, row.pk, document_fields(row.metadata, **shown)
+
+    def texts(self, collection: str) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk of a collection's current generation with its tenant, as the indexes take it."""
+        k, d, c = tables.chunks, tables.documents, tables.collections
+        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+        query = (
+            select(d.c.tenant, k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
+            .join(d, d.c.pk == k.c.document_pk)
+            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
+            .where(c.c.name == collection)
+            .order_by(k.c.pk)
+        )
+        with storage_errors(self._where), self._engine.connect() as connection:
+            for tenant, *chunk in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
+                yield tenant, IndexedChunk(*chunk)
+
+    def vectors(
+        self, collection: int, encoder: str
+    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], Vectors]]:
+        """Every chunk of a collection's current generation in pieces.
+
+        Yields: tenant, keys [n], numbers of their documents [n], vectors [n, E] float32.
+
+        Raises: DataFolderError when a chunk has no embedding by `encoder`, which no write can leave behind.
+        """
+        k, d, e, c = tables.chunks, tables.documents, tables.embeddings, tables.collections
+        query = (
+            select(k.c.pk, k.c.document_pk, d.c.tenant, e.c.vector)
+            .join(d, d.c.pk == k.c.document_pk)
+            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
+            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == encoder))
+            .where(d.c.collection == collection)
+            .order_by(k.c.pk)
+        )
+        with storage_errors(self._where), self._engine.connect() as connection:
+            for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
+                if any(row.vector is None for row in rows):
+                    raise DataFolderError(f"{self._where}: chunks without an embedding; restore it from a backup.")
+                for tenant in {row.tenant for row in rows}:
+                    mine = [row for row in rows if row.tenant == tenant]
+                    vectors = np.frombuffer(b"".join(row.vector for row in mine), _VECTOR).reshape(len(mine), -1)
+                    keys, documents = np.array([(row.pk, row.document_pk) for row in mine], np.int64).T
+                    yield tenant, keys, documents, vectors.astype(np.float32)
+
+    def content_hashes(self, collection: str, tenant: str, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """content_hash and number of chunks of those documents that exist."""
+        d, c = tables.documents, tables.collections
+        query = select(d.c.id, d.c.content_hash, d.c.num_chunks).join(c, c.c.id == d.c.collection)
+        query = query.where(c.c.name == collection, d.c.tenant == tenant)
+        rows = (row for batch in in_batches(ids) for row in self._rows(query.where(d.c.id.in_(batch))))
+        return {row.id: (row.content_hash, row.num_chunks) for row in rows}
+
+    def embeddings(self, encoder: str, text_hashes: Iterable[str]) -> dict[str, Vectors]:
+        """The vectors [E] of those texts that `encoder` has embedded before."""
+        e = tables.embeddings
+        query = select(e.c.text_hash, e.c.vector).where(e.c.encoder == encoder)
+        rows = (row for batch in in_batches(text_hashes) for row in self._rows(query.where(e.c.text_hash.in_(batch))))
+        return {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
+
+    def passages(self, keys: Iterable[int]) -> dict[int, StoredPassage]:
+        """The chunks behind keys of the vector rows."""
+        k, d = tables.chunks, tables.documents
+        # The database cuts the slice: a passage costs its own length, not that of a long document.
+        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+        columns = (k.c.pk, k.c.id, d.c.id, d.c.title, k.c.heading, text, k.c.start, k.c.end)
+        query = select(*columns).join(d, d.c.pk == k.c.document_pk)
+        rows = (row for batch in in_batches(keys) for row in self._rows(query.where(k.c.pk.in_(batch))))
+        return {row[0]: StoredPassage(*row) for row in rows}
+
+    def document(self, collection: str, tenant: str, document: str) -> dict[str, Any] | None:
+        """One document with its text, None when there is none."""
+        d = tables.documents
+        rows = self._rows(_summaries(collection, tenant, d.c.text, d.c.metadata).where(d.c.id == document))
+        return dict(rows[0]._mapping) if rows else None
+
+    def documents(
+        self, collection: str, tenant: str, *, source: str | None, after: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """At most `limit` summaries in the order of the ids, from behind the id `after`."""
+        d = tables.documents
+        query = _summaries(collection, tenant).order_by(d.c.id).limit(limit)
+        query = query.where(d.c.source == source) if source is not None else query
+        query = query.where(d.c.id > after) if after is not None else query
+        return [dict(row._mapping) for row in self._rows(query)]
+
+    def sizes(self, tenant: str) -> list[dict[str, Any]]:
+        """Name, version, documents, chunks and sources of every collection, as the tenant sees it."""
+        c, d = tables.collections, tables.documents
+        query = (
+            select(c.c.name, c.c.version, d.c.source, func.count(d.c.pk), func.coalesce(func.sum(d.c.num_chunks), 0))
+            .outerjoin(d, (d.c.collection == c.c.id) & (d.c.tenant == tenant))
+            .group_by(c.c.name, c.c.version, d.c.source)
+            .order_by(c.c.name, d.c.source)
+        )
+        sizes: dict[str, dict[str, Any]] = {}
+        for name, version, source, num_documents, num_chunks in self._rows(query):
+            empty = {"name": name, "version": version, "documents": 0, "chunks": 0, "sources": []}
+            size = sizes.setdefault(name, empty)
+            size["documents"] += num_documents
+            size["chunks"] += int(num_chunks)
+            size["sources"] += [source] if source is not None else []
+        return list(sizes.values())
+
+    def _rows(self, query: Any) -> Sequence[Any]:
+        with storage_errors(self._where), self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+
+def read_collections(connection: Connection) -> list[CollectionState]:
+    """Every collection, by name, as the connection's transaction sees them."""
+    c, g = tables.collections, tables.generations
+    query = (
+        select(c.c.id, c.c.name, c.c.version, g.c.encoder, g.c.chunking, c.c.created_at)
+        .join(g, (g.c.collection == c.c.id) & (g.c.generation == c.c.generation))
+        .order_by(c.c.name)
+    )
+    return [CollectionState(*row) for row in connection.execute(query)]
+
+
+def _summaries(collection: str, tenant: str, *more: Any) -> Any:
+    d, c = tables.documents, tables.collections
+    columns = (d.c.id, d.c.source, d.c.title, d.c.body_hash.label("content_hash"), d.c.num_chunks.label("chunks"))
+    query = select(*columns, d.c.version, *more).join(c, c.c.id == d.c.collection)
+    return query.where(c.c.name == collection, d.c.tenant == tenant)

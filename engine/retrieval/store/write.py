@@ -1,0 +1,298 @@
+"""One write to the store: all of a batch or nothing, data first, version last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Connection, Engine, delete, exists, insert, select, update
+
+from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors
+from engine.retrieval.index.filters import document_fields
+from engine.retrieval.store import tables
+from engine.retrieval.store.data_folder import storage_errors
+
+_IDS_PER_QUERY = 500
+_T = TypeVar("_T")
+Status = Literal["created", "updated", "unchanged", "deleted", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    """A chunk to store; `id` is its public id, `text_hash` names the text that was embedded for it."""
+
+    id: str
+    start: int
+    end: int
+    heading: str
+    text_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document to store in place of what its id held before."""
+
+    id: str
+    source: str
+    title: str | None
+    content_type: str
+    body_hash: str
+    content_hash: str
+    metadata: dict[str, Any]
+    text: str
+    chunks: tuple[NewChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedChunk:
+    """A chunk as the indexes take it: `key` is its number in the vector rows, `document` its document's."""
+
+    key: int
+    document: int
+    text_hash: str
+    title: str
+    heading: str
+    text: str
+
+
+@dataclass(slots=True)
+class Change:
+    """What a write did, for the indexes to follow: keys of chunks gone and chunks new, documents gone and written.
+
+    `created_at` is the collection's, which tells it from an earlier one of the same name. `documents` maps a document's
+    number to the fields that filters see; one that was replaced is in it, and not among those removed.
+    """
+
+    version: int
+    created_at: float = 0.0
+    statuses: dict[str, Status] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+    added: list[IndexedChunk] = field(default_factory=list)
+    removed_documents: list[int] = field(default_factory=list)
+    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class Transaction:
+    """A context manager around one database transaction."""
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self._engine = engine
+        self._where = where
+
+    def __enter__(self) -> Transaction:
+        with storage_errors(self._where):
+            self._connection: Connection = self._engine.connect()
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        # Closing rolls back what was not committed.
+        self._connection.close()
+
+    def commit(self) -> None:
+        """Make the write durable. Raises: StorageFull when there was no room; then nothing of it is kept."""
+        with storage_errors(self._where):
+            self._connection.commit()
+
+    def apply(
+        self,
+        collection: str,
+        tenant: str,
+        *,
+        puts: Sequence[NewDocument],
+        deletes: Sequence[str],
+        vectors: Mapping[str, Vectors],
+        encoder: EncoderIdentity,
+        chunking: Mapping[str, Any],
+    ) -> Change:
+        """Store `puts` and remove `deletes` as one new version; a write that changes nothing makes none.
+
+        Args:
+            puts, deletes: with distinct ids.
+            vectors: text hash to [E] float32, at least for every chunk of `puts`.
+            encoder, chunking: recorded with a collection that this write creates.
+        """
+        with storage_errors(self._where):
+            row = self._collection(collection, encoder, chunking, create=bool(puts))
+            if row is None:
+                return Change(0, statuses=dict.fromkeys(deletes, "absent"))
+            write = _Write(self._connection, *row, tenant)
+            for document in puts:
+                write.put(document)
+            for document_id in deletes:
+                write.delete(document_id)
+            write.finish(vectors, encoder.digest)
+            return write.change
+
+    def _collection(
+        self, name: str, encoder: EncoderIdentity, chunking: Mapping[str, Any], *, create: bool
+    ) -> tuple[int, int, int, float] | None:
+        """(id, generation, version, created_at) of the collection, made where needed."""
+        c = tables.collections
+        columns = (c.c.id, c.c.generation, c.c.version, c.c.created_at)
+        row = self._connection.execute(select(*columns).where(c.c.name == name)).first()
+        if row is not None:
+            return row.id, row.generation, row.version, row.created_at
+        if not create:
+            return None
+        created_at = time.time()
+        values = {"name": name, "version": 0, "generation": 1, "created_at": created_at}
+        (collection,) = self._connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
+        generation = {"collection": collection, "generation": 1, "encoder": asdict(encoder), "chunking": dict(chunking)}
+        self._connection.execute(insert(tables.generations).values(generation))
+        return collection, 1, 0, created_at
+
+
+class _Write:
+    """The rows of one write to one collection, at the version after its present one."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        collection: int,
+        generation: int,
+        version: int,
+        created_at: float,
+        tenant: str,
+    ) -> None:
+        self._connection = connection
+        self._collection = collection
+        self._generation = generation
+        self._old_version = version
+        self._tenant = tenant
+        self._now = time.time()
+        self._operations: list[dict[str, Any]] = []
+        self._dropped_hashes: set[str] = set()
+        self.change = Change(version + 1, created_at)
+
+    def put(self, document: NewDocument) -> None:
+        d = tables.documents
+        known = self._known(document.id)
+        if known is not None and known.content_hash == document.content_hash:
+            self.change.statuses[document.id] = "unchanged"
+            return
+        values = {
+            "source": document.source,
+            "title": document.title,
+            "content_type": document.content_type,
+            "body_hash": document.body_hash,
+            "content_hash": document.content_hash,
+            "metadata": document.metadata,
+            "text": document.text,
+            "num_chunks": len(document.chunks),
+            "version": self.change.version,
+            "updated_at": self._now,
+        }
+        if known is None:
+            key = {"collection": self._collection, "tenant": self._tenant, "id": document.id}
+            (pk,) = self._connection.execute(insert(d).values(**key, **values)).inserted_primary_key or (0,)
+        else:
+            pk = known.pk
+            self._drop_chunks(pk)
+            self._connection.execute(update(d).where(d.c.pk == pk).values(values))
+        self._add_chunks(pk, document)
+        self.change.documents[pk] = document_fields(
+            document.metadata,
+            id=document.id,
+            source=document.source,
+            title=document.title,
+            content_type=document.content_type,
+        )
+        self._log("put", pk, document.id, "created" if known is None else "updated")
+
+    def delete(self, document_id: str) -> None:
+        known = self._known(document_id)
+        if known is None:
+            self.change.statuses[document_id] = "absent"
+            return
+        self._drop_chunks(known.pk)
+        self._connection.execute(delete(tables.documents).where(tables.documents.c.pk == known.pk))
+        self.change.removed_documents.append(known.pk)
+        self._log("delete", known.pk, document_id, "deleted")
+
+    def finish(self, vectors: Mapping[str, Vectors], encoder: str) -> None:
+        """Embeddings, log, and last of all the version."""
+        if not self._operations:
+            self.change.version = self._old_version
+            return
+        self._add_embeddings(vectors, encoder)
+        self._drop_unused_embeddings()
+        self._connection.execute(insert(tables.operations), self._operations)
+        c = tables.collections
+        self._connection.execute(update(c).where(c.c.id == self._collection).values(version=self.change.version))
+
+    def _known(self, document_id: str) -> Any:
+        d = tables.documents
+        mine = (d.c.collection == self._collection, d.c.tenant == self._tenant, d.c.id == document_id)
+        return self._connection.execute(select(d.c.pk, d.c.content_hash).where(*mine)).first()
+
+    def _add_chunks(self, document_pk: int, document: NewDocument) -> None:
+        if not document.chunks:
+            return
+        rows = [
+            {"document_pk": document_pk, "generation": self._generation, "ordinal": ordinal, **asdict(chunk)}
+            for ordinal, chunk in enumerate(document.chunks)
+        ]
+        added = insert(tables.chunks).returning(tables.chunks.c.pk, sort_by_parameter_order=True)
+        keys = self._connection.execute(added, rows).scalars().all()
+        self.change.added += [
+            IndexedChunk(
+                key=key,
+                document=document_pk,
+                text_hash=chunk.text_hash,
+                title=document.title or "",
+                heading=chunk.heading,
+                text=document.text[chunk.start : chunk.end],
+            )
+            for key, chunk in zip(keys, document.chunks, strict=True)
+        ]
+
+    def _drop_chunks(self, document_pk: int) -> None:
+        k = tables.chunks
+        for row in self._connection.execute(select(k.c.pk, k.c.text_hash).where(k.c.document_pk == document_pk)):
+            self.change.removed.append(row.pk)
+            self._dropped_hashes.add(row.text_hash)
+        self._connection.execute(delete(k).where(k.c.document_pk == document_pk))
+
+    def _add_embeddings(self, vectors: Mapping[str, Vectors], encoder: str) -> None:
+        e = tables.embeddings
+        needed = {chunk.text_hash for chunk in self.change.added}
+        for batch in in_batches(sorted(needed)):
+            query = select(e.c.text_hash).where(e.c.encoder == encoder, e.c.text_hash.in_(batch))
+            present = set(self._connection.execute(query).scalars())
+            rows = [
+                {"encoder": encoder, "text_hash": text_hash, "vector": vectors[text_hash].astype("<f4").tobytes()}
+                for text_hash in batch
+                if text_hash not in present
+            ]
+            if rows:
+                self._connection.execute(insert(e), rows)
+
+    def _drop_unused_embeddings(self) -> None:
+        e, k = tables.embeddings, tables.chunks
+        is_used = exists().where(k.c.text_hash == e.c.text_hash)
+        for batch in in_batches(sorted(self._dropped_hashes)):
+            self._connection.execute(delete(e).where(e.c.text_hash.in_(batch), ~is_used))
+
+    def _log(self, op: str, document_pk: int, document: str, status: Status) -> None:
+        self.change.statuses[document] = status
+        self._operations.append(
+            {
+                "collection": self._collection,
+                "version": self.change.version,
+                "op": op,
+                "document_pk": document_pk,
+                "tenant": self._tenant,
+                "document": document,
+                "at": self._now,
+            }
+        )
+
+
+def in_batches(items: Iterable[_T]) -> Iterator[list[_T]]:
+    """Lists that are short enough for one IN clause."""
+    remaining = list(items)
+    for first in range(0, len(remaining), _IDS_PER_QUERY):
+        yield remaining[first : first + _IDS_PER_QUERY]
