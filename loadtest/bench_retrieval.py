@@ -66,7 +66,7 @@ def measure(
 ) -> tuple[Report, list[Timed]]:
     """Everything, for the encoder in folder `model`: the report, and the indexes whose rows end it."""
     found = Findings()
-    encoder = Encoder(model, threads=settings.threads, batch_tokens=settings.batch_tokens)
+    encoder = Encoder(model, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
     chunker = Chunker(
         encoder.tokenizer,
         chunk_tokens=settings.chunk_tokens,
