@@ -86,6 +86,12 @@ class RetrieverSettings(Settings):
     threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     mode: SearchMode = Field("hybrid", description="How questions are searched: hybrid, dense or lexical.")
+    fusion: Literal["scores", "ranks"] = Field(
+        "scores", description="How hybrid searches join meaning and words: by scores, or by reciprocal ranks."
+    )
+    dense_weight: float = Field(
+        0.5, ge=0, le=1, description="Weight of meaning where hybrid searches join scores; the rest is the words'."
+    )
     reranker: str | None = Field(
         None, description="Cross-encoder that ranks the best passages anew: hf:REPO[@REV], a folder; default: none."
     )

@@ -30,6 +30,12 @@ class Query:
     tenant: str = ""
     min_version: int = 0
     mode: SearchMode = "hybrid"
+    wants_similarities: bool = True
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its vector is needed: not for words alone, unless the similarities are wanted besides."""
+        return self.mode != "lexical" or self.wants_similarities
 
 
 @dataclass(frozen=True, slots=True)

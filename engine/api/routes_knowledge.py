@@ -56,6 +56,7 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
                         tenant=tenant,
                         min_version=request.min_version,
                         mode=request.mode or config.retriever.mode,
+                        wants_similarities=False,
                     )
                 )
                 for text in request.texts()

@@ -58,6 +58,7 @@ class Retriever:
         self._rerank_depth = settings.rerank_depth
         self._threads = settings.threads
         self._device = device
+        self._alpha = None if settings.fusion == "ranks" else settings.dense_weight
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
             "chunk_overlap_tokens": settings.chunk_overlap_tokens,
@@ -94,18 +95,19 @@ class Retriever:
         answers: list[Evidence | RequestError | None] = [self._problem(query) for query in queries]
         valid = [i for i, problem in enumerate(answers) if problem is None]
         started = time.perf_counter()
-        texts = list(dict.fromkeys(queries[i].text for i in valid))
-        vectors = self._encoder.encode(texts, is_query=True) if texts else None
+        # A search by words alone needs no vector, and waits for none.
+        texts = list(dict.fromkeys(queries[i].text for i in valid if queries[i].is_embedded))
+        vectors = self._encoder.encode(texts, is_query=True) if texts else np.empty((0, self._encoder.dim), np.float32)
         embed_ms = 1e3 * (time.perf_counter() - started)
         row_of = {text: row for row, text in enumerate(texts)}
         groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for i in valid:
             groups[queries[i].collection, queries[i].tenant].append(i)
         for (name, _), members in groups.items():
-            assert vectors is not None
             asked = [self._deepened(queries[i]) for i in members]
             started = time.perf_counter()
-            found = self._live[name].search(asked, vectors[[row_of[query.text] for query in asked]])
+            rows = [row_of[query.text] for query in asked if query.is_embedded]
+            found = self._live[name].search(asked, vectors[rows])
             timings_ms = {"embed": embed_ms, "search": 1e3 * (time.perf_counter() - started)}
             for i, one in zip(members, found, strict=True):
                 if isinstance(one, Evidence):
@@ -254,7 +256,9 @@ class Retriever:
     def _new_live(self, name: str, created_at: float, version: int) -> LiveCollection:
         # An earlier collection of this name may have left an index at the very version of this one.
         folder = self._indexes / f"{name}-{round(created_at * 1e6):x}"
-        return LiveCollection(name, self._store, folder, self._questions, new_rows=self._new_rows, version=version)
+        return LiveCollection(
+            name, self._store, folder, self._questions, new_rows=self._new_rows, alpha=self._alpha, version=version
+        )
 
     def _new_rows(self) -> VectorRows:
         if self._device == "cpu":

@@ -372,3 +372,40 @@ def test_index_of_an_earlier_collection_of_the_same_name_is_not_taken_for_ours(o
     retriever = open_retriever()
     assert found_in(retriever, "giraffe zebra", mode="lexical") == ["new"]
     assert len(list((tmp_path / "data" / "indexes").iterdir())) == 1
+
+
+def test_search_by_words_alone_embeds_nothing(retriever, encoder):
+    retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+    encoder.query_batches.clear()
+    assert found_in(retriever, "Madrid", mode="lexical", wants_similarities=False) == ["site/regions.md"]
+    assert encoder.query_batches == []
+    words, both = retriever.evidence(
+        [
+            Query("Madrid", "docs", 1, mode="lexical", wants_similarities=False),
+            Query("the disk of one server", "docs", 1),
+        ]
+    )
+    assert encoder.query_batches == [["the disk of one server"]]
+    assert [one.passages[0].document for one in (words, both)] == ["site/regions.md", "site/volumes.md"]
+
+
+def test_hybrid_search_joins_scores_or_ranks_as_configured(open_retriever):
+    scores = {}
+    for fusion in ("scores", "ranks"):
+        retriever = open_retriever(settings=SETTINGS.model_copy(update={"fusion": fusion}))
+        retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+        passages = ask(retriever, "Amsterdam, Madrid and Tokyo are regions.").passages
+        assert (passages[0].document, passages[0].score) == ("site/regions.md", pytest.approx(1.0))
+        scores[fusion] = [passage.score for passage in passages]
+        retriever.close()
+    # One word of the second and third passages is asked for, if any: their scores are far off, their ranks are not.
+    assert max(scores["scores"][1:]) < min(scores["ranks"][1:])
+
+
+def test_weight_of_one_leg_alone_ranks_as_that_leg(open_retriever):
+    for weight, mode in ((1.0, "dense"), (0.0, "lexical")):
+        retriever = open_retriever(settings=SETTINGS.model_copy(update={"dense_weight": weight}))
+        retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+        for question in ("snapshots of volumes", "regions like Tokyo"):
+            assert found_in(retriever, question)[0] == found_in(retriever, question, mode=mode)[0]
+        retriever.close()
