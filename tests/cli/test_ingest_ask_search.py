@@ -121,7 +121,7 @@ def test_sync_keeps_what_could_not_be_read(run, pages, request):
     assert json.loads(done.stdout)["deleted"] == 0
 
 
-def test_ingest_in_the_background_names_its_job_which_says_when_all_is_found(run, server, pages, request):
+def test_ingest_in_the_background_names_the_job_that_ends_it(run, server, pages, request):
     collection = request.node.name
     (pages / "manual.pdf").write_bytes(pdf("The anchor weighs ninety kilograms."))
     sent = run("ingest", pages, "--collection", collection, "--background")
