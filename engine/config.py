@@ -100,6 +100,9 @@ class RetrieverSettings(Settings):
     chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
     batch_tokens: int = Field(2048, ge=256, description="Padded tokens in one forward of the encoder.")
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
+    max_pending_writes: int = Field(
+        10_000, ge=1, description="Durable writes (wait=durable) that may wait to be applied; more get 503."
+    )
     followups: FollowUps = Field(
         "rules",
         description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "

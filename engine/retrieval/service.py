@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,15 +20,20 @@ from engine.errors import (
     RequestError,
     UnknownCollection,
     UnknownDocument,
+    UnknownJob,
 )
-from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
+from engine.retrieval.backlog import Backlog
+from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
 from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.live import LiveCollection
-from engine.retrieval.index.rows import VectorRows, check_vectors
+from engine.retrieval.index.rows import VectorRows
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
+from engine.retrieval.store.inbox import Inbox
+from engine.retrieval.store.jobs import Job, Jobs
 from engine.retrieval.store.store import CollectionState, Store
+from engine.retrieval.writer import Writer
 from engine.retrieval.writing import WritePlan
 from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 
@@ -70,12 +74,24 @@ class Retriever:
             max_tokens=encoder.max_tokens,
         )
         self._questions = encoder.encode(background_questions(), is_query=True)
-        self._write_lock = threading.Lock()
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
         self._store = Store(data)
         self._indexes = data / "indexes"
+        self._jobs = Jobs(self._store)
+        self._inbox = Inbox(self._store, settings.max_pending_writes)
+        self._writer = Writer(
+            self._store,
+            encoder,
+            self._chunker,
+            self._live,
+            self._new_live,
+            chunking=self._chunking,
+            check_open=self._check_open,
+        )
+        self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)
         try:
+            self._jobs.fail_interrupted()
             for state in self._store.collections():
                 self._check_generation(state, data)
                 live = self._new_live(state.name, state.created_at, state.version)
@@ -85,6 +101,8 @@ class Retriever:
             self._store.close()
             raise
         self._remove_other_indexes()
+        if not self._inbox.is_empty():
+            self._backlog.notify()
 
     def evidence(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
         """Answer a batch: each distinct text is embedded once, each collection searched once.
@@ -122,31 +140,48 @@ class Retriever:
         Returns: a result per item, in order.
         Raises: InvalidRequest for the name of the collection or tenant; StorageFull, with nothing of the batch kept.
         """
-        self._check_open()
-        check_collection_name(collection)
-        _check_tenant(tenant)
+        self._check_writable(collection, tenant)
+        return self._writer.write(collection, items, tenant)
+
+    def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], *, tenant: str = "", job: str | None = None
+    ) -> list[WriteResult]:
+        """Make a batch durable and apply it later, in the order of all writes; `job` says how far that is.
+
+        Args:
+            job: the tenant's job to add the batch to; default: a new one.
+        Returns: a result per item, in order: accepted, or what is wrong with it as far as is seen without parsing it.
+        Raises: InvalidRequest for the name of the collection or tenant, or for a job that takes no more; UnknownJob;
+            Overloaded when too many writes wait; StorageFull.
+        """
+        self._check_writable(collection, tenant)
         plan = WritePlan(items)
-        plan.prepare(self._chunker, self._store.content_hashes(collection, tenant, plan.ids()))
-        vectors = self._vectors_of(plan)
-        with self._write_lock, self._store.transaction() as transaction:
-            self._check_open()
-            change = transaction.apply(
-                collection,
-                tenant,
-                puts=[prepared.document for prepared in plan.puts],
-                deletes=plan.deletes,
-                vectors=vectors,
-                encoder=self._encoder.identity,
-                chunking=self._chunking,
-            )
-            live = self._live.get(collection)
-            if live is None:
-                live = self._new_live(collection, change.created_at, 0)
-                live.create()
-            if change.version > live.version:
-                live.commit(transaction, change, tenant, vectors)
-                self._live[collection] = live
-        return plan.results(change)
+        plan.check_cheaply()
+        items = plan.sound_items()
+        if items:
+            job = self._inbox.put(collection, tenant, items, job=job)
+            self._backlog.notify()
+        live = self._live.get(collection)
+        return plan.accepted(job, 0 if live is None else live.version)
+
+    def job(self, job_id: str, *, tenant: str = "") -> dict[str, Any]:
+        """One job of the tenant, as `GET /v1/jobs/{id}` shows it. Raises: UnknownJob."""
+        self._check_open()
+        job = self._jobs.get(job_id, tenant=tenant)
+        if job is None:
+            raise UnknownJob(job_id)
+        return self._shown([job])[0]
+
+    def jobs(self, *, limit: int, tenant: str = "") -> list[dict[str, Any]]:
+        """The tenant's newest jobs, the newest first."""
+        self._check_open()
+        return self._shown(self._jobs.recent(tenant=tenant, limit=limit))
+
+    def cancel_job(self, job_id: str, *, tenant: str = "") -> dict[str, Any]:
+        """Take out what still waits of a job; one that has ended stays as it is. Raises: UnknownJob."""
+        self._check_open()
+        self._inbox.cancel(job_id, tenant)
+        return self.job(job_id, tenant=tenant)
 
     def get_document(self, collection: str, document_id: str, *, tenant: str = "") -> dict[str, Any]:
         """id, source, title, text, metadata, content_hash (SHA-256 of the body as sent), chunks, version."""
@@ -190,24 +225,38 @@ class Retriever:
         }
 
     def close(self) -> None:
-        """Finish the running write, close the store and give up the folder; may be called twice."""
-        with self._write_lock:
-            self._is_closed = True
+        """Finish the running write, close the store and give up the folder; may be called twice.
+
+        What waits in the inbox is applied after the next start.
+        """
+        self._backlog.stop()
+        self._is_closed = True
+        self._backlog.close()
+        with self._store.turn():
             for live in self._live.values():
                 live.close()
             self._store.close()
 
-    def _vectors_of(self, plan: WritePlan) -> dict[str, Vectors]:
-        """The vector of each text that the plan needs; texts seen before are not embedded again."""
-        texts = plan.texts()
-        vectors = self._store.embeddings(self._encoder.identity.digest, texts)
-        missing = [text_hash for text_hash in texts if text_hash not in vectors]
-        plan.count_embedded(missing)
-        if missing:
-            embedded = self._encoder.encode([texts[text_hash] for text_hash in missing])
-            check_vectors(embedded, self._encoder.dim)
-            vectors.update(zip(missing, embedded, strict=True))
-        return vectors
+    def _shown(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        if any(job.is_finished for job in jobs):
+            # The database says so a moment before searches see the write that ended it; that write's turn is over here.
+            with self._store.turn():
+                pass
+        return [
+            {
+                **{name: value for name, value in asdict(job).items() if name not in ("tenant", "updated_at")},
+                "version": job.version if job.is_finished else None,
+                "progress": job.progress,
+                "eta_s": job.eta_s(time.time()),
+                "waiting_for": None if job.is_finished else self._backlog.problem,
+            }
+            for job in jobs
+        ]
+
+    def _check_writable(self, collection: str, tenant: str) -> None:
+        self._check_open()
+        check_collection_name(collection)
+        _check_tenant(tenant)
 
     def _deepened(self, query: Query) -> Query:
         """The query as it is searched: as deep as the reranker reads."""
