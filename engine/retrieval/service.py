@@ -7,7 +7,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ from engine.errors import (
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
 from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
+from engine.retrieval.index.freezing import Freezer
+from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
-from engine.retrieval.index.rows import VectorRows, check_vectors
+from engine.retrieval.index.rows import Rows, check_vectors
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
 from engine.retrieval.store.store import CollectionState, Store
@@ -47,8 +51,12 @@ class Retriever:
         reranker: RerankerLike | None = None,
         *,
         device: str = "cpu",
+        freezing: Executor | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
+
+        `freezing` builds the frozen shards; default: a thread of low priority.
+
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
             ConfigError when the settings do not fit the encoder.
@@ -58,6 +66,8 @@ class Retriever:
         self._rerank_depth = settings.rerank_depth
         self._threads = settings.threads
         self._device = device
+        self._freeze_at = settings.frozen_rows
+        self._freezer = Freezer(recall=settings.frozen_recall, threads=settings.threads, executor=freezing)
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
             "chunk_overlap_tokens": settings.chunk_overlap_tokens,
@@ -81,6 +91,7 @@ class Retriever:
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
         except BaseException:
+            self._freezer.close()
             self._store.close()
             raise
         self._remove_other_indexes()
@@ -178,17 +189,19 @@ class Retriever:
         return next(row for row in self._store.sizes(tenant) if row["name"] == name)
 
     def status(self) -> dict[str, Any]:
-        """ready, number of collections and chunks, and the encoder's identity."""
+        """ready, number of collections and chunks, the frozen shards that hold some of them, the encoder's identity."""
         live = list(self._live.values())
         return {
             "ready": not self._is_closed,
             "collections": len(live),
             "chunks": sum(one.num_chunks for one in live),
+            "frozen": [shard for one in live for shard in one.frozen()],
             "encoder": asdict(self._encoder.identity),
         }
 
     def close(self) -> None:
         """Finish the running write, close the store and give up the folder; may be called twice."""
+        self._freezer.close()
         with self._write_lock:
             self._is_closed = True
             for live in self._live.values():
@@ -256,9 +269,10 @@ class Retriever:
         folder = self._indexes / f"{name}-{round(created_at * 1e6):x}"
         return LiveCollection(name, self._store, folder, self._questions, new_rows=self._new_rows, version=version)
 
-    def _new_rows(self) -> VectorRows:
+    def _new_rows(self) -> Rows:
         if self._device == "cpu":
-            return CpuRows(self._encoder.dim, threads=self._threads)
+            new_flat = partial(CpuRows, self._encoder.dim, threads=self._threads)
+            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at) if self._freeze_at else new_flat()
         from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
         return GpuRows(self._encoder.dim, device=self._device)
