@@ -34,6 +34,11 @@ class Lists:
         self._index.ntotal = len(order)
         self._index.is_trained = True
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the rows and their numbers."""
+        return int(self._index.ntotal) * (int(self._index.code_size) + 8)
+
     def read(self, queries: Vectors, lists: Keys, k: int, is_selected: Mask | None) -> tuple[Keys, Vectors]:
         """The rows [Q, k] with the largest inner products among those selected [n] in `lists` [Q, p], and their scores.
 

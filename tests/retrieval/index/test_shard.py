@@ -71,6 +71,7 @@ def test_measured_recall_is_told_and_a_higher_target_reads_more_lists():
     assert shard.facts() == {
         "chunks": NUM_ROWS,
         "dead": 0,
+        "bytes": NUM_ROWS * (4 * DIM + 33) + 4 * DIM * shard.num_lists,
         "lists": shard.num_lists,
         "reaches": [{"k": one.k, "nprobe": one.nprobe, "recall": one.recall} for one in shard.reaches],
     }
