@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,8 +26,8 @@ _NUM_QUERIES = 256
 _NUM_DEEP_QUERIES = 64  # each of which counts for more than 10 results
 # With fewer rows in a list, reading the centres costs more than it saves.
 _LEAST_ROWS_PER_LIST = 16
-# Behind whatever answers requests.
-_NICENESS = 10
+# Behind whatever answers requests, yet not so far that others wait long for the interpreter's lock when this has it.
+_NICENESS = 5
 
 
 class FreezingStopped(Exception):
@@ -60,7 +61,7 @@ class Freezer:
             return
 
     def close(self) -> None:
-        """Stop the build that is running, within a second or so; those that wait never start."""
+        """Stop the build that is running, within seconds; those that wait never start."""
         self._is_stopped.set()
         self._executor.shutdown(cancel_futures=True)
 
@@ -129,6 +130,6 @@ def _num_lists(num_rows: int) -> int:
 
 
 def _step_behind() -> None:
-    """Lower the priority of this thread alone, where the system keeps one per thread."""
-    if hasattr(os, "setpriority"):
+    """Lower the priority of this thread alone, which only Linux can."""
+    if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
