@@ -6,7 +6,9 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from engine.retrieval.backlog import Backlog
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
 from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
+from engine.retrieval.index.freezing import Freezer
+from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
-from engine.retrieval.index.rows import VectorRows
+from engine.retrieval.index.rows import Rows
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
 from engine.retrieval.store.inbox import Inbox
@@ -51,8 +55,12 @@ class Retriever:
         reranker: RerankerLike | None = None,
         *,
         device: str = "cpu",
+        freezing: Executor | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
+
+        `freezing` builds the frozen shards; default: a thread of low priority.
+
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
             ConfigError when the settings do not fit the encoder.
@@ -63,6 +71,8 @@ class Retriever:
         self._threads = settings.threads
         self._device = device
         self._alpha = None if settings.fusion == "ranks" else settings.dense_weight
+        self._freeze_at = settings.frozen_rows
+        self._freezer = Freezer(recall=settings.frozen_recall, threads=settings.threads, executor=freezing)
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
             "chunk_overlap_tokens": settings.chunk_overlap_tokens,
@@ -98,6 +108,7 @@ class Retriever:
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
         except BaseException:
+            self._freezer.close()
             self._store.close()
             raise
         self._remove_other_indexes()
@@ -215,12 +226,13 @@ class Retriever:
         return next(row for row in self._store.sizes(tenant) if row["name"] == name)
 
     def status(self) -> dict[str, Any]:
-        """ready, number of collections and chunks, and the encoder's identity."""
+        """ready, number of collections and chunks, the frozen shards that hold some of them, the encoder's identity."""
         live = list(self._live.values())
         return {
             "ready": not self._is_closed,
             "collections": len(live),
             "chunks": sum(one.num_chunks for one in live),
+            "frozen": [shard for one in live for shard in one.frozen()],
             "encoder": asdict(self._encoder.identity),
         }
 
@@ -229,6 +241,7 @@ class Retriever:
 
         What waits in the inbox is applied after the next start.
         """
+        self._freezer.close()
         self._backlog.stop()
         self._is_closed = True
         self._backlog.close()
@@ -309,9 +322,10 @@ class Retriever:
             name, self._store, folder, self._questions, new_rows=self._new_rows, alpha=self._alpha, version=version
         )
 
-    def _new_rows(self) -> VectorRows:
+    def _new_rows(self) -> Rows:
         if self._device == "cpu":
-            return CpuRows(self._encoder.dim, threads=self._threads)
+            new_flat = partial(CpuRows, self._encoder.dim, threads=self._threads)
+            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at) if self._freeze_at else new_flat()
         from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
         return GpuRows(self._encoder.dim, device=self._device)

@@ -6,6 +6,7 @@ import hashlib
 import threading
 
 import pytest
+from executors import HeldExecutor
 from sqlalchemy import event
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -21,6 +22,7 @@ from engine.errors import (
     UnparsableDocument,
     UnsupportedMediaType,
 )
+from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.lexical import LexicalIndex
 from engine.retrieval.service import Retriever
 from engine.retrieval.store.write import Transaction
@@ -235,6 +237,44 @@ def test_reopening_gives_the_same_results(open_retriever):
     assert [one.version for one in after] == [31] * 5
     assert retriever.status() == status
     assert (status["ready"], status["collections"], status["chunks"]) == (True, 1, 20)
+
+
+def test_chunks_beyond_frozen_rows_move_into_shards_also_after_a_restart(open_retriever):
+    settings = SETTINGS.model_copy(update={"frozen_rows": 20, "frozen_recall": 1.0})
+    freezing = HeldExecutor()
+    retriever = open_retriever(settings=settings, freezing=freezing)
+    pages = [doc(f"p{i}", b"Page %d about thing %d.\n\n" % (i, i % 7) + REGIONS) for i in range(30)]
+    retriever.write("docs", pages)
+    exact = ask(retriever, "thing 3", k=9).passages
+    assert retriever.status()["frozen"] == []
+    freezing.run()
+    assert ask(retriever, "thing 3", k=9).passages == exact
+    (shard,) = retriever.status()["frozen"]
+    assert (shard["chunks"], shard["dead"]) == (30, 0) and shard["reaches"][-1]["recall"] == 1
+    retriever.write("docs", [DocumentWrite("p3", delete=True), doc("p10", REGIONS)])
+    changed = ask(retriever, "thing 3", k=9).passages
+    assert retriever.status()["frozen"][0]["dead"] == 2
+    assert not {"p3", "p10"} & {passage.document for passage in changed}
+    retriever.close()
+    freezing = HeldExecutor()
+    retriever = open_retriever(settings=settings, freezing=freezing)
+    assert ask(retriever, "thing 3", k=9).passages == changed
+    assert freezing.run() == 1
+    assert ask(retriever, "thing 3", k=9).passages == changed
+    assert [one["chunks"] for one in retriever.status()["frozen"]] == [29]
+
+
+def test_frozen_rows_of_zero_keeps_every_search_exact(open_retriever):
+    retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 0}))
+    assert isinstance(retriever._new_rows(), CpuRows)
+
+
+def test_closing_ends_the_thread_that_builds_shards(open_retriever):
+    retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 1}))
+    retriever.write("docs", [doc("a")])
+    ask(retriever, "volume")
+    retriever.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("freezer")]
 
 
 def test_folder_of_another_encoder_or_chunking_is_refused_with_both_names(open_retriever):

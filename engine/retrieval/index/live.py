@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,11 @@ from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
 from engine.retrieval.index.filters import Filter, parse_filter
+from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.fusion import FUSED_DEPTH, convex, reciprocal_rank_fusion
 from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
-from engine.retrieval.index.rows import VectorRows
+from engine.retrieval.index.rows import Rows
 from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
 from engine.values import Evidence, Passage, Query, ScoreBackground
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 class _Shelf:
     """What one tenant has in the collection."""
 
-    rows: VectorRows
+    rows: Rows
     metadata: MetadataIndex = field(default_factory=MetadataIndex)
     meter: BackgroundMeter = field(default_factory=BackgroundMeter)
 
@@ -64,7 +66,7 @@ class LiveCollection:
         folder: Path,
         questions: Vectors,
         *,
-        new_rows: Callable[[], VectorRows],
+        new_rows: Callable[[], Rows],
         alpha: float | None = None,
         version: int = 0,
     ) -> None:
@@ -87,6 +89,11 @@ class LiveCollection:
     def num_chunks(self) -> int:
         """Chunks of all tenants."""
         return sum(len(shelf.rows) for shelf in list(self._shelves.values()))
+
+    def frozen(self) -> list[dict[str, Any]]:
+        """Each frozen shard of every tenant; see Shard.facts."""
+        kept = [shelf.rows for shelf in list(self._shelves.values())]
+        return [shard.facts() for rows in kept if isinstance(rows, FrozenRows) for shard in rows.shards]
 
     def has(self, tenant: str) -> bool:
         """Whether a tenant has documents here."""
