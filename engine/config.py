@@ -86,6 +86,12 @@ class RetrieverSettings(Settings):
     threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     mode: SearchMode = Field("hybrid", description="How questions are searched: hybrid, dense or lexical.")
+    fusion: Literal["scores", "ranks"] = Field(
+        "scores", description="How hybrid searches join meaning and words: by scores, or by reciprocal ranks."
+    )
+    dense_weight: float = Field(
+        0.5, ge=0, le=1, description="Weight of meaning where hybrid searches join scores; the rest is the words'."
+    )
     reranker: str | None = Field(
         None, description="Cross-encoder that ranks the best passages anew: hf:REPO[@REV], a folder; default: none."
     )
@@ -93,7 +99,19 @@ class RetrieverSettings(Settings):
     chunk_tokens: int = Field(200, ge=16, description="Most encoder tokens in a chunk, its heading not counted.")
     chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
     batch_tokens: int = Field(2048, ge=256, description="Padded tokens in one forward of the encoder.")
+    frozen_rows: int = Field(
+        200_000,
+        ge=0,
+        description="On a CPU: number of chunks from which they move into frozen shards (IVF), per collection and "
+        "tenant; 0: never, every search is exact.",
+    )
+    frozen_recall: float = Field(
+        0.99, gt=0, le=1, description="Recall that a frozen shard has to reach on a sample of its own chunks; 1: exact."
+    )
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
+    max_pending_writes: int = Field(
+        10_000, ge=1, description="Durable writes (wait=durable) that may wait to be applied; more get 503."
+    )
     followups: FollowUps = Field(
         "rules",
         description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "

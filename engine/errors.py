@@ -17,7 +17,8 @@
         |-- NotFound
         |   |-- UnknownModel
         |   |-- UnknownCollection
-        |   `-- UnknownDocument
+        |   |-- UnknownDocument
+        |   `-- UnknownJob
         |-- Overloaded               a bounded queue is full; carries Retry-After
         |-- DeadlineExceeded         the request's deadline passed
         |-- StorageFull              the disk has no room; nothing of the write was kept
@@ -198,6 +199,16 @@ class UnknownDocument(NotFound):
             f"collection {collection!r} has no document {document!r}. "
             f"GET /v1/collections/{collection}/documents lists the ids."
         )
+        self.param = "id"
+
+
+class UnknownJob(NotFound):
+    """No job of this id is known to the caller's tenant."""
+
+    code = "job_not_found"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job[:80]!a} is unknown, or finished long ago. GET /v1/jobs lists the recent ones.")
         self.param = "id"
 
 

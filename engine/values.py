@@ -30,6 +30,12 @@ class Query:
     tenant: str = ""
     min_version: int = 0
     mode: SearchMode = "hybrid"
+    wants_similarities: bool = True
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its vector is needed: not for words alone, unless the similarities are wanted besides."""
+        return self.mode != "lexical" or self.wants_similarities
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +206,19 @@ class DocumentWrite:
 class WriteResult:
     """What became of one write. `status` is failed exactly where `error` is set.
 
-    `embedded` of the `chunks` were embedded anew; the rest had been embedded before.
+    `embedded` of the `chunks` were embedded anew; the rest had been embedded before. A write that is `accepted` is
+    durable and not yet applied; `job` says how far it is.
     """
 
     id: str
-    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed"]
+    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed", "accepted"]
     version: int
     chunks: int = 0
     embedded: int = 0
     error: RequestError | None = None
+    job: str | None = None
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether it failed for a reason that passes."""
+        return self.error is not None and self.error.retry_after_s is not None

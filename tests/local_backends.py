@@ -47,6 +47,20 @@ class LocalBackends:
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await asyncio.to_thread(self.retriever.write, collection, items, tenant=tenant)
 
+    async def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
+    ) -> list[WriteResult]:
+        return await asyncio.to_thread(self.retriever.enqueue, collection, items, tenant=tenant, job=job)
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await asyncio.to_thread(self.retriever.job, job_id, tenant=tenant)
+
+    async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self.retriever.jobs, limit=limit, tenant=tenant)
+
+    async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await asyncio.to_thread(self.retriever.cancel_job, job_id, tenant=tenant)
+
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
         return self.retriever.get_document(collection, document, tenant=tenant)
 

@@ -18,6 +18,7 @@ EXAMPLES = [
     (errors.UnknownModel("x", ["auto"]), 404),
     (errors.UnknownCollection("x", []), 404),
     (errors.UnknownDocument("c", "d"), 404),
+    (errors.UnknownJob("0af3"), 404),
     (errors.Overloaded("the queue", 8, "generator.max_queued"), 503),
     (errors.DeadlineExceeded(50), 408),
     (errors.StorageFull("knowledge.db"), 507),

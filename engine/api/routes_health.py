@@ -25,7 +25,6 @@ PLANNED = (
     ("POST", "/v1/adapters"),
     ("DELETE", "/v1/adapters/{name}"),
     ("POST", "/v1/feedback"),
-    ("GET", "/v1/jobs/{id}"),
     ("GET", "/metrics"),
 )
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "up": "engine.cli.serve:up",
     "stop": "engine.cli.serve:stop",
     "ingest": "engine.cli.ingest:ingest",
+    "jobs": "engine.cli.jobs:jobs",
     "ask": "engine.cli.ask:ask",
     "search": "engine.cli.search:search",
     "snapshot": "engine.cli.snapshot:snapshot",

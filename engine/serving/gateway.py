@@ -79,6 +79,20 @@ class RayBackends:
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await _call("retriever", self._retriever.write.remote(collection, items, tenant))
 
+    async def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
+    ) -> list[WriteResult]:
+        return await _call("retriever", self._retriever.enqueue.remote(collection, items, tenant, job))
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.job.remote(job_id, tenant))
+
+    async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
+        return await _call("retriever", self._retriever.jobs.remote(limit, tenant))
+
+    async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.cancel_job.remote(job_id, tenant))
+
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
         return await _call("retriever", self._retriever.document.remote(collection, document, tenant))
 

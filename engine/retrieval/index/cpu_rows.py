@@ -29,6 +29,11 @@ class CpuRows(VectorRows):
         self._threads = threads
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dim), np.float32)  # [capacity, E]
 
+    @property
+    def vectors(self) -> Vectors:
+        """The vectors [len, E] in the order of the rows: a view that the next `remove` may change."""
+        return self._vectors[: len(self)]
+
     def _grow(self, capacity: int) -> None:
         self._vectors = grown(self._vectors, capacity, len(self))
 
