@@ -79,9 +79,7 @@ def row_dots(query: Tensor, rows: Tensor, indices: Tensor, *, backend: Backend =
     if choose_backend("row_dots", backend, query.device) == "torch":
         return (rows[indices] * query).sum(-1)
     out = torch.empty(len(indices))
-    _dots()(
-        *(out.data_ptr(), rows.data_ptr(), indices.data_ptr(), query.data_ptr()), *(len(indices), rows.shape[1])
-    )
+    _dots()(*(out.data_ptr(), rows.data_ptr(), indices.data_ptr(), query.data_ptr()), *(len(indices), rows.shape[1]))
     return out
 
 
