@@ -129,8 +129,8 @@ class LexicalIndex:
         Args:
             queries: Q plain texts; nothing in them is query syntax. Terms behind the 256th distinct one are not read.
             k: most hits per query.
-            tenant: None where the collection is one tenant's alone: tantivy then passes over blocks of chunks that cannot
-                be among the best, which it does for no query with a second condition (2.5 times faster at 100,000).
+            tenant: None where the collection is one tenant's alone: tantivy then skips blocks of chunks that cannot be
+                among the best, as it does for no query with a second condition (2.5 times faster at 100,000).
             documents: [n] the only documents whose chunks may be found; None allows all.
             excluded: [n] documents whose chunks may not be found.
         Returns: per query at most k pairs of key and BM25 score, above 0.
