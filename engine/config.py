@@ -149,6 +149,12 @@ class GeneratorSettings(Settings):
         description="Prompt tokens join running answers while a step stays within this many times one without; "
         "0: no limit but max_batched_tokens.",
     )
+    max_draft_tokens: int = Field(
+        7,
+        ge=0,
+        le=7,
+        description="Most tokens of an answer guessed from its passages and prompt in one step; 0: no guesses.",
+    )
     kv_tokens: int | None = Field(
         None,
         ge=16,

@@ -130,7 +130,8 @@ class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
     `prompt_token_ids` are read as they are, in place of `messages` and `passages`. `cache_salt` keeps tenants'
-    cached prompts apart: equal text under another salt is computed anew.
+    cached prompts apart: equal text under another salt is computed anew. `drafts` False computes one token at a time;
+    the answer is the same.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -142,6 +143,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     prompt_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    drafts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from engine.generation.attention import build_attention
 from engine.generation.budget import StepBudget
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import DecoderSpec, read_spec
+from engine.generation.drafts import Drafting, DraftRate, PromptLookup, share_drafts
 from engine.generation.prompt import Prompt, PromptBuilder
 from engine.generation.protocol import EngineStats
 from engine.generation.runner import Runner, StepLogits
@@ -64,6 +65,7 @@ class _Job:
     answer: Answer
     sampler: Sampler
     mailbox: Mailbox
+    drafting: Drafting | None = None
     is_done: bool = False
     has_started: bool = False
     prompt_scores: dict[int, Choice] = field(default_factory=dict)  # by position in the prompt
@@ -145,7 +147,11 @@ class Engine:
             needs_prompt_logits=params.prompt_logprobs is not None,
         )
         answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
-        job = _Job(sequence, answer, Sampler(params, prompt.token_ids), Mailbox())
+        drafting = None
+        if request.drafts and self._settings.max_draft_tokens and params.max_tokens > 1:
+            passages = self._prompts.passage_tokens(prompt.report.passages)
+            drafting = Drafting(PromptLookup(passages, prompt.token_ids), DraftRate())
+        job = _Job(sequence, answer, Sampler(params, prompt.token_ids), Mailbox(), drafting)
         with self._condition:
             self._check_capacity(request.id)
             if not self._jobs:
@@ -343,9 +349,10 @@ class Engine:
 
     def _step(self) -> None:
         self._take_in()
+        self._draft()
         step = self._scheduler.next_step()
         if step is not None:
-            num_decodes = sum(sequence.is_decoding for sequence in step.sequences)
+            num_decodes = sum(1 + len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding)
             started = perf_counter()
             self._execute(step)
             step_s = perf_counter() - started
@@ -368,6 +375,25 @@ class Engine:
         for each in ended:
             self._scheduler.finish(each.sequence)
 
+    def _draft(self) -> None:
+        """Guess what answers will say next, as far as the step has room for guesses. Prompts need all of it."""
+        sequences = self._scheduler.decoding()
+        if self._settings.max_draft_tokens == 0 or not sequences:
+            return
+        jobs = [self._jobs.get(sequence.id) for sequence in sequences]
+        guesses = [
+            job.drafting.lookup.draft(self._settings.max_draft_tokens) if job is not None and job.drafting else []
+            for job in jobs
+        ]
+        if not any(guesses):
+            return
+        rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
+        offers = [(rate, len(guess)) for rate, guess in zip(rates, guesses, strict=True)]
+        most = min(sum(map(len, guesses)), self._settings.max_batched_tokens - len(sequences))
+        step_s = self._budget.draft_step_s(len(sequences), max(most, 0))
+        for sequence, guess, granted in zip(sequences, guesses, share_drafts(offers, step_s), strict=True):
+            sequence.drafts = guess[:granted]
+
     def _execute(self, step: Step) -> None:
         """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""
         for sequence in step.sequences:
@@ -387,23 +413,33 @@ class Engine:
             for sequence, num_tokens in zip(step.sequences, step.num_tokens, strict=True):
                 self._execute(Step((sequence,), (num_tokens,)))
             return
-        self._scheduler.finish_step(step, [[] if choice is None else [choice.token_id] for choice in choices])
+        self._note_drafts(step, jobs, choices)
+        self._scheduler.finish_step(step, [[choice.token_id for choice in each] for each in choices])
         self._deliver(jobs, choices)
 
-    def _choose(self, step: Step, jobs: list[_Job | None], output: StepLogits) -> list[Choice | None]:
-        """The next token of each sequence that is due one. A job that ended meanwhile gets any token."""
+    @staticmethod
+    def _note_drafts(step: Step, jobs: list[_Job | None], choices: list[list[Choice]]) -> None:
+        for sequence, job, chosen in zip(step.sequences, jobs, choices, strict=True):
+            if job is not None and job.drafting is not None and chosen:
+                job.drafting.rate.observe(len(sequence.drafts), len(chosen) - 1)
+                job.drafting.lookup.extend(choice.token_id for choice in chosen)
+
+    def _choose(self, step: Step, jobs: list[_Job | None], output: StepLogits) -> list[list[Choice]]:
+        """The next tokens of each sequence that is due one. A job that ended meanwhile gets any."""
         for index, job in enumerate(jobs):
             if job is not None and step.sequences[index].needs_prompt_logits:
                 self._score_prompt(job, step, index, output)
         due = [index for index in range(len(jobs)) if self._is_complete(step, index)]
-        rows = [output.spans[index][1] - 1 for index in due]
-        choices: list[Choice | None] = [None] * len(jobs)
+        drafts = [step.sequences[index].drafts for index in due]
+        ends = [output.spans[index][1] for index in due]
+        rows = [row for end, draft in zip(ends, drafts, strict=True) for row in range(end - 1 - len(draft), end)]
+        choices: list[list[Choice]] = [[] for _ in jobs]
         if not due:
             return choices
         logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
         samplers = [job.sampler if job is not None else Sampler.greedy() for job in (jobs[index] for index in due)]
-        for index, choice in zip(due, choose(logits, samplers), strict=True):
-            choices[index] = choice
+        for index, chosen in zip(due, choose(logits, samplers, drafts), strict=True):
+            choices[index] = chosen
         return choices
 
     def _score_prompt(self, job: _Job, step: Step, index: int, output: StepLogits) -> None:
@@ -417,22 +453,24 @@ class Engine:
         scores = score(rows, sequence.tokens[start:stop], job.sampler.params.prompt_logprobs or 0)
         job.prompt_scores.update(zip(range(start, stop), scores, strict=True))
 
-    def _deliver(self, jobs: list[_Job | None], choices: list[Choice | None]) -> None:
+    def _deliver(self, jobs: list[_Job | None], choices: list[list[Choice]]) -> None:
         """Turn chosen tokens into deltas; complete answers leave the batch."""
         letters: list[tuple[Mailbox, Item]] = []
         done: list[_Job] = []
-        for job, choice in zip(jobs, choices, strict=True):
-            if job is None or choice is None or job.is_done:
-                continue
-            try:
-                delta = self._delta(job, choice)
-            except Exception as error:
-                self._fail(job.sequence, error)
-                continue
-            self._output_tokens += 1
-            letters.append((job.mailbox, delta))
-            if delta.finish_reason is not None:
-                done.append(job)
+        for job, chosen in zip(jobs, choices, strict=True):
+            for choice in chosen:
+                if job is None or job.is_done:
+                    break
+                try:
+                    delta = self._delta(job, choice)
+                except Exception as error:
+                    self._fail(job.sequence, error)
+                    break
+                self._output_tokens += 1
+                letters.append((job.mailbox, delta))
+                if delta.finish_reason is not None:  # what was chosen after an end is not said
+                    done.append(job)
+                    break
         self._progress_s = monotonic()
         unreachable = post(letters)
         with self._condition:
@@ -449,7 +487,7 @@ class Engine:
     def _is_complete(step: Step, index: int) -> bool:
         """Whether the step computes all tokens of its sequence `index`, so that the next one can be chosen."""
         sequence = step.sequences[index]
-        return sequence.num_computed + step.num_tokens[index] == len(sequence.tokens)
+        return sequence.num_computed + step.num_tokens[index] == len(sequence.tokens) + len(sequence.drafts)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         _log.error("request %s failed", sequence.id, exc_info=error)

@@ -22,8 +22,8 @@ _ROW_MULTIPLE = 4
 class StepLogits:
     """`logits` [R, V] in the model's dtype; rows [spans[i][0], spans[i][1]) belong to the step's sequence i.
 
-    A sequence has no row while its prompt is incomplete, one where its next token is to be chosen (always its last),
-    and one for each new token where the logits of its whole prompt are wanted.
+    A sequence has no row while its prompt is incomplete, one where its next token is to be chosen and one for each of
+    its drafts (always the last ones), and one for each new token where the logits of its whole prompt are wanted.
     """
 
     logits: Tensor
@@ -51,7 +51,7 @@ class Runner:
         for index in order:
             sequence, num_new = step.sequences[index], step.num_tokens[index]
             stop = sequence.num_computed + num_new
-            token_ids += sequence.tokens[sequence.num_computed : stop]
+            token_ids += sequence.tokens[sequence.num_computed : stop] + sequence.drafts
             wanted = _num_logits(sequence, num_new)
             spans[index] = (len(rows), len(rows) + wanted)
             rows += range(len(token_ids) - wanted, len(token_ids))
@@ -92,4 +92,5 @@ class Runner:
 def _num_logits(sequence: Sequence, num_new: int) -> int:
     if sequence.needs_prompt_logits and sequence.num_computed < sequence.num_prompt_tokens:
         return num_new
-    return int(sequence.num_computed + num_new == len(sequence.tokens))
+    num_known = len(sequence.tokens) + len(sequence.drafts)
+    return 1 + len(sequence.drafts) if sequence.num_computed + num_new == num_known else 0

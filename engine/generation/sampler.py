@@ -44,9 +44,11 @@ class Sampler:
         """For a row that nobody reads."""
         return cls(SamplingParams(), ())
 
-    def uniform(self) -> float:
-        """A number in [0, 1) for the next token, by seed and position: batch mates and retries change no draw."""
-        return _splitmix(self._seed ^ _splitmix(self._num_drawn + 1)) / 2**64
+    def uniform(self, num_ahead: int = 0) -> float:
+        """A number in [0, 1) for the token after the next `num_ahead`, by seed and position: batch mates, drafts and
+        retries change no draw.
+        """
+        return _splitmix(self._seed ^ _splitmix(self._num_drawn + num_ahead + 1)) / 2**64
 
     def note(self, token_id: int) -> None:
         """The next token was chosen."""
@@ -54,33 +56,47 @@ class Sampler:
         if self.has_penalty:
             self._counts[token_id] += 1
 
-    def penalise(self, logits: Tensor) -> None:
-        """Apply the penalties to one row [V] float32, in place."""
+    def penalise(self, logits: Tensor, ahead: Sequence[int] = ()) -> None:
+        """Apply the penalties to one row [V] float32, in place, as if the tokens `ahead` had been chosen too."""
+        chosen = self._counts + Counter(ahead)
         if self.params.repetition_penalty != 1:
-            seen = torch.tensor(sorted(self._prompt | self._counts.keys()), device=logits.device)
+            seen = torch.tensor(sorted(self._prompt | chosen.keys()), device=logits.device)
             values, penalty = logits[seen], self.params.repetition_penalty
             logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if self._counts:
-            ids = torch.tensor(list(self._counts), device=logits.device)
-            counts = torch.tensor(list(self._counts.values()), device=logits.device, dtype=torch.float32)
+        if chosen:
+            ids = torch.tensor(list(chosen), device=logits.device)
+            counts = torch.tensor(list(chosen.values()), device=logits.device, dtype=torch.float32)
             logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
-    """The next token of each row of `logits` ([N, V], any float dtype and device). Each sampler notes its token.
+def choose(
+    logits: Tensor, samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]] | None = None
+) -> list[list[Choice]]:
+    """The next tokens of each request: one, and with drafts those that it would have chosen anyway and one more.
 
-    A batch that is greedy and asks for nothing else costs one pass over the logits.
+    Every row is drawn as if the drafts before it were chosen, with the random number of its position; the first that
+    differs from its draft ends the request's tokens. So drafts change no answer, greedy or sampled. Each sampler notes
+    its tokens. A batch that is greedy and asks for nothing else costs one pass over the logits.
+
+    Args:
+        logits: [R, V], any float dtype and device; 1 + len(drafts[i]) rows of request i, one request after another.
+        drafts: per request the tokens that were computed ahead; None for none.
     Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
     """
+    drafts = drafts or [()] * len(samplers)
+    rows = [
+        (sampler, draft[:n]) for sampler, draft in zip(samplers, drafts, strict=True) for n in range(len(draft) + 1)
+    ]
     scores = logits
-    penalised = [row for row, sampler in enumerate(samplers) if sampler.has_penalty]
+    penalised = [row for row, (sampler, _) in enumerate(rows) if sampler.has_penalty]
     if penalised:
         scores = logits.float()
         if scores is logits:
             scores = logits.clone()
         for row in penalised:
-            samplers[row].penalise(scores[row])
-    params = [sampler.params for sampler in samplers]
+            sampler, ahead = rows[row]
+            sampler.penalise(scores[row], ahead)
+    params = [sampler.params for sampler, _ in rows]
     device = logits.device
     token_ids = sample(
         scores,
@@ -88,14 +104,21 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
         torch.tensor([each.top_k for each in params], device=device),
         torch.tensor([each.top_p for each in params], device=device),
         torch.tensor([each.min_p for each in params], device=device),
-        torch.tensor([sampler.uniform() for sampler in samplers], dtype=torch.float64, device=device),
+        torch.tensor([sampler.uniform(len(ahead)) for sampler, ahead in rows], dtype=torch.float64, device=device),
     ).tolist()
-    for sampler, token_id in zip(samplers, token_ids, strict=True):
-        sampler.note(token_id)
-    choices = [Choice(token_id) for token_id in token_ids]
-    for row, each in enumerate(params):
-        if each.logprobs is not None:
-            choices[row] = score(logits[row : row + 1], [token_ids[row]], each.logprobs)[0]
+    choices: list[list[Choice]] = []
+    first = 0
+    for sampler, draft in zip(samplers, drafts, strict=True):
+        drawn = token_ids[first : first + len(draft) + 1]
+        num_right = next((n for n, token in enumerate(draft) if drawn[n] != token), len(draft))
+        kept = drawn[: num_right + 1]
+        for token_id in kept:
+            sampler.note(token_id)
+        if sampler.params.logprobs is None:
+            choices.append([Choice(token_id) for token_id in kept])
+        else:
+            choices.append(score(logits[first : first + len(kept)], kept, sampler.params.logprobs))
+        first += len(draft) + 1
     return choices
 
 

@@ -1,6 +1,6 @@
 """Choose the sequences of the next step, and keep the books of KV blocks. No torch, clock or I/O.
 
-A step is {sequence: number of new tokens}: a decode is one, a prompt chunk many, and nothing else tells them apart.
+A step is {sequence: number of new tokens}: a decode is one and its drafts, a prompt chunk many.
 Policy: decodes first, then chunks of admitted prompts, then admission in order of arrival, within the budget of a step
 (Sarathi-Serve, arXiv:2403.02310). Where blocks run out, the youngest sequence is set back: what it computed stays in
 the prefix tree as long as there is room, so it usually finds most of it again.
@@ -114,8 +114,9 @@ class Scheduler:
             # The test of the status: an older one may have set it back just now.
             if sequence.is_decoding and sequence.status == "running" and self._make_room(sequence):
                 chosen.append(sequence)
-                num_tokens.append(1)
-        room = self._budget.prefill_tokens(len(chosen))
+        # After everybody's next token has its block, so that no draft sets anybody back.
+        num_tokens += [1 + self._room_for_drafts(sequence) for sequence in chosen]
+        room = self._budget.prefill_tokens(sum(num_tokens))
         computing: set[tuple[int, tuple[int, ...]]] = set()
         prefilling = [sequence for sequence in self._running if not sequence.is_decoding]
         for sequence in prefilling:
@@ -127,17 +128,27 @@ class Scheduler:
             return self.next_step()
         return Step(tuple(chosen), tuple(num_tokens)) if chosen else None
 
+    def decoding(self) -> list[Sequence]:
+        """The running sequences where all decode and nobody waits; else none: prompts come first then."""
+        if self._waiting or not all(sequence.is_decoding for sequence in self._running):
+            return []
+        return self._running
+
     def finish_step(self, step: Step, new_tokens: SequenceOf[SequenceOf[int]]) -> None:
-        """Note that a step was computed, and append the tokens chosen after it (none while a prompt is incomplete).
+        """Note that a step was computed, and append the tokens chosen after it: none while a prompt is incomplete, else
+        the drafts that were right and one more.
 
         Blocks that became full enter the tree at once, so that others find them while this one still runs.
         """
         for sequence, num_tokens, tokens in zip(step.sequences, step.num_tokens, new_tokens, strict=True):
             if sequence.status != "running":
                 continue
-            sequence.num_computed += num_tokens
-            self._commit(sequence)
+            # Keys and values after a wrong draft are left where they are, to be overwritten.
+            num_wrong = max(len(sequence.drafts) + 1 - len(tokens), 0) if sequence.drafts else 0
             sequence.tokens += tokens
+            sequence.drafts = []
+            sequence.num_computed += num_tokens - num_wrong
+            self._commit(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """End a sequence in any state; its full blocks stay in the tree for others. Calling it again does nothing."""
@@ -300,7 +311,18 @@ class Scheduler:
                 return False
         return True
 
+    def _room_for_drafts(self, sequence: Sequence) -> int:
+        """Keep as many of the drafts as find blocks without evicting anything or setting anybody back."""
+        most = sequence.max_total_tokens - len(sequence.tokens) - 1
+        while len(sequence.drafts) > max(most, 0):
+            sequence.drafts.pop()
+        needed = num_blocks_for(len(sequence.tokens) + len(sequence.drafts)) - len(sequence.blocks)
+        sequence.blocks += self._pool.allocate(max(min(needed, self._pool.num_free), 0))
+        del sequence.drafts[max(len(sequence.blocks) * BLOCK_TOKENS - len(sequence.tokens), 0) :]
+        return len(sequence.drafts)
+
     def _preempt(self, sequence: Sequence) -> None:
+        sequence.drafts = []
         self._running.remove(sequence)
         self._give_up_blocks(sequence)
         sequence.num_computed = 0

@@ -24,11 +24,12 @@ class PrefixKey(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens` are prompt, then output. What follows `num_pinned_tokens` belongs to the scheduler.
+    """`tokens` are prompt, then output. What follows `drafts` belongs to the scheduler.
 
     `needs_prompt_logits`: the logits at every prompt position are wanted, so nothing of the prompt may come from the
     tree. `num_pinned_tokens`: leading tokens whose blocks are to stay in the tree. `deadline_s` is on the caller's
-    clock. `blocks` is the block table; its first `num_tree_blocks` belong to the tree and `node` is the last of those.
+    clock. `drafts`: guesses of what follows `tokens`, computed in the next step where there is room. `blocks` is the
+    block table; its first `num_tree_blocks` belong to the tree and `node` is the last of those.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sequence:
     deadline_s: float | None
     needs_prompt_logits: bool = False
     num_pinned_tokens: int = 0
+    drafts: list[int] = field(default_factory=list)
     status: Literal["new", "waiting", "running", "finished"] = "new"
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)

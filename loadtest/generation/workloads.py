@@ -15,10 +15,11 @@ FREE_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: a prompt, and how many tokens to generate whatever they are."""
+    """One request: a prompt, and how many tokens to generate whatever they are. `drafts`: whether ours may guess."""
 
     prompt: tuple[int, ...]
     num_output: int
+    drafts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,13 @@ def read_trace(path: Path = TRACE) -> Trace:
 
 
 def free_jobs(count: int, *, seed: int, vocab_size: int = 49152) -> list[Job]:
-    """Prompts of random tokens, so that nothing is shared; special tokens, which come first, are left out."""
+    """Prompts of random tokens, so that nothing is shared, without drafts: a model that reads noise repeats itself.
+
+    Special tokens, which come first, are left out.
+    """
     drawn = random.Random(seed)
-    return [Job(tuple(drawn.randrange(100, vocab_size) for _ in range(FREE_TOKENS)), FREE_TOKENS) for _ in range(count)]
+    prompts = [tuple(drawn.randrange(100, vocab_size) for _ in range(FREE_TOKENS)) for _ in range(count)]
+    return [Job(prompt, FREE_TOKENS, drafts=False) for prompt in prompts]
 
 
 def ideal_reuse(jobs: Sequence[Job]) -> float:
