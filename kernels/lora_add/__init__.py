@@ -119,19 +119,25 @@ def pack_lora(slots: LoraSlots, slot: int, adapter: LoraParts) -> None:
 
 
 def copy_slot(target: LoraSlots, slot: int, source: LoraSlots, source_slot: int) -> None:
-    """Copy an adapter to a slot of the same linear, whose rank is at least that of `source`; the rest becomes zero."""
+    """Copy an adapter to a slot of the same linear; neither rank is below the adapter's. The rest becomes zero."""
     a, b = target.a[slot], target.b[slot]
     from_a, from_b = source.a[source_slot], source.b[source_slot]
-    if target.rank != source.rank:
-        a.zero_()
-        b.zero_()
+    rank = min(target.rank, source.rank)
+    if target.rank > rank:
+        clear_slot(target, slot)
     if target.is_native:
-        a[:, : source.rank // 8] = from_a
-        b[:, : source.rank] = from_b
+        a[:, : rank // 8] = from_a[:, : rank // 8]
+        b[:, :rank] = from_b[:, :rank]
         return
     count = len(target.parts)
-    a.view(count, target.rank, -1)[:, : source.rank] = from_a.view(count, source.rank, -1)
-    b.view(count, target.rank, -1)[:, : source.rank] = from_b.view(count, source.rank, -1)
+    for to, from_ in ((a, from_a), (b, from_b)):
+        to.view(count, target.rank, -1)[:, :rank] = from_.view(count, source.rank, -1)[:, :rank]
+
+
+def clear_slot(target: LoraSlots, slot: int) -> None:
+    """Make a slot add nothing."""
+    target.a[slot].zero_()
+    target.b[slot].zero_()
 
 
 def plan_lora(
