@@ -156,13 +156,14 @@ class PromptReport:
     """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model.
 
     `num_cached_tokens` were computed before, for another request. `logprobs`, where asked for, has an entry per token;
-    the first token has none.
+    the first token has none. `adapter` is the content digest of the adapter that answers, empty for none.
     """
 
     num_tokens: int
     passages: tuple[Passage, ...]
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprob | None, ...] = ()
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
