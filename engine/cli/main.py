@@ -19,6 +19,7 @@ COMMANDS = {
     "ingest": "engine.cli.ingest:ingest",
     "ask": "engine.cli.ask:ask",
     "search": "engine.cli.search:search",
+    "adapters": "engine.cli.adapters:adapters",
     "snapshot": "engine.cli.snapshot:snapshot",
     "models": "engine.cli.models:models",
     "bench": "engine.cli.bench:bench",

@@ -69,7 +69,7 @@ def read_adapter(
     so that the digest is that of the weights. Raises: InvalidAdapter naming what is missing or wrong.
     """
     if not folder.is_dir():
-        raise InvalidAdapter(name, f"there is no folder {folder}")
+        raise InvalidAdapter(name, "its folder is not there")
     if not (folder / WEIGHTS_FILE).exists() and (folder / "adapter_model.bin").exists():
         raise InvalidAdapter(name, "it holds adapter_model.bin, which may run code; save it with safe_serialization")
     shapes = target_shapes(spec)

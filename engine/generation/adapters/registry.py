@@ -25,7 +25,7 @@ class AdapterRegistry:
     """The adapters folder of one data folder. `allowed` are folders elsewhere that adapters may be loaded from."""
 
     def __init__(self, folder: Path, allowed: tuple[Path, ...] = ()) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self._allowed = allowed
 
     def names(self) -> list[str]:
@@ -46,7 +46,7 @@ class AdapterRegistry:
         roots = [root.expanduser().resolve() for root in (self.folder, *self._allowed)]
         if not any(folder.is_relative_to(root) and folder != root for root in roots):
             raise InvalidAdapter(
-                name, f"{path or name!r} lies outside {self.folder}; put it there, or add generator.adapter_paths"
+                name, f"{path or name!r} lies outside the data folder's adapters/ and generator.adapter_paths"
             )
         return folder
 
@@ -57,7 +57,7 @@ class AdapterRegistry:
         if name not in self.names():
             raise UnknownAdapter(name, self.names())
         if folder.is_symlink():
-            raise InvalidAdapter(name, f"{folder} is a link, which is not followed to delete; remove it yourself")
+            raise InvalidAdapter(name, "its folder is a link, which is not followed to delete; remove it yourself")
         shutil.rmtree(folder)
 
     def served(self) -> dict[str, Path]:

@@ -182,7 +182,7 @@ def test_pipe_in_place_of_a_file_does_not_hang_the_reader(folder: Path, spec: De
 
 
 def test_missing_folder_or_file_is_named(folder: Path, spec: DecoderSpec, tmp_path: Path):
-    with pytest.raises(InvalidAdapter, match="there is no folder"):
+    with pytest.raises(InvalidAdapter, match="its folder is not there"):
         read(tmp_path / "nowhere", spec)
     (folder / WEIGHTS).unlink()
     with pytest.raises(InvalidAdapter, match=r"adapter_model\.safetensors cannot be read"):

@@ -170,7 +170,7 @@ async def test_files_that_vanished_or_changed_fail_the_request_with_the_reason(
         engine.load_adapter("tone", folder)
         engine._library._weights.clear()
         shutil.rmtree(folder)
-        with pytest.raises(InvalidAdapter, match="there is no folder"):
+        with pytest.raises(InvalidAdapter, match="its folder is not there"):
             await tokens(submit(engine, "gone", "tone"))
         shutil.copytree(folders["B"], folder)
         with pytest.raises(InvalidAdapter, match="its files changed since; load it again"):
