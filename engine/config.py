@@ -160,6 +160,11 @@ class GeneratorSettings(Settings):
         ge=16,
         description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's.",
     )
+    adapter_slots: int = Field(8, ge=1, le=256, description="Different adapters that one step can compute with.")
+    max_adapter_rank: int = Field(64, ge=1, le=512, description="Highest rank of an adapter that is loaded.")
+    adapter_paths: tuple[Path, ...] = Field(
+        (), description="Folders besides the data folder's adapters/ that adapters may be loaded from."
+    )
     max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(
         "You are a helpful assistant.", description="System prompt of a conversation that brings none."

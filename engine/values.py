@@ -147,6 +147,22 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
+
+    `error` says why one that was to be served is not.
+    """
+
+    name: str
+    path: str
+    digest: str | None
+    rank: int | None
+    targets: tuple[str, ...]
+    is_loaded: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token with its natural log-probability, and the best tokens in its place. `text` of half a character is U+FFFD;
     `data` are the token's own bytes.
@@ -164,13 +180,14 @@ class PromptReport:
     """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model.
 
     `num_cached_tokens` were computed before, for another request. `logprobs`, where asked for, has an entry per token;
-    the first token has none.
+    the first token has none. `adapter` is the content digest of the adapter that answers, empty for none.
     """
 
     num_tokens: int
     passages: tuple[Passage, ...]
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprob | None, ...] = ()
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ EXAMPLES = [
     (errors.PayloadTooLarge(1024, "gateway.max_body_bytes"), 413),
     (errors.Unauthorized(), 401),
     (errors.UnknownModel("x", ["auto"]), 404),
+    (errors.UnknownAdapter("x", []), 404),
+    (errors.InvalidAdapter("x", "it is damaged"), 400),
     (errors.UnknownCollection("x", []), 404),
     (errors.UnknownDocument("c", "d"), 404),
     (errors.UnknownJob("0af3"), 404),

@@ -271,6 +271,8 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str
     max_model_len: int
+    parent: str | None = Field(None, description="Extension: the base model of an adapter.")
+    digest: str | None = Field(None, description="Extension: content digest of the weights.")
 
 
 class ModelList(BaseModel):

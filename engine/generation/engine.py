@@ -1,8 +1,9 @@
 """The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
 submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's loop.
-Adapters, packed weights, drafts and grammars join here: an adapter is part of a sequence's prefix key and of the
-forward, a draft is more than one new token of a decoding sequence, a grammar masks logits before they are sampled.
+An adapter is part of a sequence's prefix key and of the forward: what its name stood for when the request came.
+Packed weights, drafts and grammars join here: a draft is more than one new token of a decoding sequence, a grammar
+masks logits before they are sampled.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from engine.errors import (
     Overloaded,
     PromptTooLong,
     SwitchyardError,
-    UnknownModel,
 )
 from engine.generation import model_files
+from engine.generation.adapters.files import AdapterInfo, AdapterWeights, read_adapter
+from engine.generation.adapters.library import AdapterLibrary
+from engine.generation.adapters.slots import SlotTable
+from engine.generation.adapters.store import AdapterStore
 from engine.generation.answer import Answer
 from engine.generation.attention import build_attention
 from engine.generation.budget import StepBudget
@@ -53,6 +57,8 @@ _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _CHUNK_SIZES = (128, 256, 512)
 _NUM_TIMINGS = 3
 _NUM_STEP_TIMES = 256
+# Adapters that nobody uses stay in memory up to so many times the slots.
+_KEPT_FOR_A_SLOT = 4
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +107,14 @@ class Engine:
         )
         self.max_model_len = min(self.max_model_len, self._num_blocks * BLOCK_TOKENS)
         self.vocab_size = spec.vocab_size
+        self._spec, self._dtype = spec, dtype
+        self._store = AdapterStore(spec, num_slots=settings.adapter_slots, dtype=dtype, device=torch.device(device))
+        self._library = AdapterLibrary(
+            self._read_adapter,
+            self._store.pack,
+            num_kept=_KEPT_FOR_A_SLOT * settings.adapter_slots,
+            on_change=self._wake,
+        )
         self._prompts = PromptBuilder(
             self._tokenizer, max_model_len=self.max_model_len, system_prompt=settings.system_prompt
         )
@@ -108,6 +122,7 @@ class Engine:
         self._runner: Runner
         self._budget: StepBudget
         self._scheduler: Scheduler
+        self._slots: SlotTable
         self._condition = threading.Condition()  # guards what follows and every job's is_done
         self._jobs: dict[str, _Job] = {}
         self._inbox: deque[_Job] = deque()
@@ -131,10 +146,17 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> DeltaStream:
         """See GenerationEngine. The prompt is built here, in the caller's thread."""
-        if request.adapter is not None:
-            raise UnknownModel(request.adapter, ["auto"])
         self._check_capacity(request.id)
         prompt = self._prompt(request)
+        digest = "" if request.adapter is None else self._library.acquire(request.adapter).digest
+        try:
+            return self._submit(request, prompt, digest)
+        except BaseException:
+            if digest:
+                self._library.release(digest)
+            raise
+
+    def _submit(self, request: GenerationRequest, prompt: Prompt, digest: str) -> DeltaStream:
         params = request.sampling
         now_s = monotonic()
         sequence = Sequence(
@@ -142,10 +164,12 @@ class Engine:
             tokens=list(prompt.token_ids),
             num_prompt_tokens=len(prompt.token_ids),
             max_total_tokens=len(prompt.token_ids) + params.max_tokens,
-            key=PrefixKey(self._model_digest, "", request.cache_salt),
+            key=PrefixKey(self._model_digest, digest, request.cache_salt),
             deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
             needs_prompt_logits=params.prompt_logprobs is not None,
         )
+        if digest:
+            prompt = replace(prompt, report=replace(prompt.report, adapter=digest))
         answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
         drafting = None
         if request.drafts and self._settings.max_draft_tokens and params.max_tokens > 1:
@@ -171,6 +195,18 @@ class Engine:
         if job is not None:
             self._end(job, None)
 
+    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """See GenerationEngine. The caller's thread waits, the engine's does not."""
+        return self._library.load(name, path)
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """See GenerationEngine."""
+        return self._library.unload(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """See GenerationEngine."""
+        return self._library.infos()
+
     def stats(self) -> EngineStats:
         """See GenerationEngine."""
         with self._condition:
@@ -193,6 +229,7 @@ class Engine:
     def close(self) -> None:
         """See GenerationEngine."""
         self._stop("it is shutting down")
+        self._library.close()
         self._thread.join()
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
@@ -204,6 +241,20 @@ class Engine:
         if len(ids) + request.sampling.max_tokens > self.max_model_len:
             raise PromptTooLong(len(ids), request.sampling.max_tokens, self.max_model_len)
         return Prompt(ids, PromptReport(len(ids), ()))
+
+    def _read_adapter(self, path: Path, name: str) -> tuple[AdapterInfo, AdapterWeights]:
+        return read_adapter(
+            path,
+            name,
+            self._spec,
+            model_digest=self._model_digest,
+            max_rank=self._settings.max_adapter_rank,
+            dtype=self._dtype,
+        )
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
 
     def _check_capacity(self, request_id: str) -> None:
         if self._failure is not None:
@@ -233,6 +284,8 @@ class Engine:
         job.is_done = True
         del self._jobs[job.id]
         self._ended.append(job)
+        if job.sequence.key.adapter:
+            self._library.release(job.sequence.key.adapter)
 
     def _stop(self, why: str) -> None:
         """Refuse new requests and fail those in flight. The first reason stays."""
@@ -283,7 +336,7 @@ class Engine:
         attention = build_attention(
             spec, num_blocks=self._num_blocks, max_model_len=self.max_model_len, dtype=dtype, device=decoder.device
         )
-        self._runner = self.runner_class(decoder, attention)
+        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights)
 
     def _warm_up(self) -> None:
         """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
@@ -292,12 +345,15 @@ class Engine:
             max_batched_tokens=self._settings.max_batched_tokens,
             max_stretch=self._settings.max_stretch,
         )
+        self._slots = SlotTable(self._settings.adapter_slots)
         self._scheduler = Scheduler(
             num_blocks=self._num_blocks,
             max_num_seqs=self._settings.max_num_seqs,
             max_waiting=self._settings.max_num_seqs + self._settings.max_queued,
             budget=self._budget,
             max_pinned_blocks=min(self._num_blocks // 8, self._num_blocks - num_blocks_for(self.max_model_len)),
+            slots=self._slots,
+            is_loaded=self._library.is_loaded,
         )
         self._pin_system_prompt()
 
@@ -342,10 +398,12 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Block while there is nothing to do. False: the engine is closing."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._failure is not None or self._inbox or self._ended or self._scheduler.has_work
-            )
+            self._condition.wait_for(self._has_work)
             return self._failure is None
+
+    def _has_work(self) -> bool:
+        is_told = self._failure is not None or self._inbox or self._ended or self._library.has_changes
+        return bool(is_told) or self._scheduler.has_work
 
     def _step(self) -> None:
         self._take_in()
@@ -365,6 +423,8 @@ class Engine:
         with self._condition:
             arrived, self._inbox = self._inbox, deque()
             ended, self._ended = self._ended, []
+            # Together: an adapter that is gone was held by nobody but those that end here.
+            unreadable, retired = self._library.take_changes()
         for job in arrived:
             self._scheduler.add(job.sequence)
         for sequence in self._scheduler.expired(monotonic()):
@@ -374,6 +434,12 @@ class Engine:
             self._scheduler.finish(sequence)
         for each in ended:
             self._scheduler.finish(each.sequence)
+        for digest in retired:
+            self._scheduler.forget_adapter(digest)
+        if unreadable:
+            for job in list(self._jobs.values()):
+                if (error := unreadable.get(job.sequence.key.adapter)) is not None:
+                    self._end(job, error)
 
     def _draft(self) -> None:
         """Guess what answers will say next, as far as the step has room for guesses. Prompts need all of it."""
@@ -508,6 +574,7 @@ class Engine:
             prompt_tokens=scheduler.prompt_tokens,
             cached_tokens=scheduler.cached_tokens,
             num_preemptions=scheduler.num_preemptions,
+            adapter_swaps=self._slots.num_swaps,
         )
         with self._condition:
             self._stats = snapshot

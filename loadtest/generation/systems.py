@@ -69,6 +69,7 @@ class OurEngine:
             str(next(self._ids)),
             (),
             sampling=sampling,
+            adapter=job.adapter or None,
             prompt_token_ids=job.prompt,
             cache_salt=salt,
             drafts=job.drafts,
