@@ -10,6 +10,7 @@
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
+        |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
         |   `-- UnparsableDocument   a document is not the text its type says
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
@@ -121,6 +122,12 @@ class PromptTooLong(InvalidRequest):
             "or raise generator.max_model_len.",
             param="messages",
         )
+
+
+class InvalidGrammar(InvalidRequest):
+    """The schema, regular expression or choice that an answer is to match is malformed, too large or unsatisfiable."""
+
+    code = "invalid_grammar"
 
 
 class UnparsableDocument(InvalidRequest):

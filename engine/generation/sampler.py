@@ -1,4 +1,4 @@
-"""From logits to each request's next token: penalties, its own randomness, log-probabilities."""
+"""From logits to each request's next token: penalties, its grammar, its own randomness, log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from engine.generation.grammar.matcher import MaskFiller, Matcher
 from engine.values import SamplingParams
 from kernels.sampling import sample
 
@@ -31,6 +32,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
         self.params = params
+        self.matcher: Matcher | None = None  # set before the first token of an answer that has a grammar
         self.has_penalty = (
             params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         )
@@ -53,6 +55,8 @@ class Sampler:
         self._num_drawn += 1
         if self.has_penalty:
             self._counts[token_id] += 1
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
 
     def penalise(self, logits: Tensor) -> None:
         """Apply the penalties to one row [V] float32, in place."""
@@ -66,23 +70,62 @@ class Sampler:
             logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
+def choose(logits: Tensor, samplers: Sequence[Sampler], masks: MaskFiller | None = None) -> list[Choice]:
     """The next token of each row of `logits` ([N, V], any float dtype and device). Each sampler notes its token.
 
-    A batch that is greedy and asks for nothing else costs one pass over the logits.
+    A batch that is greedy and asks for nothing else costs one pass over the logits. `masks` is needed where a sampler
+    has a matcher.
     Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
     """
-    scores = logits
+    scores = _with_penalties(logits, samplers)
+    bound = [row for row, sampler in enumerate(samplers) if sampler.matcher is not None]
+    drawn = [row for row in bound if samplers[row].params.temperature > 0]
+    if drawn:
+        scores = scores.clone() if scores is logits else scores
+        scores[drawn] = _masked(scores, samplers, drawn, masks)
+    token_ids = _sample(scores, samplers)
+    # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
+    refused = [row for row in bound if row not in drawn and not _is_allowed(samplers[row], token_ids[row])]
+    if refused:
+        again = _sample(_masked(scores, samplers, refused, masks), [samplers[row] for row in refused])
+        for row, token_id in zip(refused, again, strict=True):
+            token_ids[row] = token_id
+    for sampler, token_id in zip(samplers, token_ids, strict=True):
+        sampler.note(token_id)
+    choices = [Choice(token_id) for token_id in token_ids]
+    for row, sampler in enumerate(samplers):
+        if sampler.params.logprobs is not None:
+            choices[row] = score(logits[row : row + 1], [token_ids[row]], sampler.params.logprobs)[0]
+    return choices
+
+
+def _with_penalties(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """`logits` itself where nobody has a penalty."""
     penalised = [row for row, sampler in enumerate(samplers) if sampler.has_penalty]
-    if penalised:
-        scores = logits.float()
-        if scores is logits:
-            scores = logits.clone()
-        for row in penalised:
-            samplers[row].penalise(scores[row])
-    params = [sampler.params for sampler in samplers]
-    device = logits.device
-    token_ids = sample(
+    if not penalised:
+        return logits
+    scores = logits.float()
+    if scores is logits:
+        scores = logits.clone()
+    for row in penalised:
+        samplers[row].penalise(scores[row])
+    return scores
+
+
+def _masked(scores: Tensor, samplers: Sequence[Sampler], rows: list[int], masks: MaskFiller | None) -> Tensor:
+    """[len(rows), V]: a copy of these rows, minus infinity where a token may not follow."""
+    assert masks is not None
+    matchers = [matcher for row in rows if (matcher := samplers[row].matcher) is not None]
+    return scores[rows].masked_fill_(masks.forbidden(matchers).to(scores.device), float("-inf"))
+
+
+def _is_allowed(sampler: Sampler, token_id: int) -> bool:
+    return sampler.matcher is None or sampler.matcher.num_allowed([token_id]) == 1
+
+
+def _sample(scores: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    params, device = [sampler.params for sampler in samplers], scores.device
+    token_ids: list[int] = sample(
         scores,
         torch.tensor([each.temperature for each in params], device=device),
         torch.tensor([each.top_k for each in params], device=device),
@@ -90,13 +133,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
         torch.tensor([each.min_p for each in params], device=device),
         torch.tensor([sampler.uniform() for sampler in samplers], dtype=torch.float64, device=device),
     ).tolist()
-    for sampler, token_id in zip(samplers, token_ids, strict=True):
-        sampler.note(token_id)
-    choices = [Choice(token_id) for token_id in token_ids]
-    for row, each in enumerate(params):
-        if each.logprobs is not None:
-            choices[row] = score(logits[row : row + 1], [token_ids[row]], each.logprobs)[0]
-    return choices
+    return token_ids
 
 
 def score(logits: Tensor, token_ids: Sequence[int], num_best: int) -> list[Choice]:
