@@ -11,6 +11,7 @@
         |   |-- PromptTooLong        messages leave no room in the model's context
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
         |   |-- InvalidAdapter       an adapter's files are missing, damaged or do not fit the generator
+        |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
         |   `-- UnparsableDocument   a document is not the text its type says
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
@@ -133,6 +134,12 @@ class InvalidAdapter(InvalidRequest):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"adapter {name!r} cannot be loaded: {why}.", param="name")
+
+
+class InvalidGrammar(InvalidRequest):
+    """The schema, regular expression or choice that an answer is to match is malformed, too large or unsatisfiable."""
+
+    code = "invalid_grammar"
 
 
 class UnparsableDocument(InvalidRequest):

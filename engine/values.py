@@ -126,6 +126,17 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like from its first to its last character.
+
+    `source` is the text of a JSON schema, a regular expression, or a JSON list of strings of which one is the answer.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
@@ -144,6 +155,7 @@ class GenerationRequest:
     prompt_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
     drafts: bool = True
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,6 +265,7 @@ class _Answer:
             adapter=decision.adapter,
             deadline_s=remaining_s,
             cache_salt=self._tenant,
+            grammar=request.grammar(),
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:

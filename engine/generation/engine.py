@@ -1,9 +1,9 @@
 """The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
 submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's loop.
-An adapter is part of a sequence's prefix key and of the forward: what its name stood for when the request came.
-Packed weights, drafts and grammars join here: a draft is more than one new token of a decoding sequence, a grammar
-masks logits before they are sampled.
+A request with a grammar enters the inbox when that is compiled; its mask is applied before a token is sampled. An
+adapter is part of a sequence's prefix key and of the forward: what its name stood for when the request came. A draft is
+more than one new token of a decoding sequence.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -43,6 +44,15 @@ from engine.generation.budget import StepBudget
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import DecoderSpec, read_spec
 from engine.generation.drafts import Drafting, DraftRate, PromptLookup, share_drafts
+from engine.generation.grammar.compiler import (
+    MAX_COMPILE_S,
+    Compiled,
+    GrammarCompiler,
+    became_too_complex,
+    compile_error,
+    too_slow,
+)
+from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.prompt import Prompt, PromptBuilder
 from engine.generation.protocol import EngineStats
 from engine.generation.runner import Runner, StepLogits
@@ -50,7 +60,7 @@ from engine.generation.sampler import Choice, Sampler, choose, score
 from engine.generation.scheduler import Scheduler, Step
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, Item, Mailbox, post
-from engine.values import GenerationRequest, Message, PromptReport, SamplingParams, TokenDelta
+from engine.values import GenerationRequest, Grammar, Message, PromptReport, SamplingParams, TokenDelta
 
 # Step sizes timed at start-up; prompt chunks above the decodes'.
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -118,7 +128,9 @@ class Engine:
         self._prompts = PromptBuilder(
             self._tokenizer, max_model_len=self.max_model_len, system_prompt=settings.system_prompt
         )
+        self._grammars = GrammarCompiler(self._tokenizer, self._eos_ids, self.vocab_size)
         # The engine's thread only:
+        self._masks = MaskFiller(self.vocab_size, self._grammars.mask_size)
         self._runner: Runner
         self._budget: StepBudget
         self._scheduler: Scheduler
@@ -158,6 +170,7 @@ class Engine:
 
     def _submit(self, request: GenerationRequest, prompt: Prompt, digest: str) -> DeltaStream:
         params = request.sampling
+        compiled = self._compile(request)
         now_s = monotonic()
         sequence = Sequence(
             id=request.id,
@@ -181,8 +194,11 @@ class Engine:
             if not self._jobs:
                 self._progress_s = now_s
             self._jobs[job.id] = job
-            self._inbox.append(job)
-            self._condition.notify()
+            if compiled is None:
+                self._inbox.append(job)
+                self._condition.notify()
+        if compiled is not None and request.grammar is not None:
+            self._begin_when_compiled(job, request.grammar, compiled)
         timer = None
         if request.deadline_s is not None:
             # The scheduler frees the place between steps; the reader hears of it on time even during a long one.
@@ -230,6 +246,7 @@ class Engine:
         """See GenerationEngine."""
         self._stop("it is shutting down")
         self._library.close()
+        self._grammars.close()
         self._thread.join()
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
@@ -264,6 +281,34 @@ class Engine:
         # Places in the batch count too: requests about to enter an empty batch do not wait for one.
         if len(self._jobs) >= self._settings.max_num_seqs + self._settings.max_queued:
             raise Overloaded("the generator's queue", self._settings.max_queued, "generator.max_queued")
+
+    def _compile(self, request: GenerationRequest) -> Future[Compiled] | None:
+        if request.grammar is None:
+            return None
+        if request.sampling.ignore_eos:
+            raise InvalidRequest(
+                "ignore_eos contradicts a grammar, which says where an answer ends.", param="ignore_eos"
+            )
+        return self._grammars.compile(request.grammar)
+
+    def _begin_when_compiled(self, job: _Job, grammar: Grammar, compiled: Future[Compiled]) -> None:
+        def begin(done: Future[Compiled]) -> None:
+            error = CancelledError() if done.cancelled() else done.exception()
+            if error is not None:
+                self._end(job, compile_error(error))
+                return
+            job.sampler.matcher = done.result().start()
+            with self._condition:
+                self._inbox.append(job)
+                self._condition.notify()
+
+        def give_up() -> None:
+            if not compiled.done():
+                self._end(job, too_slow(grammar))
+
+        if not compiled.done():
+            job.mailbox.loop.call_later(MAX_COMPILE_S, give_up)
+        compiled.add_done_callback(begin)
 
     def _expire(self, job: _Job, deadline_s: float) -> None:
         self._end(job, DeadlineExceeded(deadline_s * 1000))
@@ -426,7 +471,8 @@ class Engine:
             # Together: an adapter that is gone was held by nobody but those that end here.
             unreadable, retired = self._library.take_changes()
         for job in arrived:
-            self._scheduler.add(job.sequence)
+            if not job.is_done:
+                self._scheduler.add(job.sequence)
         for sequence in self._scheduler.expired(monotonic()):
             late = self._jobs.get(sequence.id)
             if late is not None and late.sequence is sequence and sequence.deadline_s is not None:
@@ -447,10 +493,7 @@ class Engine:
         if self._settings.max_draft_tokens == 0 or not sequences:
             return
         jobs = [self._jobs.get(sequence.id) for sequence in sequences]
-        guesses = [
-            job.drafting.lookup.draft(self._settings.max_draft_tokens) if job is not None and job.drafting else []
-            for job in jobs
-        ]
+        guesses = [[] if job is None else self._guess(job) for job in jobs]
         if not any(guesses):
             return
         rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
@@ -459,6 +502,15 @@ class Engine:
         step_s = self._budget.draft_step_s(len(sequences), max(most, 0))
         for sequence, guess, granted in zip(sequences, guesses, share_drafts(offers, step_s), strict=True):
             sequence.drafts = guess[:granted]
+
+    def _guess(self, job: _Job) -> list[int]:
+        """Tokens that may come next, as far as the job's grammar lets them."""
+        matcher = job.sampler.matcher
+        # The tokens behind a draft would have to be drawn under a mask of their own.
+        if job.drafting is None or (matcher is not None and job.sampler.params.temperature > 0):
+            return []
+        guess = job.drafting.lookup.draft(self._settings.max_draft_tokens)
+        return guess if matcher is None else guess[: matcher.num_allowed(guess)]
 
     def _execute(self, step: Step) -> None:
         """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""
@@ -504,7 +556,7 @@ class Engine:
             return choices
         logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
         samplers = [job.sampler if job is not None else Sampler.greedy() for job in (jobs[index] for index in due)]
-        for index, chosen in zip(due, choose(logits, samplers, drafts), strict=True):
+        for index, chosen in zip(due, choose(logits, samplers, drafts, self._masks), strict=True):
             choices[index] = chosen
         return choices
 
@@ -527,6 +579,9 @@ class Engine:
             for choice in chosen:
                 if job is None or job.is_done:
                     break
+                if job.sampler.matcher is not None and job.sampler.matcher.failure is not None:
+                    self._end(job, became_too_complex(job.sampler.matcher.failure))
+                    break
                 try:
                     delta = self._delta(job, choice)
                 except Exception as error:
@@ -547,7 +602,8 @@ class Engine:
         if job.answer.num_tokens == 0:
             scores = [job.prompt_scores.get(position) for position in range(job.sequence.num_prompt_tokens)]
             job.answer.report_prompt(job.sequence.num_cached_tokens, scores if job.prompt_scores else ())
-        return job.answer.accept(choice)
+        matcher = job.sampler.matcher
+        return job.answer.accept(choice, is_complete=matcher is not None and matcher.is_complete)
 
     @staticmethod
     def _is_complete(step: Step, index: int) -> bool:
