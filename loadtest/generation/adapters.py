@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from engine.generation.adapters.files import TARGETS, target_shapes
 from engine.generation.decoder.spec import read_spec
@@ -72,7 +72,8 @@ async def race(
 def write_adapter(folder: Path, model: Path, *, seed: int) -> Path:
     """Save a random adapter of every target of the checkpoint, as PEFT would. Returns `folder`."""
     spec = read_spec(model)
-    random = torch.Generator().manual_seed(seed)
+    # Not by torch: a second team of its threads in this process would slow the engine's steps several times.
+    random = np.random.default_rng(seed)
     tensors = {}
     for layer in range(spec.num_layers):
         for target in TARGETS:
@@ -80,7 +81,7 @@ def write_adapter(folder: Path, model: Path, *, seed: int) -> Path:
             block = "self_attn" if target in "qkvo" else "mlp"
             for half, shape in (("A", (RANK, inputs)), ("B", (outputs, RANK))):
                 key = f"base_model.model.model.layers.{layer}.{block}.{target}_proj.lora_{half}.weight"
-                tensors[key] = torch.randn(shape, generator=random).mul_(0.01).bfloat16()
+                tensors[key] = (0.01 * random.standard_normal(shape)).astype(np.float16)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"}
