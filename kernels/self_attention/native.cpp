@@ -29,13 +29,34 @@ void lay_out(float* keys, float* values, const Head& head) {
   }
 }
 
-// Turns scores into weights that are still to be divided by what it returns.
+// 2^x for x <= 0, |relative error| < 2e-7 near 0; NaN stays.
+inline floats power_of_two(floats x) {
+  typedef int32_t ints __attribute__((vector_size(4 * FLOAT_LANES)));
+  const float rounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds, and leaves the whole number in the low bits
+  floats lowest = floats{} - 126.0f;
+  x = lowest > x ? lowest : x;
+  floats shifted = x + rounder, f = x - (shifted - rounder);
+  floats p = f * 1.32669704e-3f + 9.67545975e-3f;
+  p = p * f + 5.55074262e-2f;
+  p = p * f + 2.40221218e-1f;
+  p = p * f + 6.93146949e-1f;
+  p = p * f + 1.0f;
+  return (floats)((ints)p + ((ints)shifted << 23));
+}
+
+// Turns scores into weights that are still to be divided by what it returns; there is room up to the next panel.
 float softmax(float* scores, int64_t tokens, float scale) {
-  float most = -std::numeric_limits<float>::infinity(), total = 0;
-#pragma omp simd reduction(max : most)
-  for (int64_t t = 0; t < tokens; ++t) most = scores[t] > most ? scores[t] : most;
-#pragma omp simd reduction(+ : total)
-  for (int64_t t = 0; t < tokens; ++t) total += scores[t] = fast_exp((scores[t] - most) * scale);
+  const float absent = -std::numeric_limits<float>::max();
+  int64_t vectors = (tokens + FLOAT_LANES - 1) / FLOAT_LANES;
+  floats* lanes = (floats*)scores;
+  std::fill(scores + tokens, scores + vectors * FLOAT_LANES, absent);
+  floats maxima = lanes[0], totals = {};
+  for (int64_t i = 1; i < vectors; ++i) maxima = lanes[i] > maxima ? lanes[i] : maxima;
+  float most = maxima[0], total = 0;
+  for (int lane = 1; lane < FLOAT_LANES; ++lane) most = maxima[lane] > most ? maxima[lane] : most;
+  scale *= 1.44269504088896341f;
+  for (int64_t i = 0; i < vectors; ++i) totals += lanes[i] = power_of_two((lanes[i] - most) * scale);
+  for (int lane = 0; lane < FLOAT_LANES; ++lane) total += totals[lane];
   return total;
 }
 
