@@ -49,7 +49,7 @@ def runs_bert(path: Path) -> bool:
 
 
 class Bert:
-    """An encoder's layers in float32 on the CPU. Not thread-safe in speed only: calls share the kernels' threads."""
+    """An encoder's layers in float32 on the CPU, without a head."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -109,7 +109,7 @@ class _Weights:
         single = path / "model.safetensors"
         try:
             for file in [single] if single.is_file() else sorted(path.glob("*.safetensors")):
-                opened = safe_open(file, "pt")
+                opened: Any = safe_open(file, framework="pt")
                 self._files |= {_inner(name): (opened, name) for name in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ModelSourceError(f"{path}: the weights cannot be read ({error}).") from None
