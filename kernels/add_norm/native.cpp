@@ -4,7 +4,7 @@
 extern "C" void switchyard_add_norm(void* out, const void* x, const void* residual, const void* weight,
                                     const void* bias, int64_t rows, int64_t width, float eps) {
   const float *scales = (const float*)weight, *shifts = (const float*)bias;
-#pragma omp parallel for num_threads(threads_for(rows * width * 6)) schedule(static)
+#pragma omp parallel for num_threads(threads_for(rows * width)) schedule(static)
   for (int64_t row = 0; row < rows; ++row) {
     const float* one = (const float*)x + row * width;
     const float* other = (const float*)residual + row * width;

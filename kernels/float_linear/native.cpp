@@ -1,7 +1,8 @@
 // act(x @ weight.T + bias) in float32.
 //
 // The weight lies in panels (float_panels.h). A slice of one panel stays in the first cache while a chunk of rows, which
-// stays in the second, goes over it; the activation is done while the sums are still near.
+// stays in the second, goes over it, and the slice behind it is fetched meanwhile: with few rows the memory is what takes
+// time. The activation is done while the sums are still near.
 #include "float_panels.h"
 
 #include <algorithm>
@@ -36,12 +37,16 @@ void rows_of_panel(float* out, const float* x, const float* panel, const float* 
   alignas(64) float sums[MAX_CHUNK * FLOAT_PANEL];
   for (int64_t row = 0; row < rows; ++row) std::memcpy(sums + row * FLOAT_PANEL, bias, sizeof(float) * FLOAT_PANEL);
   int64_t tiles = (rows + FLOAT_ROWS - 1) / FLOAT_ROWS;  // of like size
-  for (int64_t from = 0; from < inputs; from += SLICE)
+  for (int64_t from = 0; from < inputs; from += SLICE) {
+    // Panels lie one after another, so that this is the next slice of any.
+    const float *slice = panel + from * FLOAT_PANEL, *next = slice + SLICE * FLOAT_PANEL;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       int64_t first = rows * tile / tiles, count = rows * (tile + 1) / tiles - first;
-      add_float_products(sums + first * FLOAT_PANEL, FLOAT_PANEL, x + first * inputs + from, inputs,
-                         panel + from * FLOAT_PANEL, FLOAT_PANEL, std::min(SLICE, inputs - from), count);
+      add_float_products<true>(sums + first * FLOAT_PANEL, FLOAT_PANEL, x + first * inputs + from, inputs, slice,
+                               FLOAT_PANEL, std::min(SLICE, inputs - from), count,
+                               next + SLICE * FLOAT_PANEL * tile / tiles, FLOAT_PANEL / tiles);
     }
+  }
   if (has_gelu)
     for (int64_t i = 0; i < rows * FLOAT_PANEL; ++i) sums[i] = gelu(sums[i]);
   columns = std::min<int64_t>(columns, FLOAT_PANEL);

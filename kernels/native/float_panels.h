@@ -14,10 +14,11 @@ constexpr int FLOAT_PANEL = 2 * FLOAT_LANES;
 
 typedef float floats __attribute__((vector_size(4 * FLOAT_LANES), aligned(4), may_alias));
 
-// sums[ROWS][FLOAT_PANEL] += x[ROWS][inputs] . panel[inputs][FLOAT_PANEL]; strides are in floats.
-template <int ROWS>
+// sums[ROWS][FLOAT_PANEL] += x[ROWS][inputs] . panel[inputs][FLOAT_PANEL]; strides are in floats. With HAS_AHEAD, `ahead`
+// is fetched towards the second cache meanwhile, `step` floats with every input.
+template <int ROWS, bool HAS_AHEAD>
 inline void add_float_products(float* sums, int64_t stride, const float* x, int64_t x_stride, const float* panel,
-                               int64_t panel_stride, int64_t inputs) {
+                               int64_t panel_stride, int64_t inputs, const float* ahead, int64_t step) {
   // A sum waits for the one before it: few rows take turns with two sets.
   constexpr int SETS = ROWS <= 3 ? 2 : 1;
   floats parts[SETS][ROWS][2];
@@ -33,6 +34,7 @@ inline void add_float_products(float* sums, int64_t stride, const float* x, int6
   for (; input + SETS <= inputs; input += SETS)
 #pragma GCC unroll 2
     for (int set = 0; set < SETS; ++set, panel += panel_stride) {
+      if (HAS_AHEAD) __builtin_prefetch(ahead + (input + set) * step, 0, 2);
       floats columns[2] = {*(const floats*)panel, *(const floats*)(panel + FLOAT_LANES)};
 #pragma GCC unroll 12
       for (int row = 0; row < ROWS; ++row) {
@@ -56,10 +58,12 @@ inline void add_float_products(float* sums, int64_t stride, const float* x, int6
 }
 
 // The same for 1 to FLOAT_ROWS rows.
+template <bool HAS_AHEAD = false>
 inline void add_float_products(float* sums, int64_t stride, const float* x, int64_t x_stride, const float* panel,
-                               int64_t panel_stride, int64_t inputs, int64_t rows) {
+                               int64_t panel_stride, int64_t inputs, int64_t rows, const float* ahead = nullptr,
+                               int64_t step = 0) {
 #define ROWS(N) \
-  case N: return add_float_products<N>(sums, stride, x, x_stride, panel, panel_stride, inputs);
+  case N: return add_float_products<N, HAS_AHEAD>(sums, stride, x, x_stride, panel, panel_stride, inputs, ahead, step);
   switch (rows) {
     ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if defined(__AVX512F__)
