@@ -90,6 +90,12 @@ class RetrieverSettings(Settings):
     threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     mode: SearchMode = Field("hybrid", description="How questions are searched: hybrid, dense or lexical.")
+    fusion: Literal["scores", "ranks"] = Field(
+        "scores", description="How hybrid searches join meaning and words: by scores, or by reciprocal ranks."
+    )
+    dense_weight: float = Field(
+        0.5, ge=0, le=1, description="Weight of meaning where hybrid searches join scores; the rest is the words'."
+    )
     reranker: str | None = Field(
         None, description="Cross-encoder that ranks the best passages anew: hf:REPO[@REV], a folder; default: none."
     )
@@ -102,7 +108,19 @@ class RetrieverSettings(Settings):
         description="Padded tokens in one forward of the encoder, which is what a question may have to wait for while "
         f"passages are embedded; default: {_CPU_BATCH_TOKENS} on a CPU, {_GPU_BATCH_TOKENS} on a GPU.",
     )
+    frozen_rows: int = Field(
+        200_000,
+        ge=0,
+        description="On a CPU: number of chunks from which they move into frozen shards (IVF), per collection and "
+        "tenant; 0: never, every search is exact.",
+    )
+    frozen_recall: float = Field(
+        0.99, gt=0, le=1, description="Recall that a frozen shard has to reach on a sample of its own chunks; 1: exact."
+    )
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
+    max_pending_writes: int = Field(
+        10_000, ge=1, description="Durable writes (wait=durable) that may wait to be applied; more get 503."
+    )
     followups: FollowUps = Field(
         "rules",
         description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "
@@ -144,10 +162,21 @@ class GeneratorSettings(Settings):
         description="Prompt tokens join running answers while a step stays within this many times one without; "
         "0: no limit but max_batched_tokens.",
     )
+    max_draft_tokens: int = Field(
+        7,
+        ge=0,
+        le=7,
+        description="Most tokens of an answer guessed from its passages and prompt in one step; 0: no guesses.",
+    )
     kv_tokens: int | None = Field(
         None,
         ge=16,
         description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's.",
+    )
+    adapter_slots: int = Field(8, ge=1, le=256, description="Different adapters that one step can compute with.")
+    max_adapter_rank: int = Field(64, ge=1, le=512, description="Highest rank of an adapter that is loaded.")
+    adapter_paths: tuple[Path, ...] = Field(
+        (), description="Folders besides the data folder's adapters/ that adapters may be loaded from."
     )
     max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(

@@ -10,14 +10,18 @@
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
+        |   |-- InvalidAdapter       an adapter's files are missing, damaged or do not fit the generator
+        |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
         |   `-- UnparsableDocument   a document is not the text its type says
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
         |-- Unauthorized             the API key is missing or wrong
         |-- NotFound
         |   |-- UnknownModel
+        |   |-- UnknownAdapter
         |   |-- UnknownCollection
-        |   `-- UnknownDocument
+        |   |-- UnknownDocument
+        |   `-- UnknownJob
         |-- Overloaded               a bounded queue is full; carries Retry-After
         |-- DeadlineExceeded         the request's deadline passed
         |-- StorageFull              the disk has no room; nothing of the write was kept
@@ -123,6 +127,21 @@ class PromptTooLong(InvalidRequest):
         )
 
 
+class InvalidAdapter(InvalidRequest):
+    """An adapter's files are missing, damaged or do not fit the generator; nothing was loaded."""
+
+    code = "invalid_adapter"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"adapter {name!r} cannot be loaded: {why}.", param="name")
+
+
+class InvalidGrammar(InvalidRequest):
+    """The schema, regular expression or choice that an answer is to match is malformed, too large or unsatisfiable."""
+
+    code = "invalid_grammar"
+
+
 class UnparsableDocument(InvalidRequest):
     """A document's bytes are not the text that its content type says."""
 
@@ -175,6 +194,19 @@ class UnknownModel(NotFound):
         self.param = "model"
 
 
+class UnknownAdapter(NotFound):
+    """The request names an adapter that is not there."""
+
+    code = "adapter_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"adapter {name!r} is unknown; known: {', '.join(sorted(known)) or 'none'}. "
+            "Put its PEFT folder into the data folder's adapters/, then: switchyard adapters load NAME."
+        )
+        self.param = "name"
+
+
 class UnknownCollection(NotFound):
     """The request names a collection that holds nothing."""
 
@@ -198,6 +230,16 @@ class UnknownDocument(NotFound):
             f"collection {collection!r} has no document {document!r}. "
             f"GET /v1/collections/{collection}/documents lists the ids."
         )
+        self.param = "id"
+
+
+class UnknownJob(NotFound):
+    """No job of this id is known to the caller's tenant."""
+
+    code = "job_not_found"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job[:80]!a} is unknown, or finished long ago. GET /v1/jobs lists the recent ones.")
         self.param = "id"
 
 

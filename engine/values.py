@@ -30,6 +30,12 @@ class Query:
     tenant: str = ""
     min_version: int = 0
     mode: SearchMode = "hybrid"
+    wants_similarities: bool = True
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its vector is needed: not for words alone, unless the similarities are wanted besides."""
+        return self.mode != "lexical" or self.wants_similarities
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +126,23 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like from its first to its last character.
+
+    `source` is the text of a JSON schema, a regular expression, or a JSON list of strings of which one is the answer.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
     `prompt_token_ids` are read as they are, in place of `messages` and `passages`. `cache_salt` keeps tenants'
-    cached prompts apart: equal text under another salt is computed anew.
+    cached prompts apart: equal text under another salt is computed anew. `drafts` False computes one token at a time;
+    the answer is the same.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -136,6 +154,24 @@ class GenerationRequest:
     deadline_s: float | None = None
     prompt_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    drafts: bool = True
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
+
+    `error` says why one that was to be served is not.
+    """
+
+    name: str
+    path: str
+    digest: str | None
+    rank: int | None
+    targets: tuple[str, ...]
+    is_loaded: bool
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +192,14 @@ class PromptReport:
     """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model.
 
     `num_cached_tokens` were computed before, for another request. `logprobs`, where asked for, has an entry per token;
-    the first token has none.
+    the first token has none. `adapter` is the content digest of the adapter that answers, empty for none.
     """
 
     num_tokens: int
     passages: tuple[Passage, ...]
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprob | None, ...] = ()
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +237,19 @@ class DocumentWrite:
 class WriteResult:
     """What became of one write. `status` is failed exactly where `error` is set.
 
-    `embedded` of the `chunks` were embedded anew; the rest had been embedded before.
+    `embedded` of the `chunks` were embedded anew; the rest had been embedded before. A write that is `accepted` is
+    durable and not yet applied; `job` says how far it is.
     """
 
     id: str
-    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed"]
+    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed", "accepted"]
     version: int
     chunks: int = 0
     embedded: int = 0
     error: RequestError | None = None
+    job: str | None = None
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether it failed for a reason that passes."""
+        return self.error is not None and self.error.retry_after_s is not None

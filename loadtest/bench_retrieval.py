@@ -25,7 +25,7 @@ from loadtest.retrieval.corpus import Pages, bench_questions, read_pages, take_s
 from loadtest.retrieval.filling import fill
 from loadtest.retrieval.findings import Findings
 from loadtest.retrieval.freshness import FreshnessPlan, measure_freshness
-from loadtest.retrieval.indexes import IndexPlan, Timed, choice_by_size, measure_indexes, print_indexes
+from loadtest.retrieval.indexes import IndexPlan, Timed, choice_by_size, freezing_size, measure_indexes, print_indexes
 from loadtest.retrieval.races import K, race_ingestion, race_queries
 from loadtest.retrieval.synthetic import size_name
 
@@ -45,7 +45,7 @@ class Plan:
 
 FULL = Plan(
     *(1000, 3, 100_000, 5, {1: 64, 32: 8}),
-    indexes=IndexPlan((10_000, 100_000, 1_000_000), (1, 32), 256, 10.0, largest_graph=1_000_000),
+    indexes=IndexPlan((10_000, 100_000, 200_000, 1_000_000), (1, 32), 256, 10.0, largest_graph=1_000_000),
     freshness=FreshnessPlan(num_pages=None, rounds=2, quiet_s=20, puts=100),
 )
 QUICK = Plan(
@@ -109,6 +109,7 @@ def measure(
     del rows
     timed = measure_indexes(plan.indexes, settings.threads, console)
     found.extra["fastest_index"] = choice_by_size(timed)
+    found.extra["exact_up_to_rows"] = freezing_size(timed)
     found.extra["no_hnsw_at"] = [size_name(size) for size in plan.indexes.sizes if size > plan.indexes.largest_graph]
     found.extra["workload"] = (
         f"{settings.threads} threads, k={K}, mode hybrid, chunks of {settings.chunk_tokens} tokens; "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.values import (
+    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,
@@ -41,7 +42,27 @@ class Backends(Protocol):
 
     async def model(self) -> ModelInfo: ...
 
-    async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]: ...
+    async def adapters(self) -> list[AdapterStatus]: ...
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus: ...
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None: ...
+
+    async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
+        """Durable and searchable when it returns."""
+        ...
+
+    async def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
+    ) -> list[WriteResult]:
+        """Durable when it returns, and applied later; counted by `job`, or by a new one."""
+        ...
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]: ...
+
+    async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]: ...
+
+    async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]: ...
 
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]: ...
 

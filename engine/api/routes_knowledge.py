@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from engine.api.answering import passage_info
@@ -33,8 +33,17 @@ from engine.retrieval.parsing.formats import BINARY_TYPES, MEDIA_TYPES
 from engine.values import DocumentWrite, Evidence, WriteResult
 from engine.values import Query as RetrieverQuery
 
-# A write is answered once it is both durable and searchable, which satisfies either wish.
-Wait = Annotated[Literal["durable", "searchable"], Query(description="What the answer must mean.")]
+Wait = Annotated[
+    Literal["durable", "searchable"],
+    Query(
+        description="What the answer means: the write is searchable (and durable), or it is durable (202), and a job "
+        "says when it is searchable."
+    ),
+]
+Job = Annotated[
+    str | None,
+    Query(description="Extension: with wait=durable, the job to add to, which an earlier write answered."),
+]
 
 
 def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
@@ -56,6 +65,7 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
                         tenant=tenant,
                         min_version=request.min_version,
                         mode=request.mode or config.retriever.mode,
+                        wants_similarities=False,
                     )
                 )
                 for text in request.texts()
@@ -63,9 +73,31 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
         )
         return _search_response(found)
 
-    @router.put("/v1/collections/{collection}/documents/{document:path}", openapi_extra=_PUT_BODY)
+    async def write(
+        collection: str, items: list[DocumentWrite], tenant: str, wait: str, job: str | None, response: Response
+    ) -> list[WriteResult]:
+        if wait == "searchable":
+            if job is not None:
+                raise InvalidRequest("job goes with wait=durable only; leave it out, or add wait=durable.", param="job")
+            return await backends.write(collection, items, tenant)
+        results = await backends.enqueue(collection, items, tenant, job)
+        if any(result.status == "accepted" for result in results):
+            response.status_code = 202
+        return results
+
+    @router.put(
+        "/v1/collections/{collection}/documents/{document:path}",
+        openapi_extra=_PUT_BODY,
+        responses={202: {"model": WriteOutcome, "description": "Accepted: wait=durable"}},
+    )
     async def put_document(
-        collection: str, document: str, request: Request, tenant: Tenant, wait: Wait = "searchable"
+        collection: str,
+        document: str,
+        request: Request,
+        response: Response,
+        tenant: Tenant,
+        wait: Wait = "searchable",
+        job: Job = None,
     ) -> WriteOutcome:
         """Add or replace one document; sending the same again changes nothing."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -80,8 +112,8 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
             item = DocumentWrite(document, body, media_type)
         else:
             raise UnsupportedMediaType(media_type or "none", [*MEDIA_TYPES, "application/json"])
-        (result,) = await backends.write(collection, [item], tenant)
-        return _accepted(result)
+        (result,) = await write(collection, [item], tenant, wait, job, response)
+        return _succeeded(result)
 
     @router.get("/v1/collections/{collection}/documents")
     async def list_documents(
@@ -101,19 +133,37 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
         """A document's text as it is indexed; offsets of passages count its characters."""
         return Document(**await backends.document(collection, document, tenant))
 
-    @router.delete("/v1/collections/{collection}/documents/{document:path}")
+    @router.delete(
+        "/v1/collections/{collection}/documents/{document:path}",
+        responses={202: {"model": WriteOutcome, "description": "Accepted: wait=durable"}},
+    )
     async def delete_document(
-        collection: str, document: str, tenant: Tenant, wait: Wait = "searchable"
+        collection: str,
+        document: str,
+        response: Response,
+        tenant: Tenant,
+        wait: Wait = "searchable",
+        job: Job = None,
     ) -> WriteOutcome:
         """Delete one document; afterwards no search returns it."""
-        (result,) = await backends.write(collection, [DocumentWrite(document, delete=True)], tenant)
+        item = DocumentWrite(document, delete=True)
+        (result,) = await write(collection, [item], tenant, wait, job, response)
         if result.status == "absent":
             raise UnknownDocument(collection, document)
-        return _accepted(result)
+        return _succeeded(result)
 
-    @router.post("/v1/collections/{collection}/documents:batch", openapi_extra=_BATCH_BODY)
+    @router.post(
+        "/v1/collections/{collection}/documents:batch",
+        openapi_extra=_BATCH_BODY,
+        responses={202: {"model": BatchResponse, "description": "Accepted: wait=durable"}},
+    )
     async def write_batch(
-        collection: str, request: Request, tenant: Tenant, wait: Wait = "searchable"
+        collection: str,
+        request: Request,
+        response: Response,
+        tenant: Tenant,
+        wait: Wait = "searchable",
+        job: Job = None,
     ) -> BatchResponse:
         """Write many documents, one JSON object a line; a line that fails never stops the rest."""
         lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
@@ -128,9 +178,14 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
                 outcomes.append(None)
             else:
                 outcomes.append(item)
-        results = iter(await backends.write(collection, items, tenant) if items else [])
+        written = await write(collection, items, tenant, wait, job, response) if items else []
+        results = iter(written)
         merged = [outcome or _outcome(next(results)) for outcome in outcomes]
-        return BatchResponse(results=merged, version=max(outcome.version for outcome in merged))
+        return BatchResponse(
+            results=merged,
+            version=max(outcome.version for outcome in merged),
+            job=next((result.job for result in written if result.job is not None), None),
+        )
 
     @router.get("/v1/collections")
     async def collections(tenant: Tenant) -> CollectionList:
@@ -190,10 +245,11 @@ def _outcome(result: WriteResult) -> WriteOutcome:
         embedded=result.embedded,
         error=str(result.error) if result.error else None,
         code=result.error.code if result.error else None,
+        job=result.job,
     )
 
 
-def _accepted(result: WriteResult) -> WriteOutcome:
+def _succeeded(result: WriteResult) -> WriteOutcome:
     """The outcome of a single write; a failure is an error response rather than a body that says so."""
     if result.error is not None:
         raise result.error

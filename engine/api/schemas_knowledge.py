@@ -82,22 +82,24 @@ class BatchItem(Body):
 
 
 class WriteOutcome(BaseModel):
-    """What became of one document. `status: failed` comes with `error` and `code`."""
+    """What became of one document. `status: failed` comes with `error` and `code`, `accepted` with `job`."""
 
     id: str
-    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed"]
+    status: Literal["created", "updated", "unchanged", "deleted", "absent", "failed", "accepted"]
     version: int
     chunks: int
     embedded: int = Field(description="Chunks that had to be embedded; the rest were embedded before.")
     error: str | None = None
     code: str | None = None
+    job: str | None = Field(None, description="`GET /v1/jobs/{job}` says how far a write with wait=durable is.")
 
 
 class BatchResponse(BaseModel):
-    """Response of `documents:batch`: a result per line, in order."""
+    """Response of `documents:batch`: a result per line, in order. With wait=durable `job` counts what was accepted."""
 
     results: list[WriteOutcome]
     version: int
+    job: str | None = None
 
 
 class DocumentSummary(BaseModel):

@@ -26,12 +26,13 @@ def client_options(command: F) -> F:
 
 
 class ServerError(SwitchyardError):
-    """The server refused a request; `status` and `code` are its own."""
+    """The server refused a request; `status`, `code` and `retry_after_s` are its own."""
 
-    def __init__(self, status: int, message: str, code: str) -> None:
+    def __init__(self, status: int, message: str, code: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class Client:
@@ -87,7 +88,8 @@ def _raise_for_error(response: httpx.Response) -> None:
         return
     try:
         error = response.json()["error"]
-        raise ServerError(response.status_code, error["message"], error["code"])
+        retry_after_s = float(response.headers.get("Retry-After", 1))
+        raise ServerError(response.status_code, error["message"], error["code"], retry_after_s)
     except (ValueError, KeyError, TypeError):
         raise ServerError(
             response.status_code,

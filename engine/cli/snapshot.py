@@ -17,6 +17,7 @@ from engine.cli.client import print_json
 from engine.errors import DataFolderError
 from engine.retrieval.snapshots.format import Manifest
 from engine.retrieval.snapshots.snapshot import Progress, restore_snapshot, verify_snapshot, write_snapshot
+from engine.retrieval.store.inbox import count_waiting
 from engine.retrieval.store.store import DATABASE_FILE, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,7 +45,7 @@ def snapshot() -> None:
     """Save a collection to one file, check such a file, and restore it.
 
     Works on the state folder of a stopped server. The file holds documents, chunks and vectors with their checksums,
-    so nothing is embedded anew.
+    so nothing is embedded anew. Writes that still wait to be applied are not in it.
 
     \b
     Example:
@@ -69,7 +70,15 @@ def save(collection: str, file: Path, data: Path, as_json: bool) -> None:
         raise DataFolderError(f"{data}: holds no knowledge base. Name the folder of your server with --data.")
     with contextlib.closing(Store(data)) as store, _progress() as progress:
         manifest = write_snapshot(store, collection, file, progress=progress)
+        with store.reading() as connection:
+            num_waiting = count_waiting(connection, collection)
     _report(file, manifest, "saved", as_json)
+    if num_waiting:
+        click.echo(
+            f"note: {num_waiting} writes to {collection} wait to be applied and are not in the snapshot; start the "
+            "server, let their jobs end, and save again",
+            err=True,
+        )
 
 
 @snapshot.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,22 @@ from engine.errors import (
     RequestError,
     UnknownCollection,
     UnknownDocument,
+    UnknownJob,
 )
-from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
+from engine.retrieval.backlog import Backlog
+from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
 from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
+from engine.retrieval.index.freezing import Freezer
+from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
-from engine.retrieval.index.rows import VectorRows, check_vectors
+from engine.retrieval.index.rows import Rows
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
+from engine.retrieval.store.inbox import Inbox
+from engine.retrieval.store.jobs import Job, Jobs
 from engine.retrieval.store.store import CollectionState, Store
+from engine.retrieval.writer import Writer
 from engine.retrieval.writing import WritePlan
 from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 
@@ -47,8 +55,12 @@ class Retriever:
         reranker: RerankerLike | None = None,
         *,
         device: str = "cpu",
+        freezing: Executor | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
+
+        `freezing` builds the frozen shards; default: a thread of low priority.
+
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
             ConfigError when the settings do not fit the encoder.
@@ -58,6 +70,9 @@ class Retriever:
         self._rerank_depth = settings.rerank_depth
         self._threads = settings.threads
         self._device = device
+        self._alpha = None if settings.fusion == "ranks" else settings.dense_weight
+        self._freeze_at = settings.frozen_rows
+        self._freezer = Freezer(recall=settings.frozen_recall, threads=settings.threads, executor=freezing)
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
             "chunk_overlap_tokens": settings.chunk_overlap_tokens,
@@ -69,21 +84,37 @@ class Retriever:
             max_tokens=encoder.max_tokens,
         )
         self._questions = encoder.encode(background_questions(), is_query=True)
-        self._write_lock = threading.Lock()
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
         self._store = Store(data)
         self._indexes = data / "indexes"
+        self._jobs = Jobs(self._store)
+        self._inbox = Inbox(self._store, settings.max_pending_writes)
+        self._writer = Writer(
+            self._store,
+            encoder,
+            self._chunker,
+            self._live,
+            self._new_live,
+            chunking=self._chunking,
+            threads=settings.threads,
+            check_open=self._check_open,
+        )
+        self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)
         try:
+            self._jobs.fail_interrupted()
             for state in self._store.collections():
                 self._check_generation(state, data)
                 live = self._new_live(state.name, state.created_at, state.version)
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
         except BaseException:
+            self._freezer.close()
             self._store.close()
             raise
         self._remove_other_indexes()
+        if not self._inbox.is_empty():
+            self._backlog.notify()
 
     def evidence(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
         """Answer a batch: each distinct text is embedded once, each collection searched once.
@@ -94,18 +125,19 @@ class Retriever:
         answers: list[Evidence | RequestError | None] = [self._problem(query) for query in queries]
         valid = [i for i, problem in enumerate(answers) if problem is None]
         started = time.perf_counter()
-        texts = list(dict.fromkeys(queries[i].text for i in valid))
-        vectors = self._encoder.encode(texts, is_query=True) if texts else None
+        # A search by words alone needs no vector, and waits for none.
+        texts = list(dict.fromkeys(queries[i].text for i in valid if queries[i].is_embedded))
+        vectors = self._encoder.encode(texts, is_query=True) if texts else np.empty((0, self._encoder.dim), np.float32)
         embed_ms = 1e3 * (time.perf_counter() - started)
         row_of = {text: row for row, text in enumerate(texts)}
         groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for i in valid:
             groups[queries[i].collection, queries[i].tenant].append(i)
         for (name, _), members in groups.items():
-            assert vectors is not None
             asked = [self._deepened(queries[i]) for i in members]
             started = time.perf_counter()
-            found = self._live[name].search(asked, vectors[[row_of[query.text] for query in asked]])
+            rows = [row_of[query.text] for query in asked if query.is_embedded]
+            found = self._live[name].search(asked, vectors[rows])
             timings_ms = {"embed": embed_ms, "search": 1e3 * (time.perf_counter() - started)}
             for i, one in zip(members, found, strict=True):
                 if isinstance(one, Evidence):
@@ -120,31 +152,48 @@ class Retriever:
         Returns: a result per item, in order.
         Raises: InvalidRequest for the name of the collection or tenant; StorageFull, with nothing of the batch kept.
         """
-        self._check_open()
-        check_collection_name(collection)
-        _check_tenant(tenant)
+        self._check_writable(collection, tenant)
+        return self._writer.write(collection, items, tenant)
+
+    def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], *, tenant: str = "", job: str | None = None
+    ) -> list[WriteResult]:
+        """Make a batch durable and apply it later, in the order of all writes; `job` says how far that is.
+
+        Args:
+            job: the tenant's job to add the batch to; default: a new one.
+        Returns: a result per item, in order: accepted, or what is wrong with it as far as is seen without parsing it.
+        Raises: InvalidRequest for the name of the collection or tenant, or for a job that takes no more; UnknownJob;
+            Overloaded when too many writes wait; StorageFull.
+        """
+        self._check_writable(collection, tenant)
         plan = WritePlan(items)
-        plan.prepare(self._chunker, self._store.content_hashes(collection, tenant, plan.ids()))
-        vectors = self._vectors_of(plan)
-        with self._write_lock, self._store.transaction() as transaction:
-            self._check_open()
-            change = transaction.apply(
-                collection,
-                tenant,
-                puts=[prepared.document for prepared in plan.puts],
-                deletes=plan.deletes,
-                vectors=vectors,
-                encoder=self._encoder.identity,
-                chunking=self._chunking,
-            )
-            live = self._live.get(collection)
-            if live is None:
-                live = self._new_live(collection, change.created_at, 0)
-                live.create()
-            if change.version > live.version:
-                live.commit(transaction, change, tenant, vectors)
-                self._live[collection] = live
-        return plan.results(change)
+        plan.check_cheaply()
+        items = plan.sound_items()
+        if items:
+            job = self._inbox.put(collection, tenant, items, job=job)
+            self._backlog.notify()
+        live = self._live.get(collection)
+        return plan.accepted(job, 0 if live is None else live.version)
+
+    def job(self, job_id: str, *, tenant: str = "") -> dict[str, Any]:
+        """One job of the tenant, as `GET /v1/jobs/{id}` shows it. Raises: UnknownJob."""
+        self._check_open()
+        job = self._jobs.get(job_id, tenant=tenant)
+        if job is None:
+            raise UnknownJob(job_id)
+        return self._shown([job])[0]
+
+    def jobs(self, *, limit: int, tenant: str = "") -> list[dict[str, Any]]:
+        """The tenant's newest jobs, the newest first."""
+        self._check_open()
+        return self._shown(self._jobs.recent(tenant=tenant, limit=limit))
+
+    def cancel_job(self, job_id: str, *, tenant: str = "") -> dict[str, Any]:
+        """Take out what still waits of a job; one that has ended stays as it is. Raises: UnknownJob."""
+        self._check_open()
+        self._inbox.cancel(job_id, tenant)
+        return self.job(job_id, tenant=tenant)
 
     def get_document(self, collection: str, document_id: str, *, tenant: str = "") -> dict[str, Any]:
         """id, source, title, text, metadata, content_hash (SHA-256 of the body as sent), chunks, version."""
@@ -178,34 +227,50 @@ class Retriever:
         return next(row for row in self._store.sizes(tenant) if row["name"] == name)
 
     def status(self) -> dict[str, Any]:
-        """ready, number of collections and chunks, and the encoder's identity."""
+        """ready, number of collections and chunks, the frozen shards that hold some of them, the encoder's identity."""
         live = list(self._live.values())
         return {
             "ready": not self._is_closed,
             "collections": len(live),
             "chunks": sum(one.num_chunks for one in live),
+            "frozen": [shard for one in live for shard in one.frozen()],
             "encoder": asdict(self._encoder.identity),
         }
 
     def close(self) -> None:
-        """Finish the running write, close the store and give up the folder; may be called twice."""
-        with self._write_lock:
-            self._is_closed = True
+        """Finish the running write, close the store and give up the folder; may be called twice.
+
+        What waits in the inbox is applied after the next start.
+        """
+        self._freezer.close()
+        self._backlog.stop()
+        self._is_closed = True
+        self._backlog.close()
+        with self._store.turn():
             for live in self._live.values():
                 live.close()
             self._store.close()
 
-    def _vectors_of(self, plan: WritePlan) -> dict[str, Vectors]:
-        """The vector of each text that the plan needs; texts seen before are not embedded again."""
-        texts = plan.texts()
-        vectors = self._store.embeddings(self._encoder.identity.digest, texts)
-        missing = [text_hash for text_hash in texts if text_hash not in vectors]
-        plan.count_embedded(missing)
-        if missing:
-            embedded = self._encoder.encode([texts[text_hash] for text_hash in missing])
-            check_vectors(embedded, self._encoder.dim)
-            vectors.update(zip(missing, embedded, strict=True))
-        return vectors
+    def _shown(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        if any(job.is_finished for job in jobs):
+            # The database says so a moment before searches see the write that ended it; that write's turn is over here.
+            with self._store.turn():
+                pass
+        return [
+            {
+                **{name: value for name, value in asdict(job).items() if name not in ("tenant", "updated_at")},
+                "version": job.version if job.is_finished else None,
+                "progress": job.progress,
+                "eta_s": job.eta_s(time.time()),
+                "waiting_for": None if job.is_finished else self._backlog.problem,
+            }
+            for job in jobs
+        ]
+
+    def _check_writable(self, collection: str, tenant: str) -> None:
+        self._check_open()
+        check_collection_name(collection)
+        _check_tenant(tenant)
 
     def _deepened(self, query: Query) -> Query:
         """The query as it is searched: as deep as the reranker reads."""
@@ -254,11 +319,14 @@ class Retriever:
     def _new_live(self, name: str, created_at: float, version: int) -> LiveCollection:
         # An earlier collection of this name may have left an index at the very version of this one.
         folder = self._indexes / f"{name}-{round(created_at * 1e6):x}"
-        return LiveCollection(name, self._store, folder, self._questions, new_rows=self._new_rows, version=version)
+        return LiveCollection(
+            name, self._store, folder, self._questions, new_rows=self._new_rows, alpha=self._alpha, version=version
+        )
 
-    def _new_rows(self) -> VectorRows:
+    def _new_rows(self) -> Rows:
         if self._device == "cpu":
-            return CpuRows(self._encoder.dim, threads=self._threads)
+            new_flat = partial(CpuRows, self._encoder.dim, threads=self._threads)
+            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at) if self._freeze_at else new_flat()
         from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
         return GpuRows(self._encoder.dim, device=self._device)

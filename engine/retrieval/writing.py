@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from engine.errors import InvalidRequest, RequestError
+from engine.errors import InvalidRequest, RequestError, UnsupportedMediaType
 from engine.retrieval.parsing.chunking import Chunker
-from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, prepare_document
+from engine.retrieval.parsing.formats import MEDIA_TYPES, ParsedDocument, parse_document
+from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, cut_document
 from engine.retrieval.store.write import Change
 from engine.values import DocumentWrite, WriteResult
 
 
 class WritePlan:
-    """Filled step by step: `prepare`, `count_embedded`, then `results`."""
+    """Filled step by step: `prepare`, `count_embedded`, `keep_only`, then `results`."""
 
     def __init__(self, items: Sequence[DocumentWrite]) -> None:
         self._items = items
         self._last = {item.id: position for position, item in enumerate(items)}
         self._errors: dict[int, RequestError] = {}
-        self._unchanged: dict[str, int] = {}
+        self._unchanged: dict[str, tuple[str, int]] = {}
         self._embedded: dict[str, int] = {}
+        self._left_out: set[str] = set()
         self.puts: list[PreparedDocument] = []
         self.deletes: list[str] = []
         for position, item in enumerate(items):
@@ -37,10 +40,27 @@ class WritePlan:
 
     def ids(self) -> list[str]:
         """The ids that this batch writes."""
-        return [item.id for position, item in enumerate(self._items) if position not in self._errors]
+        return [item.id for item in self.sound_items()]
 
-    def prepare(self, chunker: Chunker, stored: Mapping[str, tuple[str, int]]) -> None:
-        """Parse and chunk what differs from `stored` (id to content hash and number of chunks)."""
+    def sound_items(self) -> list[DocumentWrite]:
+        """The items with which nothing is wrong as far as is known."""
+        return [item for position, item in enumerate(self._items) if position not in self._errors]
+
+    def check_cheaply(self) -> None:
+        """Find what is wrong with items without parsing them."""
+        for position, item in enumerate(self._items):
+            if position in self._errors or item.delete:
+                continue
+            try:
+                content_hash(item)
+                if item.content_type.partition(";")[0].strip().lower() not in MEDIA_TYPES:
+                    raise UnsupportedMediaType(item.content_type[:80], MEDIA_TYPES)
+            except RequestError as error:
+                self._errors[position] = error
+
+    def prepare(self, chunker: Chunker, stored: Mapping[str, tuple[str, int]], *, threads: int = 1) -> None:
+        """Parse and chunk what differs from `stored` (id to content hash and number of chunks); `threads` chunk."""
+        parsed: list[tuple[DocumentWrite, ParsedDocument]] = []
         for position, item in enumerate(self._items):
             if position in self._errors:
                 continue
@@ -51,11 +71,13 @@ class WritePlan:
                 new_hash = content_hash(item)
                 old_hash, num_chunks = stored.get(item.id, ("", 0))
                 if new_hash == old_hash:
-                    self._unchanged[item.id] = num_chunks
+                    self._unchanged[item.id] = new_hash, num_chunks
                 else:
-                    self.puts.append(prepare_document(item, chunker))
+                    parsed.append((item, parse_document(item.body, item.content_type, title=item.title)))
             except RequestError as error:
                 self._errors[position] = error
+        with ThreadPoolExecutor(threads, "chunking") as pool:
+            self.puts = list(pool.map(lambda one: cut_document(one[0], one[1], chunker), parsed))
 
     def texts(self) -> dict[str, str]:
         """Hash to text of everything that the new chunks need embedded."""
@@ -69,12 +91,29 @@ class WritePlan:
             self._embedded[put.document.id] = len(mine)
             remaining -= mine
 
+    def keep_only(self, ids: Collection[str]) -> None:
+        """Leave out every other item: it gets no result, and nothing of it is stored."""
+        self._left_out = {item.id for item in self._items} - set(ids)
+        self.puts = [put for put in self.puts if put.document.id in ids]
+        self.deletes = [document_id for document_id in self.deletes if document_id in ids]
+
+    def unchanged_ids(self) -> list[str]:
+        """Ids of what `prepare` found stored already."""
+        return [document_id for document_id in self._unchanged if document_id not in self._left_out]
+
+    def is_current(self, stored: Mapping[str, tuple[str, int]]) -> bool:
+        """Whether what was unchanged when it was prepared still is."""
+        return all(stored.get(document_id) == self._unchanged[document_id] for document_id in self.unchanged_ids())
+
     def results(self, change: Change) -> list[WriteResult]:
         """A result per item, in order, after the write."""
-        num_chunks = {put.document.id: len(put.document.chunks) for put in self.puts} | self._unchanged
+        num_chunks = {put.document.id: len(put.document.chunks) for put in self.puts}
+        num_chunks |= {document_id: number for document_id, (_, number) in self._unchanged.items()}
         results = []
         for position, item in enumerate(self._items):
             error = self._errors.get(position)
+            if item.id in self._left_out:
+                continue
             if error is not None:
                 results.append(WriteResult(item.id, "failed", change.version, error=error))
                 continue
@@ -88,3 +127,12 @@ class WritePlan:
                 )
             )
         return results
+
+    def accepted(self, job: str | None, version: int) -> list[WriteResult]:
+        """A result per item, in order, once the sound ones wait in the inbox."""
+        return [
+            WriteResult(item.id, "failed", version, error=error)
+            if (error := self._errors.get(position)) is not None
+            else WriteResult(item.id, "accepted", version, job=job)
+            for position, item in enumerate(self._items)
+        ]

@@ -19,6 +19,7 @@ from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
+    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,
@@ -76,8 +77,31 @@ class RayBackends:
         self._model = model
         return model
 
+    async def adapters(self) -> list[AdapterStatus]:
+        return await _call("generator", self._generator.adapters.remote())
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+        return await _call("generator", self._generator.load_adapter.remote(name, path))
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None:
+        await _call("generator", self._generator.unload_adapter.remote(name, delete_files))
+
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await _call("retriever", self._retriever.write.remote(collection, items, tenant))
+
+    async def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
+    ) -> list[WriteResult]:
+        return await _call("retriever", self._retriever.enqueue.remote(collection, items, tenant, job))
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.job.remote(job_id, tenant))
+
+    async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
+        return await _call("retriever", self._retriever.jobs.remote(limit, tenant))
+
+    async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.cancel_job.remote(job_id, tenant))
 
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
         return await _call("retriever", self._retriever.document.remote(collection, document, tenant))

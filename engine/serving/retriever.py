@@ -50,6 +50,24 @@ class RetrieverDeployment:
         """Apply a batch of writes; durable and searchable when it returns."""
         return await asyncio.to_thread(self._retriever.write, collection, items, tenant=tenant)
 
+    async def enqueue(
+        self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
+    ) -> list[WriteResult]:
+        """Keep a batch of writes to be applied later; durable when it returns."""
+        return await asyncio.to_thread(self._retriever.enqueue, collection, items, tenant=tenant, job=job)
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        """How far one job is."""
+        return await asyncio.to_thread(self._retriever.job, job_id, tenant=tenant)
+
+    async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
+        """The newest jobs."""
+        return await asyncio.to_thread(self._retriever.jobs, limit=limit, tenant=tenant)
+
+    async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        """Take out what still waits of a job."""
+        return await asyncio.to_thread(self._retriever.cancel_job, job_id, tenant=tenant)
+
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
         """One document with its text."""
         return await asyncio.to_thread(self._retriever.get_document, collection, document, tenant=tenant)

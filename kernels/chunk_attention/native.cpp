@@ -5,14 +5,13 @@
 // softmax. (FlashAttention-2's loop order.)
 #include "avx512.h"
 
-#include <algorithm>
-#include <vector>
-
 #ifdef SWITCHYARD_BF16_PRODUCTS
 
-namespace {
-
 constexpr int BLOCK = 16, ROWS = 12, KEYS = 64, MAX_DIM = 256;
+
+#include "native_frame.h"
+
+namespace {
 
 // out[ROWS][32] += x[ROWS][2 * pairs] . panel
 inline void add_product(float* out, int64_t out_stride, const bf16* x, int64_t x_stride, const bf16* panel,
@@ -24,14 +23,6 @@ inline void add_product(float* out, int64_t out_stride, const bf16* x, int64_t x
   for (int row = 0; row < ROWS; ++row)
     for (int half = 0; half < 2; ++half) _mm512_storeu_ps(out + row * out_stride + half * 16, sums[row][half]);
 }
-
-struct Chunk {
-  const int32_t* table;
-  int64_t num_new, context, heads, kv_heads, dim, window;
-  int64_t group() const { return heads / kv_heads; }
-  int64_t padded() const { return (context + KEYS - 1) / KEYS * KEYS; }
-  int64_t head_size() const { return padded() * dim; }  // of one KV head's panels
-};
 
 // One block of one KV head: keys to [padded / 32, dim / 2, 32, 2], values to [dim / 32, padded / 2, 32, 2].
 void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16* values, const Chunk& c, int64_t head,
@@ -60,7 +51,6 @@ void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16*
     }
 }
 
-// Rows [first, first + ROWS) of one KV head; row = token * group + query head within the group.
 void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* value_panels, const Chunk& c,
             int64_t head, int64_t first, float scale) {
   alignas(64) bf16 rows[ROWS * MAX_DIM], weights[ROWS * KEYS];
@@ -118,29 +108,5 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
 }
 
 }  // namespace
-
-extern "C" void switchyard_chunk_attention(void* out, const void* query, const void* keys, const void* values,
-                                           const void* table, int64_t num_new, int64_t context, int64_t heads,
-                                           int64_t kv_heads, int64_t dim, float scale, int64_t window) {
-  Chunk c{(const int32_t*)table, num_new, context, heads, kv_heads, dim, window};
-  static thread_local std::vector<bf16> scratch;
-  scratch.resize(2 * kv_heads * c.head_size());
-  bf16* key_panels = scratch.data();
-  bf16* value_panels = key_panels + kv_heads * c.head_size();
-  int64_t blocks = c.padded() / BLOCK, tiles = (num_new * c.group() + ROWS - 1) / ROWS;
-#pragma omp parallel
-  {
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t head = 0; head < kv_heads; ++head)
-      for (int64_t block = 0; block < blocks; ++block)
-        lay_out(key_panels + head * c.head_size(), value_panels + head * c.head_size(), (const bf16*)keys,
-                (const bf16*)values, c, head, block);
-#pragma omp for collapse(2) schedule(dynamic, 4)
-    for (int64_t head = 0; head < kv_heads; ++head)
-      for (int64_t tile = 0; tile < tiles; ++tile)
-        attend((bf16*)out, (const bf16*)query, key_panels + head * c.head_size(), value_panels + head * c.head_size(),
-               c, head, tile * ROWS, scale);
-  }
-}
 
 #endif

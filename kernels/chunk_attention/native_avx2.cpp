@@ -4,23 +4,14 @@
 // As native.cpp, with panels of 16 columns, 6 rows at a time, and weights that stay in float32.
 #include "avx2.h"
 
-#include <algorithm>
-#include <vector>
-
 #ifdef SWITCHYARD_BF16_WIDENED
-
-namespace {
 
 constexpr int BLOCK = 16, ROWS = MAX_ROWS, KEYS = 64, MAX_DIM = 256;
 static_assert(BLOCK == PANEL, "one block of keys is one panel");
 
-struct Chunk {
-  const int32_t* table;
-  int64_t num_new, context, heads, kv_heads, dim, window;
-  int64_t group() const { return heads / kv_heads; }
-  int64_t padded() const { return (context + KEYS - 1) / KEYS * KEYS; }
-  int64_t head_size() const { return padded() * dim; }  // of one KV head's panels
-};
+#include "native_frame.h"
+
+namespace {
 
 // One block of one KV head: keys to [padded / 16, dim / 2, 16, 2], values to [dim / 16, padded / 2, 16, 2].
 void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16* values, const Chunk& c, int64_t head,
@@ -46,7 +37,6 @@ void lay_out(bf16* key_panels, bf16* value_panels, const bf16* keys, const bf16*
     }
 }
 
-// Rows [first, first + ROWS) of one KV head; row = token * group + query head within the group.
 void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* value_panels, const Chunk& c,
             int64_t head, int64_t first, float scale) {
   alignas(32) float rows[ROWS * MAX_DIM], scores[ROWS * KEYS], sums[ROWS * MAX_DIM];
@@ -101,29 +91,5 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
 }
 
 }  // namespace
-
-extern "C" void switchyard_chunk_attention(void* out, const void* query, const void* keys, const void* values,
-                                           const void* table, int64_t num_new, int64_t context, int64_t heads,
-                                           int64_t kv_heads, int64_t dim, float scale, int64_t window) {
-  Chunk c{(const int32_t*)table, num_new, context, heads, kv_heads, dim, window};
-  static thread_local std::vector<bf16> scratch;
-  scratch.resize(2 * kv_heads * c.head_size());
-  bf16* key_panels = scratch.data();
-  bf16* value_panels = key_panels + kv_heads * c.head_size();
-  int64_t blocks = c.padded() / BLOCK, tiles = (num_new * c.group() + ROWS - 1) / ROWS;
-#pragma omp parallel
-  {
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t head = 0; head < kv_heads; ++head)
-      for (int64_t block = 0; block < blocks; ++block)
-        lay_out(key_panels + head * c.head_size(), value_panels + head * c.head_size(), (const bf16*)keys,
-                (const bf16*)values, c, head, block);
-#pragma omp for collapse(2) schedule(dynamic, 4)
-    for (int64_t head = 0; head < kv_heads; ++head)
-      for (int64_t tile = 0; tile < tiles; ++tile)
-        attend((bf16*)out, (const bf16*)query, key_panels + head * c.head_size(), value_panels + head * c.head_size(),
-               c, head, tile * ROWS, scale);
-  }
-}
 
 #endif

@@ -31,7 +31,7 @@ def build(cache: Path | None = None) -> Path:
     if compiler is None:
         raise BuildError("no C++ compiler is installed (CXX, c++ or g++); on Debian: apt-get install g++")
     sources = sorted(_KERNELS.glob("*/native*.cpp"))
-    headers = sorted(_KERNELS.glob("native/*.h"))
+    headers = sorted({*_KERNELS.glob("native/*.h"), *_KERNELS.glob("*/native*.h")})
     key = sha256()
     for file in (*sources, *headers):
         key.update(file.name.encode() + file.read_bytes())

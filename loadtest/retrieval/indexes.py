@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from engine.config import RetrieverSettings
 from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.index.freezing import Freezer
+from engine.retrieval.index.rows import Part
 from loadtest.bench_format import Row, spread
 from loadtest.measures import percentile
 from loadtest.retrieval.progress import progress_bar
@@ -31,6 +34,10 @@ HNSW_LINKS = 32
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Least recall of a choice by size: as good as exact, and good enough where several passages are shown anyway.
 RECALLS = (0.999, 0.95)
+
+
+# Exact search is kept up to what takes as long; `retriever.frozen_rows` is about the number of rows on 2 cores.
+EXACT_BUDGET_MS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Timed:
     def rows(self) -> list[Row]:
         """The report's rows."""
         case = f"index {self.name} {size_name(self.size)} batch {self.batch}"
-        library = "torch" if self.name.startswith("gemm") else "faiss"
+        library = {"gemm": "torch", "froz": "switchyard"}.get(self.name[:4], "faiss")
         values = {
             ("latency_p50", "ms"): spread(self.latencies_ms),
             ("latency_p99", "ms"): spread([percentile(self.latencies_ms, 99)]),
@@ -94,9 +101,9 @@ def measure_indexes(plan: IndexPlan, threads: int, console: Console, *, dim: int
         rows, drawn = (each.numpy() for each in clustered_rows(size, NUM_QUERIES, dim=dim, dtype=torch.float32))
         queries: Vectors = drawn
         _, exact = faiss.knn(queries, rows, K, metric=faiss.METRIC_INNER_PRODUCT)
-        kinds = 4 + len(NPROBE) + (len(EF_SEARCH) if size <= plan.largest_graph else 0)
+        kinds = 5 + len(NPROBE) + (len(EF_SEARCH) if size <= plan.largest_graph else 0)
         with progress_bar(console, f"indexes over {size_name(size)} rows", kinds) as advance:
-            for built in _indexes(rows, with_graph=size <= plan.largest_graph):
+            for built in _indexes(rows, threads, with_graph=size <= plan.largest_graph):
                 for batch in plan.batches:
                     recall, latencies_ms = _time(built.search, queries, exact, batch, plan)
                     timed.append(
@@ -106,7 +113,7 @@ def measure_indexes(plan: IndexPlan, threads: int, console: Console, *, dim: int
     return timed
 
 
-def _indexes(rows: Vectors, *, with_graph: bool) -> Iterator[Built]:
+def _indexes(rows: Vectors, threads: int, *, with_graph: bool) -> Iterator[Built]:
     """Each index in turn; one is freed before the next is built."""
     dim = rows.shape[1]
     yield Built("flat-fp32", 0.0, 4.0 * dim, lambda q: faiss.knn(q, rows, K, metric=faiss.METRIC_INNER_PRODUCT)[1])
@@ -117,6 +124,7 @@ def _indexes(rows: Vectors, *, with_graph: bool) -> Iterator[Built]:
         yield Built(f"gemm-{name}", time.perf_counter() - started, 2.0 * dim, _gemm(halves))
         del halves
     yield from _inverted(rows)
+    yield _frozen(rows, threads)
     if with_graph:
         yield from _graph(rows)
 
@@ -133,6 +141,17 @@ def _inverted(rows: Vectors) -> Iterator[Built]:
     for nprobe in NPROBE:
         index.nprobe = nprobe
         yield Built(f"ivf-flat nprobe={nprobe}", build_s, size, lambda q: index.search(q, K)[1])
+
+
+def _frozen(rows: Vectors, threads: int) -> Built:
+    """What a collection above `retriever.frozen_rows` has, built as beside a server."""
+    keys = np.arange(len(rows))
+    freezer = Freezer(recall=RetrieverSettings().frozen_recall, threads=threads)
+    started = time.perf_counter()
+    shard = freezer.start([Part(keys, keys.astype(np.int32), lambda: rows)]).result()
+    build_s = time.perf_counter() - started
+    freezer.close()
+    return Built("frozen shard", build_s, shard.num_bytes / len(rows), lambda q: shard.search(q, K, None)[0])
 
 
 def _graph(rows: Vectors) -> Iterator[Built]:
@@ -186,6 +205,18 @@ def choice_by_size(timed: Sequence[Timed]) -> dict[str, str]:
             )
             choice[f"{size_name(size)} batch {batch} recall >= {recall:g}"] = words
     return choice
+
+
+def freezing_size(timed: Sequence[Timed]) -> int | None:
+    """Rows of which an exact search for one question takes EXACT_BUDGET_MS, in proportion to the largest size measured.
+
+    None where no exact search was measured for one question.
+    """
+    exact = [one for one in timed if one.batch == 1 and one.name in ("flat-fp32", "gemm-fp32")]
+    if not exact:
+        return None
+    largest = max(one.size for one in exact)
+    return round(largest * EXACT_BUDGET_MS / min(one.p50_ms for one in exact if one.size == largest))
 
 
 def print_indexes(timed: Sequence[Timed], console: Console) -> None:

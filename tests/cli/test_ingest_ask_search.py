@@ -121,6 +121,43 @@ def test_sync_keeps_what_could_not_be_read(run, pages, request):
     assert json.loads(done.stdout)["deleted"] == 0
 
 
+def test_ingest_in_the_background_names_the_job_that_ends_it(run, server, pages, request):
+    collection = request.node.name
+    (pages / "manual.pdf").write_bytes(pdf("The anchor weighs ninety kilograms."))
+    sent = run("ingest", pages, "--collection", collection, "--background")
+    accepted, told, command = sent.stdout.splitlines()
+    assert accepted.startswith(f"{collection}/handbook: 4 accepted, 0 unchanged, 0 failed")
+    job = told.split()[1]
+    assert command == f"  switchyard jobs {job} --follow --url {server.url}"
+    followed = run("jobs", job, "--follow")
+    assert f"job {job}: done, 4 of 4 done, 0 failed (100%); collection {collection}" in followed.stdout
+    found = json.loads(run("search", "anchor kilograms", "--collection", collection, "--json").stdout)
+    assert found["results"][0][0]["document"] == "handbook/manual.pdf"
+    again = json.loads(run("ingest", pages, "--collection", collection, "--background", "--json").stdout)
+    assert (again["accepted"], again["unchanged"], again["job"]) == (0, 4, None)
+    listed = [line for line in run("jobs").stdout.splitlines() if job in line]
+    assert len(listed) == 1 and "done" in listed[0] and collection in listed[0]
+
+
+def test_followed_job_shows_its_failing_files_and_ends_with_code_1(run, pages, request):
+    collection = request.node.name
+    (pages / "scan.pdf").write_bytes(pdf(b""))
+    (pages / "broken.docx").write_bytes(b"PK")
+    sent = json.loads(run("ingest", pages, "--collection", collection, "--background", "--json").stdout)
+    assert (sent["accepted"], sent["failed"]) == (5, 0)
+    followed = run("jobs", sent["job"], "--follow", code=1)
+    assert "handbook/scan.pdf" in followed.stdout and "Run OCR over it first" in followed.stdout
+    assert "handbook/broken.docx" in followed.stdout
+    assert "2 documents failed; the others are stored" in followed.stderr
+    shown = json.loads(run("jobs", sent["job"], "--json", code=1).stdout)
+    assert (shown["state"], shown["done"], shown["failed"]) == ("done", 3, 2)
+    assert json.loads(run("jobs", sent["job"], "--cancel", "--json", code=1).stdout) == shown
+
+
+def test_unknown_job_is_named_with_the_way_to_the_list(run):
+    assert "job '0af3' is unknown" in run("jobs", "0af3", code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

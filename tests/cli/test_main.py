@@ -32,6 +32,9 @@ def test_help_shows_an_example(command):
         ["search", "x", "--k", "0"],
         ["bench", "speed"],
         ["ingest"],
+        ["jobs", "--follow"],
+        ["jobs", "--cancel"],
+        ["jobs", "0af3", "--cancel", "--follow"],
     ],
     ids=" ".join,
 )
@@ -41,7 +44,7 @@ def test_bad_usage_ends_with_code_2(arguments):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["ask", "x"], ["search", "x"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["ask", "x"], ["search", "x"], ["jobs"]], ids=" ".join)
 def test_client_commands_say_how_to_start_a_server_when_none_answers(arguments):
     done = run(*arguments, "--url", NO_SERVER)
     assert done.returncode == 1

@@ -12,6 +12,7 @@ from retrieval.stub_encoder import SETTINGS, StubEncoder
 
 from engine.cli.main import main
 from engine.retrieval.service import Retriever
+from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite
 
@@ -94,3 +95,13 @@ def test_damaged_file_is_named_and_leaves_no_folder(data, tmp_path):
 def test_help_holds_an_example(command):
     shown = run(command, "--help").stdout
     assert "Example:\n" in shown and f" switchyard snapshot {command} " in shown
+
+
+def test_save_says_how_many_writes_wait_and_are_not_in_it(data, tmp_path):
+    with contextlib.closing(Store(data)) as store:
+        Inbox(store, 10).put("docs", "", [DocumentWrite("site/9", b"waiting")])
+    saved = run("save", "docs", tmp_path / "docs.snapshot", "--json")
+    assert json.loads(saved.stdout)["documents"] == 3
+    assert "1 writes to docs wait to be applied and are not in the snapshot" in saved.stderr
+    refused = run("restore", tmp_path / "docs.snapshot", "--as", "docs")
+    assert refused.exit_code == 1

@@ -169,6 +169,7 @@ def test_exact_indexes_find_everything_and_sizes_are_told():
         assert timed[name, 1].recall == timed[name, 4].recall == 1
     assert timed["gemm-fp16", 4].bytes_per_row == 768 and timed["flat-fp32", 4].bytes_per_row == 1536
     assert timed["hnsw32 ef=256", 4].recall > 0.9 and timed["hnsw32 ef=256", 4].bytes_per_row > 1536
+    assert timed["frozen shard", 4].recall == 1 and 1569 < timed["frozen shard", 4].bytes_per_row < 1700
     assert timed["ivf-flat nprobe=1", 4].recall <= timed["ivf-flat nprobe=64", 4].recall == 1
 
 
@@ -184,6 +185,15 @@ def test_recall_counts_what_a_search_misses():
     plan = IndexPlan((8,), (2,), max_calls=5, seconds_per_case=1, largest_graph=0)
     recall, latencies_ms = indexes._time(lambda asked: np.tile(half, (len(asked), 1)), queries, exact, 2, plan)
     assert (recall, len(latencies_ms)) == (0.5, 5)
+
+
+def test_exact_search_is_kept_up_to_what_takes_the_budget_at_the_largest_size():
+    def one(name: str, size: int, batch: int, ms: float) -> Timed:
+        return Timed(name, size, batch, 0.0, 1536.0, 1.0, [ms])
+
+    timed = [one("flat-fp32", 100, 1, 3.0), one("gemm-fp32", 1000, 1, 50.0), one("ivf", 1000, 1, 0.1)]
+    assert indexes.freezing_size([*timed, one("flat-fp32", 1000, 1, 60.0), one("flat-fp32", 1000, 8, 1.0)]) == 500
+    assert indexes.freezing_size([one("ivf", 1000, 1, 0.1)]) is None
 
 
 def test_choice_is_the_fastest_index_that_is_good_enough():

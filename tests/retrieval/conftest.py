@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forking import ForkServer
@@ -25,8 +26,10 @@ def open_retriever(tmp_path: Path) -> Iterator[Callable[..., Retriever]]:
     """Opens retrievers on one data folder; closes what a test leaves open."""
     opened: list[Retriever] = []
 
-    def open_one(encoder: StubEncoder | None = None, settings: RetrieverSettings = SETTINGS) -> Retriever:
-        opened.append(Retriever(tmp_path / "data", encoder or StubEncoder(), settings))
+    def open_one(
+        encoder: StubEncoder | None = None, settings: RetrieverSettings = SETTINGS, **options: Any
+    ) -> Retriever:
+        opened.append(Retriever(tmp_path / "data", encoder or StubEncoder(), settings, **options))
         return opened[-1]
 
     yield open_one

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from forking import say
+from sqlalchemy import select
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.retrieval.service import Retriever
 from engine.retrieval.snapshots.snapshot import restore_snapshot, write_snapshot
+from engine.retrieval.store import tables
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite
 
@@ -73,6 +76,34 @@ def write_steps(data: str, seed: str, first: int, snapshot: str) -> None:
         say("wrote", number, version)
 
 
+def write_both(data: str, seed: str, first: int) -> None:
+    """Takes steps from `first` on, now searchable, now durable, and acknowledges each with its number."""
+    retriever = open_retriever(Path(data))
+    for number in range(first, first + MAX_STEPS):
+        step = step_of(seed, number)
+        if number % 3 == 0:
+            retriever.write(step.collection, step.items, tenant=step.tenant)
+        else:
+            retriever.enqueue(step.collection, step.items, tenant=step.tenant)
+        say("took", number)
+
+
+def drain(data: str) -> None:
+    """Opens a retriever and closes it once nothing waits in the inbox."""
+    retriever = open_retriever(Path(data))
+    wait_until_drained(retriever)
+    retriever.close()
+
+
+def wait_until_drained(retriever: Retriever) -> None:
+    pause = threading.Event()
+    while True:
+        with retriever._store.reading() as connection:
+            if connection.execute(select(tables.inbox.c.sequence).limit(1)).first() is None:
+                return
+        pause.wait(0.002)
+
+
 def open_store(data: str) -> None:
     Store(Path(data)).close()
 
@@ -98,4 +129,4 @@ def write_much(data: str) -> None:
         say("wrote", number)
 
 
-TASKS = {task.__name__: task for task in (write_steps, open_store, save, restore, write_much)}
+TASKS = {task.__name__: task for task in (write_steps, write_both, drain, open_store, save, restore, write_much)}

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,4 +150,5 @@ def _die_at_line(files: list[str], number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return count
 
+    threading.settrace(enter)
     sys.settrace(enter)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from crash_tasks import Step, open_retriever, step_of
+from crash_tasks import Step, open_retriever, step_of, wait_until_drained
 from sqlalchemy import select, text
 from stub_encoder import StubEncoder
 
@@ -20,7 +22,9 @@ from engine.retrieval.preparing import PreparedDocument, prepare_document
 from engine.retrieval.service import Retriever
 from engine.retrieval.snapshots.reader import SnapshotReader
 from engine.retrieval.store import tables
-from engine.values import Query
+from engine.retrieval.store.inbox import Inbox
+from engine.retrieval.store.store import Store
+from engine.values import DocumentWrite, Query
 
 QUESTION = "sentence of site"
 
@@ -128,6 +132,84 @@ def check_whole(data: Path, snapshot: Path, expected: Expected) -> None:
         check_snapshot(snapshot, snapshot_versions, expected)
     finally:
         retriever.close()
+
+
+@pytest.mark.parametrize(
+    "num_cycles", [6, pytest.param(200, marks=[pytest.mark.chaos, pytest.mark.timeout(1800)])], ids="{} kills".format
+)
+def test_killed_server_applies_every_accepted_write_once_and_in_order_after_the_restart(tmp_path, forks, num_cycles):
+    data, rng = tmp_path / "data", random.Random(11)
+    retriever = open_retriever(data)
+    expected = Expected("11", retriever._chunker)
+    retriever.close()
+    num_waiting = 0
+    for cycle in range(num_cycles):
+        child = forks.start("write_both", data=str(data), seed="11", first=expected.num_steps)
+        said = [child.says() for _ in range((4, 0, 30, 1, 12)[cycle % 5])]
+        time.sleep(rng.uniform(0.0, 0.05))
+        child.kill()
+        for words in filter(None, [*said, *child.rest()]):
+            assert words == ["took", str(expected.num_steps)]
+            expected.take_step()
+        num_waiting += len(waiting_ids(data))
+        # Every other restart is one in which the worker is killed as well; the step under way is taken again.
+        if cycle % 2:
+            check_drained(data, expected)
+    assert expected.num_steps > 3 * num_cycles and num_waiting > 0
+
+
+def check_drained(data: Path, expected: Expected) -> None:
+    """Once nothing waits, the folder is at the last acknowledged step or at the one after it, in all of its parts."""
+    retriever = open_retriever(data)
+    try:
+        wait_until_drained(retriever)
+        jobs = [job for tenant in ("", "acme") for job in retriever.jobs(limit=1000, tenant=tenant)]
+        assert {(job["state"], job["failed"], job["done"] - job["total"]) for job in jobs} <= {("done", 0, 0)}
+        if stored_hashes(retriever, expected) != all_hashes(expected):
+            expected.take_step()
+        assert stored_hashes(retriever, expected) == all_hashes(expected)
+        expected.versions = {row["name"]: row["version"] for row in retriever.collections()}
+        for collection in expected.versions:
+            for tenant in ("", "acme"):
+                check_search(retriever, collection, tenant, expected)
+        check_tables(retriever, expected)
+    finally:
+        retriever.close()
+
+
+def waiting_ids(data: Path) -> set[str]:
+    with contextlib.closing(Store(data)) as store, store.reading() as connection:
+        return set(connection.execute(select(tables.inbox.c.document)).scalars())
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(2, marks=pytest.mark.chaos)], ids="every {}th line".format)
+def test_worker_killed_at_any_line_leaves_each_write_either_waiting_or_applied_once(tmp_path, forks, step):
+    before, data = tmp_path / "before", tmp_path / "data"
+    retriever = open_retriever(before)
+    retriever.write("docs", [DocumentWrite("site/0", b"Sentence of old."), DocumentWrite("site/9", b"Sentence kept.")])
+    retriever.close()
+    with contextlib.closing(Store(before)) as store:
+        items = [DocumentWrite(f"site/{i}", b"Sentence of site %d." % i) for i in range(3)]
+        job = Inbox(store, 10).put("docs", "", [*items, DocumentWrite("bad", b"\xff")])
+    shutil.copytree(before, data)
+    states = set()
+    for _ in forks.kills("drain", ["backlog.py", "inbox.py", "writer.py", "write.py"], step=step, data=str(data)):
+        waiting = waiting_ids(data)
+        with contextlib.closing(Store(data)) as store, store.reading() as connection:
+            log = connection.execute(select(tables.operations.c["document", "version"])).all()
+            counted = connection.execute(select(tables.jobs).where(tables.jobs.c.id == job)).one()
+        applied = {row.document for row in log if row.version > 1}
+        assert waiting | applied | {"bad"} == {"site/0", "site/1", "site/2", "bad"} and not waiting & applied
+        assert counted.done + counted.failed + len(waiting) == 4
+        assert len(log) == 2 + len(applied)
+        states.add(counted.state)
+        shutil.rmtree(data)
+        shutil.copytree(before, data)
+    assert states == {"queued", "running", "done"}
+    retriever = open_retriever(data)
+    found = {row["id"] for row in retriever.list_documents("docs", source=None, after=None, limit=9)}
+    assert (found, retriever.job(job)["failed"]) == ({"site/0", "site/1", "site/2", "site/9"}, 1)
+    retriever.close()
 
 
 def all_hashes(expected: Expected) -> dict[str, set[tuple[str, str, str]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from executors import HeldExecutor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -52,6 +53,8 @@ def direction(word: str) -> np.ndarray:
 class LiveModel(RuleBasedStateMachine):
     """`held` is the oracle: what each collection and tenant holds, by document id."""
 
+    retriever_settings = SETTINGS
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -62,7 +65,8 @@ class LiveModel(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.retriever = Retriever(self.folder / "data", self.encoder, SETTINGS)
+        self.freezing = HeldExecutor()
+        self.retriever = Retriever(self.folder / "data", self.encoder, self.retriever_settings, freezing=self.freezing)
         self.chunker = self.retriever._chunker
 
     @rule()
@@ -223,7 +227,19 @@ class LiveModel(RuleBasedStateMachine):
         return statuses
 
 
-LiveModel.TestCase.settings = settings(
-    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class FrozenModel(LiveModel):
+    """A few chunks are a frozen shard, and its build ends anywhere among the other steps."""
+
+    retriever_settings = SETTINGS.model_copy(update={"frozen_rows": 3, "frozen_recall": 1.0})
+
+    @rule()
+    def build_shards(self) -> None:
+        self.freezing.run()
+
+
+for model in (LiveModel, FrozenModel):
+    model.TestCase.settings = settings(
+        max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    )
 TestRetrieverAgreesWithADictionaryAndBruteForce = LiveModel.TestCase
+TestRetrieverWithFrozenShardsAgreesWithThemToo = FrozenModel.TestCase

@@ -6,6 +6,7 @@ import hashlib
 import threading
 
 import pytest
+from executors import HeldExecutor
 from sqlalchemy import event
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -21,6 +22,7 @@ from engine.errors import (
     UnparsableDocument,
     UnsupportedMediaType,
 )
+from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.lexical import LexicalIndex
 from engine.retrieval.service import Retriever
 from engine.retrieval.store.write import Transaction
@@ -237,6 +239,49 @@ def test_reopening_gives_the_same_results(open_retriever):
     assert (status["ready"], status["collections"], status["chunks"]) == (True, 1, 20)
 
 
+def test_chunks_beyond_frozen_rows_move_into_shards_also_after_a_restart(open_retriever):
+    settings = SETTINGS.model_copy(update={"frozen_rows": 20, "frozen_recall": 1.0})
+    freezing = HeldExecutor()
+    retriever = open_retriever(settings=settings, freezing=freezing)
+
+    def ranked() -> list[tuple[str, float]]:
+        # FAISS and the flat rows sum in another order.
+        return [(one.document, round(one.score, 5)) for one in ask(retriever, "thing 3", k=9).passages]
+
+    pages = [doc(f"p{i}", b"Page %d about thing %d.\n\n" % (i, i % 7) + REGIONS) for i in range(30)]
+    retriever.write("docs", pages)
+    exact = ranked()
+    assert retriever.status()["frozen"] == []
+    freezing.run()
+    assert ranked() == exact
+    (shard,) = retriever.status()["frozen"]
+    assert (shard["chunks"], shard["dead"]) == (30, 0) and shard["reaches"][-1]["recall"] == 1
+    retriever.write("docs", [DocumentWrite("p3", delete=True), doc("p10", REGIONS)])
+    changed = ranked()
+    assert retriever.status()["frozen"][0]["dead"] == 2
+    assert not {"p3", "p10"} & {document for document, _ in changed}
+    retriever.close()
+    freezing = HeldExecutor()
+    retriever = open_retriever(settings=settings, freezing=freezing)
+    assert ranked() == changed
+    assert freezing.run() == 1
+    assert ranked() == changed
+    assert [one["chunks"] for one in retriever.status()["frozen"]] == [29]
+
+
+def test_frozen_rows_of_zero_keeps_every_search_exact(open_retriever):
+    retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 0}))
+    assert isinstance(retriever._new_rows(), CpuRows)
+
+
+def test_closing_ends_the_thread_that_builds_shards(open_retriever):
+    retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 1}))
+    retriever.write("docs", [doc("a")])
+    ask(retriever, "volume")
+    retriever.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("freezer")]
+
+
 def test_folder_of_another_encoder_or_chunking_is_refused_with_both_names(open_retriever):
     retriever = open_retriever(StubEncoder("first"))
     retriever.write("docs", [doc("a")])
@@ -372,3 +417,40 @@ def test_index_of_an_earlier_collection_of_the_same_name_is_not_taken_for_ours(o
     retriever = open_retriever()
     assert found_in(retriever, "giraffe zebra", mode="lexical") == ["new"]
     assert len(list((tmp_path / "data" / "indexes").iterdir())) == 1
+
+
+def test_search_by_words_alone_embeds_nothing(retriever, encoder):
+    retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+    encoder.query_batches.clear()
+    assert found_in(retriever, "Madrid", mode="lexical", wants_similarities=False) == ["site/regions.md"]
+    assert encoder.query_batches == []
+    words, both = retriever.evidence(
+        [
+            Query("Madrid", "docs", 1, mode="lexical", wants_similarities=False),
+            Query("the disk of one server", "docs", 1),
+        ]
+    )
+    assert encoder.query_batches == [["the disk of one server"]]
+    assert [one.passages[0].document for one in (words, both)] == ["site/regions.md", "site/volumes.md"]
+
+
+def test_hybrid_search_joins_scores_or_ranks_as_configured(open_retriever):
+    scores = {}
+    for fusion in ("scores", "ranks"):
+        retriever = open_retriever(settings=SETTINGS.model_copy(update={"fusion": fusion}))
+        retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+        passages = ask(retriever, "Amsterdam, Madrid and Tokyo are regions.").passages
+        assert (passages[0].document, passages[0].score) == ("site/regions.md", pytest.approx(1.0))
+        scores[fusion] = [passage.score for passage in passages]
+        retriever.close()
+    # One word of the second and third passages is asked for, if any: their scores are far off, their ranks are not.
+    assert max(scores["scores"][1:]) < min(scores["ranks"][1:])
+
+
+def test_weight_of_one_leg_alone_ranks_as_that_leg(open_retriever):
+    for weight, mode in ((1.0, "dense"), (0.0, "lexical")):
+        retriever = open_retriever(settings=SETTINGS.model_copy(update={"dense_weight": weight}))
+        retriever.write("docs", [doc("site/volumes.md"), doc("site/regions.md", REGIONS)])
+        for question in ("snapshots of volumes", "regions like Tokyo"):
+            assert found_in(retriever, question)[0] == found_in(retriever, question, mode=mode)[0]
+        retriever.close()

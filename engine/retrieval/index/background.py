@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.retrieval.encoding.protocol import Vectors
-from engine.retrieval.index.rows import VectorRows
+from engine.retrieval.index.rows import Rows
 from engine.values import ScoreBackground
 
 # The best of a handful of chunks says little about what unrelated questions score.
@@ -26,7 +26,7 @@ class BackgroundMeter:
         self.background: ScoreBackground | None = None
         self._num_measured = 0
 
-    def refresh(self, rows: VectorRows, questions: Vectors) -> None:
+    def refresh(self, rows: Rows, questions: Vectors) -> None:
         """Measure where needed; `questions` [Q, E] are the embedded background questions."""
         if len(rows) < _MIN_CHUNKS:
             self.background = None

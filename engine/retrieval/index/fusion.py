@@ -10,8 +10,8 @@ from dataclasses import dataclass
 _CUT_OFF = 10
 _MIN_JUDGED = 100
 _GRID = tuple(step / 20 for step in range(21))
-_COSINE_FLOOR = -1.0
-_BM25_FLOOR = 0.0
+# Hits of each leg that are fused; what both rank lower than this hardly decides the first ten.
+FUSED_DEPTH = 100
 
 Ranking = list[tuple[int, float]]
 
@@ -55,19 +55,20 @@ def reciprocal_rank_fusion(
 def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
     """alpha * dense + (1 - alpha) * lexical over normalised scores; best first, ties by key.
 
-    Each leg is scaled per query from its theoretical minimum (cosine: -1, BM25: 0) to its best score: 0 to 1. With the
-    lowest score found as the minimum, the scale would depend on how many were fetched.
+    Each leg is scaled per query to its best score as 1. BM25 begins at 0. Encoders differ in where the cosines of
+    unrelated texts lie (about 0 or about 0.7), so the dense scale begins at its FUSED_DEPTH-th score, whatever more was
+    fetched. A key that a leg lacks counts as the lowest of that leg's first FUSED_DEPTH, or 0 where there are fewer.
 
     Args:
         dense: cosine similarities by key.
         lexical: BM25 scores by key.
         alpha: weight of the dense leg, in [0, 1]; at 0 and 1 only the keys of one leg are ranked.
     Raises: ValueError for alpha outside of [0, 1].
-    Source: the theoretical min-max convex combination of Bruch, Gai and Ingber, arXiv:2210.11934.
+    Source: convex combination, Bruch, Gai and Ingber, arXiv:2210.11934.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
-    return _combined(_normalised(dense, _COSINE_FLOOR), _normalised(lexical, _BM25_FLOOR), alpha)
+    return _combined(_normalised(dense, None), _normalised(lexical, 0.0), alpha)
 
 
 def fit_alpha(judged: Sequence[JudgedQuery]) -> float:
@@ -81,7 +82,7 @@ def fit_alpha(judged: Sequence[JudgedQuery]) -> float:
             f"{len(usable)} judged queries have something relevant; alpha needs {_MIN_JUDGED} or more. "
             "Judge more queries, or use reciprocal rank fusion, which needs none."
         )
-    legs = [(_normalised(query.dense, _COSINE_FLOOR), _normalised(query.lexical, _BM25_FLOOR)) for query in usable]
+    legs = [(_normalised(query.dense, None), _normalised(query.lexical, 0.0)) for query in usable]
     means = {
         alpha: math.fsum(
             _ndcg(_combined(dense, lexical, alpha), query.gains)
@@ -92,17 +93,31 @@ def fit_alpha(judged: Sequence[JudgedQuery]) -> float:
     return max(_GRID, key=lambda alpha: (means[alpha], -abs(alpha - 0.5)))
 
 
-def _combined(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """Scores from 0 to 1, and what a key without one counts as."""
+
+    scores: Mapping[int, float]
+    absent: float
+
+
+def _combined(dense: _Leg, lexical: _Leg, alpha: float) -> Ranking:
     weighted = [(leg, weight) for leg, weight in ((dense, alpha), (lexical, 1 - alpha)) if weight > 0]
-    keys = {key for leg, _ in weighted for key in leg}
-    return _ranked({key: sum(weight * leg.get(key, 0.0) for leg, weight in weighted) for key in keys})
+    keys = {key for leg, _ in weighted for key in leg.scores}
+    return _ranked({key: sum(weight * leg.scores.get(key, leg.absent) for leg, weight in weighted) for key in keys})
 
 
-def _normalised(scores: Mapping[int, float], floor: float) -> dict[int, float]:
-    """Scores from `floor` (or a lower one that was found) to the best, as 0 to 1."""
-    low = min(floor, min(scores.values(), default=floor))
-    width = max(scores.values(), default=floor) - low
-    return {key: (score - low) / width if width > 0 else 0.0 for key, score in scores.items()}
+def _normalised(scores: Mapping[int, float], floor: float | None) -> _Leg:
+    """Scores from `floor` (None: the lowest that counts) to the best, as 0 to 1."""
+    fused = sorted(scores.values(), reverse=True)[:FUSED_DEPTH]
+    if not fused:
+        return _Leg({}, 0.0)
+    best, lowest = fused[0], fused[-1]
+    low = lowest if floor is None else min(floor, lowest)
+    width = best - low
+    scaled = {key: max((score - low) / width, 0.0) if width > 0 else 1.0 for key, score in scores.items()}
+    is_cut = len(fused) == FUSED_DEPTH
+    return _Leg(scaled, (lowest - low) / width if is_cut and width > 0 else 0.0)
 
 
 def _ranked(scores: Mapping[int, float]) -> Ranking:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +16,20 @@ from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
 from engine.retrieval.index.filters import Filter, parse_filter
-from engine.retrieval.index.fusion import reciprocal_rank_fusion
+from engine.retrieval.index.frozen import FrozenRows
+from engine.retrieval.index.fusion import FUSED_DEPTH, convex, reciprocal_rank_fusion
 from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
-from engine.retrieval.index.rows import VectorRows
+from engine.retrieval.index.rows import Rows
 from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
 from engine.values import Evidence, Passage, Query, ScoreBackground
 
-# Hits of each leg that are fused; what both rank lower than this hardly decides the first ten.
-FUSED_DEPTH = 100
-# Support questions rarely use the words of the page: with their page among the first five of Fly.io's documentation, 25
-# and 24 of 30 in two versions of it, against 23 and 22 with equal weights and the customary 60.
-_FUSION_K0 = 5
-_FUSION_WEIGHTS = (2.0, 1.0)  # dense, lexical
+# By ranks, support questions want k0 small and a little more weight on meaning: they rarely use the page's words. Their
+# page is among the first five for 24 and 24 of 30 in two versions of Fly.io's documentation, against 23 and 22 with
+# equal weights and the customary 60.
+_RRF_K0 = 6
+_RRF_WEIGHTS = (1.1, 1.0)  # dense, lexical
 
 Ranking = list[tuple[int, float]]  # keys and scores, best first
 
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 class _Shelf:
     """What one tenant has in the collection."""
 
-    rows: VectorRows
+    rows: Rows
     metadata: MetadataIndex = field(default_factory=MetadataIndex)
     meter: BackgroundMeter = field(default_factory=BackgroundMeter)
 
@@ -65,12 +66,14 @@ class LiveCollection:
         folder: Path,
         questions: Vectors,
         *,
-        new_rows: Callable[[], VectorRows],
+        new_rows: Callable[[], Rows],
+        alpha: float | None = None,
         version: int = 0,
     ) -> None:
         """`folder` holds the lexical index; `questions` [N, E] measure the score background; `new_rows` makes empty
-        rows for a tenant.
+        rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks.
         """
+        self._alpha = alpha
         self._name = name
         self._store = store
         self._questions = questions
@@ -86,6 +89,11 @@ class LiveCollection:
     def num_chunks(self) -> int:
         """Chunks of all tenants."""
         return sum(len(shelf.rows) for shelf in list(self._shelves.values()))
+
+    def frozen(self) -> list[dict[str, Any]]:
+        """Each frozen shard of every tenant; see Shard.facts."""
+        kept = [shelf.rows for shelf in list(self._shelves.values())]
+        return [shard.facts() for rows in kept if isinstance(rows, FrozenRows) for shard in rows.shards]
 
     def has(self, tenant: str) -> bool:
         """Whether a tenant has documents here."""
@@ -167,12 +175,13 @@ class LiveCollection:
         self._lexical.rebuild(texts, self.version)
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
-        """Answer queries [Q] of one tenant with `vectors` [Q, E]; without timings.
+        """Answer queries [Q] of one tenant with `vectors` [n, E], those of the n queries that are embedded; no timings.
 
         Queries with the same filter are searched together. A filter that cannot be read fails its own query alone.
         """
         answers: list[Evidence | RequestError | None] = [None] * len(queries)
         groups: dict[Filter | None, list[int]] = {}
+        row_of = {i: row for row, i in enumerate(i for i, query in enumerate(queries) if query.is_embedded)}
         for position, query in enumerate(queries):
             try:
                 groups.setdefault(self._readable(query), []).append(position)
@@ -185,7 +194,8 @@ class LiveCollection:
             for key, members in groups.items():
                 if shelf is not None:
                     asked = [queries[i] for i in members]
-                    found.update(zip(members, self._ranked(shelf, asked, vectors[members], key), strict=True))
+                    mine = vectors[[row_of[i] for i in members if i in row_of]]
+                    found.update(zip(members, self._ranked(shelf, asked, mine, key), strict=True))
             passages = self._passages({key for one in found.values() for key, _ in one.ranking})
         background = None if shelf is None else shelf.meter.background
         for members in groups.values():
@@ -209,16 +219,18 @@ class LiveCollection:
         allowed = None if wanted is None else shelf.metadata.mask(wanted)
         depth = max(max(query.k, FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
         keys, scores = shelf.rows.search(vectors, depth, allowed)
-        dense = [list(zip(keys[i].tolist(), scores[i].tolist(), strict=True)) for i in range(len(queries))]
+        hits = (list(zip(*pair, strict=True)) for pair in zip(keys.tolist(), scores.tolist(), strict=True))
+        dense: list[Ranking] = [next(hits) if query.is_embedded else [] for query in queries]
         by_words = [i for i, query in enumerate(queries) if query.mode != "dense" and not self._is_lexical_behind]
         lexical: dict[int, Ranking] = {}
         if by_words:
             texts = [queries[i].text for i in by_words]
-            hits = self._lexical.search(texts, depth, tenant=queries[0].tenant, **_documents(shelf.metadata, allowed))
-            lexical = dict(zip(by_words, hits, strict=True))
+            tenant = queries[0].tenant if len(self._shelves) > 1 else None
+            ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
+            lexical = dict(zip(by_words, ranked, strict=True))
         return [
             _Found(
-                _by_mode(query, dense[i], lexical.get(i, []))[: query.k],
+                _by_mode(query, dense[i], lexical.get(i, []), self._alpha)[: query.k],
                 tuple(score for _, score in dense[i][: query.k]),
             )
             for i, query in enumerate(queries)
@@ -245,14 +257,17 @@ class LiveCollection:
         return self._shelves[tenant]
 
 
-def _by_mode(query: Query, dense: Ranking, lexical: Ranking) -> Ranking:
+def _by_mode(query: Query, dense: Ranking, lexical: Ranking, alpha: float | None) -> Ranking:
+    """The ranking that the query's mode asks for; a hybrid one by scores with weight `alpha`, or by ranks (None)."""
     if query.mode == "dense":
         return dense
     if query.mode == "lexical":
         return lexical
+    if alpha is not None:
+        return convex(dict(dense), dict(lexical), alpha)
     legs = [[key for key, _ in leg] for leg in (dense, lexical)]
-    fused = reciprocal_rank_fusion(legs, k0=_FUSION_K0, weights=_FUSION_WEIGHTS)
-    best_possible = sum(_FUSION_WEIGHTS) / (_FUSION_K0 + 1)
+    fused = reciprocal_rank_fusion(legs, k0=_RRF_K0, weights=_RRF_WEIGHTS)
+    best_possible = sum(_RRF_WEIGHTS) / (_RRF_K0 + 1)
     return [(key, score / best_possible) for key, score in fused]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,29 @@ _GROWTH = 1.5
 _MAX_COMPONENT = 1e15
 
 
+class Rows(Protocol):
+    """What a collection asks of its vector rows; see VectorRows, which says what the calls mean."""
+
+    def __len__(self) -> int: ...
+
+    def reserve(self, num_more: int) -> None: ...
+
+    def append(self, keys: Keys, vectors: Vectors, slots: Slots | None = None) -> None: ...
+
+    def remove(self, keys: Sequence[int]) -> None: ...
+
+    def search(self, queries: Vectors, k: int, allowed: Mask | None = None) -> tuple[Keys, Vectors]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows as of one moment, for another thread: keys [n], slots [n], and `read` for their vectors [n, E] float32."""
+
+    keys: Keys
+    slots: Slots
+    read: Callable[[], Vectors]
+
+
 class VectorRows(ABC):
     """Rows of E numbers, each under a unique key and in its document's slot, by which filters choose.
 
@@ -38,6 +62,18 @@ class VectorRows(ABC):
 
     def __len__(self) -> int:
         return len(self._row_of)
+
+    def held(self, keys: Iterable[int]) -> set[int]:
+        """Those of `keys` that have a row."""
+        return self._row_of.keys() & set(keys)
+
+    def books(self) -> tuple[Keys, Slots]:
+        """Copies of the keys [len] and slots [len] of all rows, in the order of the rows."""
+        return self._keys[: len(self)].copy(), self._slots[: len(self)].copy()
+
+    def set_slot(self, keys: Iterable[int], slot: int) -> None:
+        """Put the rows of `keys`, all of which are there, into another slot."""
+        self._slots[[self._row_of[key] for key in keys]] = slot
 
     def reserve(self, num_more: int) -> None:
         """Make room, so that the next `append` of as many rows cannot run out of memory."""
@@ -57,7 +93,7 @@ class VectorRows(ABC):
         check_vectors(vectors, self._dim)
         if len(keys) != len(vectors) or len(set(keys.tolist())) != len(keys):
             raise ValueError(f"{len(vectors)} rows need as many distinct keys, got {len(keys)}")
-        known = self._row_of.keys() & set(keys.tolist())
+        known = self.held(keys.tolist())
         if known:
             raise ValueError(f"keys {sorted(known)[:5]} have rows already")
         self.reserve(len(keys))
@@ -97,7 +133,7 @@ class VectorRows(ABC):
         num_rows = len(self) if is_allowed is None else int(is_allowed.sum())
         num_results = min(k, num_rows)
         if num_results == 0 or len(queries) == 0:
-            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+            return empty_results(len(queries))
         if is_allowed is None:
             rows, scores = self._nearest(queries, num_results)
         else:
@@ -140,6 +176,11 @@ class VectorRows(ABC):
             order = np.lexsort((self._keys[rows[query, columns]], -scores[query, columns]))
             kept[query] = columns[order[:num_results]]
         return np.take_along_axis(rows, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
+
+
+def empty_results(num_queries: int) -> tuple[Keys, Vectors]:
+    """What a search among no rows finds: keys [Q, 0] and scores [Q, 0]."""
+    return np.empty((num_queries, 0), np.int64), np.empty((num_queries, 0), np.float32)
 
 
 def grown(array: NDArray[_Number], capacity: int, used: int) -> NDArray[_Number]:

@@ -19,6 +19,7 @@ from engine.retrieval.snapshots.reader import SnapshotReader
 from engine.retrieval.snapshots.restoring import Restore
 from engine.retrieval.snapshots.writer import SnapshotWriter
 from engine.retrieval.store import tables
+from engine.retrieval.store.inbox import count_waiting, discard
 from engine.retrieval.store.store import CollectionState, Store, read_collections
 
 # Told what is being done, how many documents are done, and how many there are.
@@ -46,6 +47,7 @@ class Restored:
 def write_snapshot(store: Store, collection: str, target: Path, *, progress: Progress | None = None) -> Manifest:
     """Write the collection as it is now to `target`, in place of the snapshot that may be there.
 
+    It holds what is applied; what waits in the inbox is not in it.
     The store may be written to meanwhile. Killed at any point, this leaves the old snapshot or the new one.
     Raises: UnknownCollection; SnapshotError for a target that cannot be written; StorageFull.
     """
@@ -96,7 +98,7 @@ def restore_snapshot(
 
     Args:
         as_name: name of the collection; default: the snapshot's.
-        replace: whether a collection of that name may be replaced.
+        replace: whether a collection of that name may be replaced, and writes to it that wait be dropped.
     Raises: SnapshotError for a snapshot that is damaged or does not fit, InvalidRequest for a malformed name,
         StorageFull; nothing was changed then.
     """
@@ -113,7 +115,15 @@ def restore_snapshot(
                     f"collection {name!r} exists already, at version {old.version}. "
                     "Restore under another name with --as NAME, or put the snapshot in its place with --replace."
                 )
+            num_waiting = count_waiting(connection, name)
+            if num_waiting and not replace:
+                raise SnapshotError(
+                    f"{num_waiting} writes to collection {name!r} still wait to be applied. Start the server and let "
+                    "their jobs end, restore under another name with --as NAME, or drop them with --replace."
+                )
             _check_fits(manifest, states)
+            # They are older than the restore, and would be applied on top of it.
+            discard(connection, name)
             restore = Restore(connection, manifest, name, old)
             for texts, vectors in snapshot.vectors():
                 restore.add_vectors(texts, vectors)

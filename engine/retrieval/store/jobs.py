@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from engine.retrieval.store import tables
 from engine.retrieval.store.store import Store
@@ -16,7 +16,9 @@ from engine.retrieval.store.store import Store
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 FinalState = Literal["done", "failed", "cancelled"]
 MAX_ERRORS = 100
+MAX_FINISHED = 10_000
 _MAX_ERROR_CHARS = 1000
+_OPEN: tuple[State, ...] = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,26 @@ class Job:
     started_at: float | None
     updated_at: float
     finished_at: float | None
+    version: int | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing of it waits or runs any more."""
+        return self.state not in _OPEN
+
+    @property
+    def progress(self) -> float:
+        """Share of its items that are handled, failed ones included, from 0 to 1."""
+        if not self.total:
+            return float(self.state == "done")
+        return min(1.0, (self.done + self.failed) / self.total)
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds until its end at the rate it had so far, None while there is no rate."""
+        handled = self.done + self.failed
+        if self.state != "running" or self.started_at is None or self.total is None or handled == 0:
+            return None
+        return max(0.0, (self.total - handled) * (now - self.started_at) / handled)
 
 
 class Jobs:
@@ -46,13 +68,8 @@ class Jobs:
 
     def create(self, kind: str, collection: str, *, tenant: str = "", total: int | None = None) -> str:
         """The id of a new job in the state `queued`; it cannot be guessed."""
-        job_id, now = secrets.token_hex(16), time.time()
-        values = {"id": job_id, "kind": kind, "collection": collection, "tenant": tenant, "state": "queued"}
-        numbers: dict[str, Any] = {"total": total, "done": 0, "failed": 0, "errors": []}
-        numbers |= {"created_at": now, "updated_at": now}
         with self._store.writing() as connection:
-            connection.execute(insert(tables.jobs).values(**values, **numbers))
-        return job_id
+            return add_job(connection, kind, collection, tenant, total)
 
     def start(self, job_id: str) -> bool:
         """From `queued` to `running`; False where it was cancelled before."""
@@ -61,41 +78,48 @@ class Jobs:
 
     def finish(self, job_id: str, state: FinalState) -> bool:
         """The end of a job that waits or runs; False where it has ended already, which stands."""
-        now = time.time()
-        return self._change(job_id, ("queued", "running"), state=state, finished_at=now, updated_at=now)
+        with self._store.writing() as connection:
+            return end_job(connection, job_id, state)
 
     def set_total(self, job_id: str, total: int) -> bool:
         """Say how many items there are; False where the job has ended."""
-        return self._change(job_id, ("queued", "running"), total=total, updated_at=time.time())
+        return self._change(job_id, _OPEN, total=total, updated_at=time.time())
 
     def advance(self, job_id: str, *, done: int = 0, errors: Sequence[tuple[str, str]] = ()) -> bool:
         """Count items that succeeded, and (item, error) of those that failed; False where the job no longer runs."""
         j = tables.jobs
         with self._store.writing() as connection:
-            row = connection.execute(select(j.c.errors).where(j.c.id == job_id, j.c.state == "running")).first()
-            if row is None:
+            is_running = exists().where(j.c.id == job_id, j.c.state == "running")
+            if not connection.execute(select(is_running)).scalar():
                 return False
-            new = [{"item": item, "error": error[:_MAX_ERROR_CHARS]} for item, error in errors]
-            values = {
-                "done": j.c.done + done,
-                "failed": j.c.failed + len(errors),
-                "errors": (row.errors + new)[:MAX_ERRORS],
-                "updated_at": time.time(),
-            }
-            connection.execute(update(j).where(j.c.id == job_id).values(values))
+            _count(connection, job_id, done, errors)
         return True
 
     def fail_interrupted(self) -> int:
-        """At start-up: end the jobs that an earlier process left waiting or running. Returns: their number."""
-        j, now = tables.jobs, time.time()
+        """At start-up: end the jobs that an earlier process left waiting or running, but for those whose items are in
+        the inbox and go on. Returns: their number.
+        """
+        j, i = tables.jobs, tables.inbox
         error = {"item": "", "error": "the server ended before the job did; send it again."}
+        goes_on = exists().where(i.c.job == j.c.id)
         with self._store.writing() as connection:
-            rows = connection.execute(select(j.c.id, j.c.errors).where(j.c.state.in_(("queued", "running")))).all()
+            query = select(j.c.id, j.c.errors).where(j.c.state.in_(_OPEN), ~goes_on)
+            rows = connection.execute(query).all()
             for row in rows:
-                values = {"state": "failed", "errors": [error, *row.errors][:MAX_ERRORS]}
-                times = {"updated_at": now, "finished_at": now}
-                connection.execute(update(j).where(j.c.id == row.id).values(**values, **times))
+                errors = [error, *row.errors][:MAX_ERRORS]
+                connection.execute(update(j).where(j.c.id == row.id).values(errors=errors))
+                end_job(connection, row.id, "failed")
         return len(rows)
+
+    def forget_old(self, keep: int = MAX_FINISHED) -> None:
+        """Drop all but the `keep` jobs that finished last."""
+        j = tables.jobs
+        newest = select(j.c.finished_at).where(j.c.finished_at.is_not(None)).order_by(j.c.finished_at.desc())
+        with self._store.reading() as connection:
+            oldest_kept = connection.execute(newest.limit(1).offset(keep - 1)).scalar()
+        if oldest_kept is not None:
+            with self._store.writing() as connection:
+                connection.execute(delete(j).where(j.c.finished_at < oldest_kept))
 
     def get(self, job_id: str, *, tenant: str = "") -> Job | None:
         """The tenant's job of this id, None where there is none."""
@@ -117,3 +141,65 @@ class Jobs:
     def _read(self, query: Any) -> list[Job]:
         with self._store.reading() as connection:
             return [Job(*row) for row in connection.execute(query)]
+
+
+def add_job(connection: Connection, kind: str, collection: str, tenant: str, total: int | None) -> str:
+    """`Jobs.create` inside the caller's transaction."""
+    job_id, now = secrets.token_hex(16), time.time()
+    values = {"id": job_id, "kind": kind, "collection": collection, "tenant": tenant, "state": "queued"}
+    numbers: dict[str, Any] = {"total": total, "done": 0, "failed": 0, "errors": []}
+    numbers |= {"created_at": now, "updated_at": now}
+    connection.execute(insert(tables.jobs).values(**values, **numbers))
+    return job_id
+
+
+def end_job(connection: Connection, job_id: str, state: FinalState) -> bool:
+    """`Jobs.finish` inside the caller's transaction."""
+    j, now = tables.jobs, time.time()
+    query = update(j).where(j.c.id == job_id, j.c.state.in_(_OPEN))
+    return connection.execute(query.values(state=state, updated_at=now, finished_at=now)).rowcount == 1
+
+
+def extend_job(connection: Connection, job_id: str, more: int) -> None:
+    """Add items to a job that waits, runs or is done; one that is done runs again."""
+    j = tables.jobs
+    mine = update(j).where(j.c.id == job_id)
+    total = func.coalesce(j.c.total, 0) + more
+    connection.execute(mine.values(total=total, finished_at=None, updated_at=time.time()))
+    connection.execute(mine.where(j.c.state == "done").values(state="running"))
+
+
+def count_items(
+    connection: Connection,
+    job_id: str,
+    *,
+    done: int,
+    errors: Sequence[tuple[str, str]] = (),
+    version: int | None = None,
+) -> None:
+    """Count handled items inside the caller's transaction; the last of them ends the job.
+
+    Args:
+        errors: (item, error) of each that failed.
+        version: the collection's with these items applied.
+    """
+    j = tables.jobs
+    _count(connection, job_id, done, errors)
+    if version is not None:
+        connection.execute(update(j).where(j.c.id == job_id).values(version=version))
+    is_last = exists().where(j.c.id == job_id, j.c.done + j.c.failed >= j.c.total)
+    if connection.execute(select(is_last)).scalar():
+        end_job(connection, job_id, "done")
+
+
+def _count(connection: Connection, job_id: str, done: int, errors: Sequence[tuple[str, str]]) -> None:
+    j = tables.jobs
+    known = connection.execute(select(j.c.errors).where(j.c.id == job_id)).scalar_one()
+    new = [{"item": item, "error": error[:_MAX_ERROR_CHARS]} for item, error in errors]
+    values = {
+        "done": j.c.done + done,
+        "failed": j.c.failed + len(errors),
+        "errors": (known + new)[:MAX_ERRORS],
+        "updated_at": time.time(),
+    }
+    connection.execute(update(j).where(j.c.id == job_id).values(values))

@@ -35,6 +35,45 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX ix_jobs_state ON jobs (state)",
         "CREATE INDEX jobs_by_tenant ON jobs (tenant, created_at)",
     ),
+    2: (
+        # No program that wrote version 2 has stored a job.
+        "DROP TABLE jobs",
+        """CREATE TABLE jobs (
+            id VARCHAR(32) NOT NULL,
+            kind VARCHAR(32) NOT NULL,
+            collection VARCHAR(64) NOT NULL,
+            tenant VARCHAR(64) NOT NULL,
+            state VARCHAR(16) NOT NULL,
+            total INTEGER,
+            done INTEGER NOT NULL,
+            failed INTEGER NOT NULL,
+            errors JSON NOT NULL,
+            created_at FLOAT NOT NULL,
+            started_at FLOAT,
+            updated_at FLOAT NOT NULL,
+            finished_at FLOAT,
+            version BIGINT,
+            PRIMARY KEY (id)
+        )""",
+        "CREATE INDEX ix_jobs_state ON jobs (state)",
+        "CREATE INDEX jobs_by_tenant ON jobs (tenant, created_at)",
+        """CREATE TABLE inbox (
+            sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+            job VARCHAR(32) NOT NULL,
+            collection VARCHAR(64) NOT NULL,
+            tenant VARCHAR(64) NOT NULL,
+            document VARCHAR(512) NOT NULL,
+            is_delete BOOLEAN NOT NULL,
+            content_type VARCHAR(255) NOT NULL,
+            title TEXT,
+            metadata JSON NOT NULL,
+            body BLOB NOT NULL,
+            UNIQUE (collection, tenant, document),
+            FOREIGN KEY(job) REFERENCES jobs (id)
+        )""",
+        "CREATE INDEX inbox_by_collection ON inbox (collection, tenant, sequence)",
+        "CREATE INDEX ix_inbox_job ON inbox (job)",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from engine.errors import DataFolderError
 from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
 from engine.retrieval.store.data_folder import FolderLock, begin, connect, storage_errors
@@ -65,6 +66,7 @@ class Store:
         """
         self._lock = FolderLock(data)
         self._where = str(data)
+        self._turns = Turns()
         self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}")
         try:
             with storage_errors(self._where):
@@ -78,9 +80,18 @@ class Store:
         self._engine.dispose()
         self._lock.release()
 
-    def transaction(self) -> Transaction:
-        """One write; use as a context manager. What is not committed inside is rolled back."""
-        return Transaction(self._engine, self._where)
+    @contextlib.contextmanager
+    def turn(self, *, is_urgent: bool = True) -> Iterator[None]:
+        """Keep everybody else from writing inside the block. Urgent turns go first: somebody waits for an answer."""
+        with self._turns.take(is_urgent=is_urgent):
+            yield
+
+    @contextlib.contextmanager
+    def transaction(self, *, is_urgent: bool = True) -> Iterator[Transaction]:
+        """One write, in a turn of its own. What is not committed inside is rolled back."""
+        with self.turn(is_urgent=is_urgent), storage_errors(self._where), self._engine.connect() as connection:
+            begin(connection, is_write=True)
+            yield Transaction(connection, self._where)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -92,7 +103,7 @@ class Store:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection in a transaction that the end of the block commits and an error in it rolls back."""
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self.turn(), storage_errors(self._where), self._engine.connect() as connection:
             begin(connection, is_write=True)
             yield connection
             connection.commit()
@@ -157,11 +168,8 @@ class Store:
 
     def content_hashes(self, collection: str, tenant: str, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
         """content_hash and number of chunks of those documents that exist."""
-        d, c = tables.documents, tables.collections
-        query = select(d.c.id, d.c.content_hash, d.c.num_chunks).join(c, c.c.id == d.c.collection)
-        query = query.where(c.c.name == collection, d.c.tenant == tenant)
-        rows = (row for batch in in_batches(ids) for row in self._rows(query.where(d.c.id.in_(batch))))
-        return {row.id: (row.content_hash, row.num_chunks) for row in rows}
+        with storage_errors(self._where), self._engine.connect() as connection:
+            return read_content_hashes(connection, collection, tenant, ids)
 
     def embeddings(self, encoder: str, text_hashes: Iterable[str]) -> dict[str, Vectors]:
         """The vectors [E] of those texts that `encoder` has embedded before."""
@@ -228,6 +236,17 @@ def read_collections(connection: Connection) -> list[CollectionState]:
         .order_by(c.c.name)
     )
     return [CollectionState(*row) for row in connection.execute(query)]
+
+
+def read_content_hashes(
+    connection: Connection, collection: str, tenant: str, ids: Iterable[str]
+) -> dict[str, tuple[str, int]]:
+    """content_hash and number of chunks of those documents that exist, as the connection's transaction sees them."""
+    d, c = tables.documents, tables.collections
+    query = select(d.c.id, d.c.content_hash, d.c.num_chunks).join(c, c.c.id == d.c.collection)
+    query = query.where(c.c.name == collection, d.c.tenant == tenant)
+    rows = (row for batch in in_batches(ids) for row in connection.execute(query.where(d.c.id.in_(batch))))
+    return {row.id: (row.content_hash, row.num_chunks) for row in rows}
 
 
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -19,7 +20,7 @@ from sqlalchemy import (
 )
 
 # A change of the tables raises it and comes with a step in migrations.py.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 # SQLite numbers rows by itself only where the column's type is INTEGER.
@@ -116,7 +117,8 @@ operations = Table(
     sqlite_autoincrement=True,
 )
 
-# Long tasks of the server. `total` is unknown while the items are still counted; `errors` is a list of {item, error}.
+# Long tasks of the server. `total` is unknown while the items are still counted; `errors` is a list of {item, error};
+# `version` is the collection's after the last item that was applied.
 jobs = Table(
     "jobs",
     metadata,
@@ -133,5 +135,27 @@ jobs = Table(
     Column("started_at", Float),
     Column("updated_at", Float, nullable=False),
     Column("finished_at", Float),
+    Column("version", BigInteger),
     Index("jobs_by_tenant", "tenant", "created_at"),
+)
+
+# Writes that are durable and not yet applied, in the order of `sequence`; at most one per document, the latest. The
+# body comes last, so that the other columns are read without it.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("sequence", _RowId, primary_key=True),
+    Column("job", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("collection", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("document", String(512), nullable=False),
+    Column("is_delete", Boolean, nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("title", Text),
+    Column("metadata", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("collection", "tenant", "document"),
+    Index("inbox_by_collection", "collection", "tenant", "sequence"),
+    # A worker that comes back with a number must not meet a later write under it.
+    sqlite_autoincrement=True,
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors
 from engine.retrieval.index.filters import document_fields
@@ -76,25 +75,16 @@ class Change:
 
 
 class Transaction:
-    """A context manager around one database transaction."""
+    """One database transaction, which `Store.transaction` begins and ends."""
 
-    def __init__(self, engine: Engine, where: str) -> None:
-        self._engine = engine
+    def __init__(self, connection: Connection, where: str) -> None:
+        self.connection = connection
         self._where = where
-
-    def __enter__(self) -> Transaction:
-        with storage_errors(self._where):
-            self._connection: Connection = self._engine.connect()
-        return self
-
-    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
-        # Closing rolls back what was not committed.
-        self._connection.close()
 
     def commit(self) -> None:
         """Make the write durable. Raises: StorageFull when there was no room; then nothing of it is kept."""
         with storage_errors(self._where):
-            self._connection.commit()
+            self.connection.commit()
 
     def apply(
         self,
@@ -118,7 +108,7 @@ class Transaction:
             row = self._collection(collection, encoder, chunking, create=bool(puts))
             if row is None:
                 return Change(0, statuses=dict.fromkeys(deletes, "absent"))
-            write = _Write(self._connection, *row, tenant)
+            write = _Write(self.connection, *row, tenant)
             for document in puts:
                 write.put(document)
             for document_id in deletes:
@@ -132,16 +122,16 @@ class Transaction:
         """(id, generation, version, created_at) of the collection, made where needed."""
         c = tables.collections
         columns = (c.c.id, c.c.generation, c.c.version, c.c.created_at)
-        row = self._connection.execute(select(*columns).where(c.c.name == name)).first()
+        row = self.connection.execute(select(*columns).where(c.c.name == name)).first()
         if row is not None:
             return row.id, row.generation, row.version, row.created_at
         if not create:
             return None
         created_at = time.time()
         values = {"name": name, "version": 0, "generation": 1, "created_at": created_at}
-        (collection,) = self._connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
+        (collection,) = self.connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
         generation = {"collection": collection, "generation": 1, "encoder": asdict(encoder), "chunking": dict(chunking)}
-        self._connection.execute(insert(tables.generations).values(generation))
+        self.connection.execute(insert(tables.generations).values(generation))
         return collection, 1, 0, created_at
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.retrieval.index.fusion import JudgedQuery, convex, fit_alpha, reciprocal_rank_fusion
+from engine.retrieval.index.fusion import FUSED_DEPTH, JudgedQuery, convex, fit_alpha, reciprocal_rank_fusion
 
 legs = st.dictionaries(st.integers(0, 30), st.floats(0.01, 100.0), max_size=20)
 
@@ -75,9 +75,25 @@ def test_rrf_refuses_a_key_twice_in_one_ranking_and_a_negative_k0():
         reciprocal_rank_fusion([[1]], k0=-1)
 
 
-def test_convex_scales_from_the_theoretical_minimum_to_the_best():
-    fused = dict(convex({1: 0.6, 2: 0.2}, {2: 8.0, 3: 4.0}, 0.75))
-    assert fused == pytest.approx({1: 0.75, 2: 0.75 * 1.2 / 1.6 + 0.25, 3: 0.25 * 0.5})
+def test_convex_scales_cosines_from_the_lowest_found_and_words_from_zero():
+    fused = dict(convex({1: 0.9, 2: 0.7, 4: 0.5}, {2: 8.0, 3: 4.0}, 0.75))
+    assert fused == pytest.approx({1: 0.75, 2: 0.75 * 0.5 + 0.25, 4: 0.0, 3: 0.25 * 0.5})
+
+
+def test_convex_counts_a_key_that_a_leg_lacks_as_that_legs_lowest_where_the_leg_was_cut_off():
+    words = {key: 100.0 - key for key in range(FUSED_DEPTH)}  # the lowest is 1 / 100 of the best
+    assert dict(convex({500: 1.0, 501: 0.0}, words, 0.5))[500] == pytest.approx(0.5 + 0.5 * 0.01)
+    del words[99]
+    assert dict(convex({500: 1.0, 501: 0.0}, words, 0.5))[500] == pytest.approx(0.5)
+
+
+@given(st.integers(FUSED_DEPTH, 3 * FUSED_DEPTH), st.floats(0.05, 0.95))
+def test_convex_scale_does_not_depend_on_how_many_were_fetched(num_fetched, alpha):
+    every = {key: 1 / (1 + key) for key in range(3 * FUSED_DEPTH)}
+    some = dict(list(every.items())[:num_fetched])
+    words = {key: 300.0 - key for key in range(0, 100, 7)}
+    wide, narrow = dict(convex(every, words, alpha)), dict(convex(some, words, alpha))
+    assert all(wide[key] == narrow[key] for key in narrow)
 
 
 @given(legs, legs)
@@ -89,12 +105,12 @@ def test_convex_at_one_and_zero_ranks_as_the_leg_alone(dense, lexical):
             assert fused[one] >= fused[other]
 
 
-def test_convex_takes_scores_below_the_minimum_as_the_new_minimum():
-    assert dict(convex({1: -3.0, 2: 1.0}, {}, 1.0)) == pytest.approx({1: 0.0, 2: 1.0})
+def test_convex_takes_words_below_zero_as_the_new_minimum():
+    assert dict(convex({}, {1: -3.0, 2: 1.0}, 0.0)) == pytest.approx({1: 0.0, 2: 1.0})
 
 
-def test_convex_of_a_leg_that_is_all_minimum_is_zero():
-    assert convex({1: -1.0}, {2: 0.0}, 0.5) == [(1, 0.0), (2, 0.0)]
+def test_convex_of_a_leg_with_equal_scores_is_one():
+    assert convex({1: 0.3}, {2: 4.0, 3: 4.0}, 0.25) == [(2, 0.75), (3, 0.75), (1, 0.25)]
     assert convex({}, {}, 0.5) == []
 
 

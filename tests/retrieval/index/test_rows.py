@@ -7,17 +7,31 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from executors import ImmediateExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest
 from engine.retrieval.index import gpu_rows
 from engine.retrieval.index.cpu_rows import CpuRows
+from engine.retrieval.index.freezing import Freezer
+from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.gpu_rows import MAX_FAISS_K, GpuRows
 
 DIM = 8
 ON_TORCH = partial(GpuRows, device="cpu", dtype=torch.float32)
-backends = pytest.mark.parametrize("new_rows", [CpuRows, ON_TORCH], ids=["faiss", "torch"])
+
+
+def half_frozen(dim: int) -> FrozenRows:
+    """Every few rows a shard, so that searches and removals cross the border."""
+    freezer = Freezer(recall=1, threads=1, executor=ImmediateExecutor())
+    return FrozenRows(partial(CpuRows, dim), freezer, freeze_at=40)
+
+
+ON_FAISS = partial(CpuRows, is_halved=False)
+backends = pytest.mark.parametrize(
+    "new_rows", [CpuRows, ON_FAISS, ON_TORCH, half_frozen], ids=["halves", "faiss", "torch", "frozen"]
+)
 
 
 def vectors_of(*keys: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from engine.retrieval.service import Retriever
 from engine.retrieval.snapshots.format import SEAL_PREFIX
 from engine.retrieval.snapshots.snapshot import restore_snapshot, verify_snapshot, write_snapshot
 from engine.retrieval.store import tables
+from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
 
@@ -440,3 +442,54 @@ def test_restore_killed_at_any_line_leaves_the_old_collection_or_the_new_one(ste
         shutil.copytree(tmp_path / "old", data)
     assert held(data) == new
     assert not seen[0] and len(seen) > 5
+
+
+@pytest.fixture
+def waiting(filled, tmp_path) -> Path:
+    """A data folder in which writes to `docs` wait to be applied."""
+    data = shutil.copytree(filled / "data", tmp_path / "waiting")
+    store = Store(data)
+    inbox = Inbox(store, 10)
+    inbox.put("docs", "", [DocumentWrite("site/2", b"waiting"), DocumentWrite("site/3", delete=True)])
+    inbox.put("docs", "acme", [DocumentWrite("site/1", b"waiting")])
+    inbox.put("more", "", [DocumentWrite("a", b"waiting elsewhere")])
+    store.close()
+    return data
+
+
+def drained(data: Path) -> dict[str, Any]:
+    retriever = open_retriever(data)
+    while not retriever._inbox.is_empty():
+        time.sleep(0.002)
+    retriever.close()
+    return held(data)
+
+
+def test_snapshot_holds_what_is_applied_and_not_what_waits(waiting, filled, tmp_path):
+    save(waiting, tmp_path / "file")
+    restore(tmp_path / "new", tmp_path / "file")
+    assert drained(tmp_path / "new") == held(filled / "data")
+    assert drained(waiting) != held(filled / "data")
+
+
+def test_restore_does_not_let_older_writes_that_wait_come_on_top(waiting, filled, snapshot):
+    with pytest.raises(SnapshotError, match="collection 'docs' exists already"):
+        restore(waiting, snapshot)
+    restore(waiting, snapshot, replace=True)
+    assert drained(waiting) == held(filled / "data")
+    retriever = open_retriever(waiting)
+    states = {job["collection"]: job["state"] for job in retriever.jobs(limit=9)}
+    assert states == {"docs": "cancelled", "more": "done"}
+    assert [job["state"] for job in retriever.jobs(limit=9, tenant="acme")] == ["cancelled"]
+    assert retriever.collection("more")["documents"] == 1
+    retriever.close()
+
+
+def test_restore_drops_writes_that_wait_for_a_new_collection_only_when_told_to(waiting, snapshot):
+    with pytest.raises(SnapshotError, match=r"1 writes to collection 'more' still wait.*drop them with --replace"):
+        restore(waiting, snapshot, as_name="more")
+    restore(waiting, snapshot, as_name="other")
+    restore(waiting, snapshot, as_name="more", replace=True)
+    drained(waiting)
+    assert held(waiting, "more") == held(waiting, "other")
+    assert held(waiting, "docs") != held(waiting, "other")

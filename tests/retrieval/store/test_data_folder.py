@@ -78,7 +78,7 @@ def test_unknown_schema_version_is_refused_with_both_versions(tmp_path):
     with sqlite3.connect(tmp_path / "knowledge.sqlite3") as connection:
         connection.execute("UPDATE meta SET schema_version = 99")
     connection.close()
-    with pytest.raises(DataFolderError, match=r"schema version 99, this program reads 2\."):
+    with pytest.raises(DataFolderError, match=rf"schema version 99, this program reads {tables.SCHEMA_VERSION}\."):
         Store(tmp_path)
 
 

@@ -80,3 +80,16 @@ def test_tenants_see_their_own_jobs_only_newest_first(jobs):
     assert jobs.get(other) is None
     assert jobs.get(other, tenant="acme").tenant == "acme"
     assert len({first, second, other}) == 3
+
+
+def test_time_left_follows_from_the_rate_of_the_job_itself(jobs):
+    job_id = jobs.create("ingest", "docs", total=10)
+    assert jobs.get(job_id).eta_s(1e12) is None and jobs.get(job_id).progress == 0
+    jobs.start(job_id)
+    assert jobs.get(job_id).eta_s(1e12) is None
+    jobs.advance(job_id, done=3, errors=[("a", "bad")])
+    job = jobs.get(job_id)
+    assert job.progress == 0.4
+    assert job.eta_s(job.started_at + 8.0) == pytest.approx(12.0)
+    jobs.finish(job_id, "cancelled")
+    assert jobs.get(job_id).eta_s(1e12) is None and jobs.get(job_id).progress == 0.4

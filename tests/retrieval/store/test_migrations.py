@@ -14,6 +14,7 @@ from stub_encoder import SETTINGS, StubEncoder
 
 from engine.errors import DataFolderError
 from engine.retrieval.service import Retriever
+from engine.retrieval.store import tables
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
 
@@ -122,7 +123,7 @@ def test_folder_of_version_1_is_migrated_and_reads_as_before(old_folder, tmp_pat
     assert [row["documents"] for row, *_ in found.values()] == [11, 0, 1]
     assert found["docs "][2][0].text.startswith("Region") or found["docs "][2][0].text.startswith("# Page")
     after = rows(data / FILE)
-    assert after.pop("meta") == [(2,)] and before.pop("meta") == [(1,)]
+    assert after.pop("meta") == [(tables.SCHEMA_VERSION,)] and before.pop("meta") == [(1,)]
     assert after == before
 
 
@@ -158,12 +159,11 @@ def test_migrated_folder_takes_writes_and_gives_no_row_number_twice(old_folder, 
 def test_folder_of_a_later_version_is_refused_and_left_alone(tmp_path):
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as connection:
-        connection.execute("UPDATE meta SET schema_version = 3")
+        connection.execute("UPDATE meta SET schema_version = ?", (tables.SCHEMA_VERSION + 1,))
     connection.close()
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(
-        DataFolderError, match=r"schema version 3, this program reads 2\. Use the program that wrote it"
-    ):
+    told = rf"schema version {tables.SCHEMA_VERSION + 1}, this program reads {tables.SCHEMA_VERSION}\. Use the program"
+    with pytest.raises(DataFolderError, match=f"{told} that wrote it"):
         Store(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     assert not list(tmp_path.glob("*.bak*"))
@@ -187,7 +187,7 @@ def test_migration_killed_at_any_line_leaves_a_folder_that_opens_and_reads_as_be
             assert held(shutil.copytree(data, tmp_path / str(line))) == expected
         shutil.rmtree(data)
         shutil.copytree(old_folder, data)
-    assert versions == {1, 2}
+    assert versions == {1, tables.SCHEMA_VERSION}
     assert held(data) == expected
 
 
