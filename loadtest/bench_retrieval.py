@@ -51,7 +51,7 @@ FULL = Plan(
 QUICK = Plan(
     *(256, 2, 10_000, 3, {1: 32, 32: 4}),
     indexes=IndexPlan((10_000, 100_000), (1, 32), 64, 0.5, largest_graph=10_000),
-    freshness=FreshnessPlan(num_pages=60, rounds=1, quiet_s=5, puts=20),
+    freshness=FreshnessPlan(num_pages=40, rounds=1, quiet_s=4, puts=20),
 )
 
 
