@@ -576,14 +576,14 @@ class Engine:
         letters: list[tuple[Mailbox, Item]] = []
         done: list[_Job] = []
         for job, chosen in zip(jobs, choices, strict=True):
-            for choice in chosen:
+            for number, choice in enumerate(chosen, start=1):
                 if job is None or job.is_done:
                     break
                 if job.sampler.matcher is not None and job.sampler.matcher.failure is not None:
                     self._end(job, became_too_complex(job.sampler.matcher.failure))
                     break
                 try:
-                    delta = self._delta(job, choice)
+                    delta = self._delta(job, choice, is_latest=number == len(chosen))
                 except Exception as error:
                     self._fail(job.sequence, error)
                     break
@@ -598,12 +598,13 @@ class Engine:
             for job in [*done, *(job for job in jobs if job is not None and job.mailbox in unreachable)]:
                 self._forget(job)
 
-    def _delta(self, job: _Job, choice: Choice) -> TokenDelta:
+    def _delta(self, job: _Job, choice: Choice, *, is_latest: bool) -> TokenDelta:
         if job.answer.num_tokens == 0:
             scores = [job.prompt_scores.get(position) for position in range(job.sequence.num_prompt_tokens)]
             job.answer.report_prompt(job.sequence.num_cached_tokens, scores if job.prompt_scores else ())
         matcher = job.sampler.matcher
-        return job.answer.accept(choice, is_complete=matcher is not None and matcher.is_complete)
+        # The matcher stands behind all tokens of the step.
+        return job.answer.accept(choice, is_complete=is_latest and matcher is not None and matcher.is_complete)
 
     @staticmethod
     def _is_complete(step: Step, index: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import shutil
 import threading
@@ -33,7 +34,7 @@ from engine.errors import (
 from engine.generation.engine import Engine
 from engine.generation.runner import Runner, StepLogits
 from engine.generation.scheduler import Step
-from engine.values import GenerationRequest, Message, Passage, SamplingParams, TokenDelta
+from engine.values import GenerationRequest, Grammar, Message, Passage, SamplingParams, TokenDelta
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024, kv_tokens=8192)
 
@@ -521,18 +522,35 @@ async def test_answers_are_the_same_with_and_without_drafts(tiny_model: Path):
     assert answers[7] == answers[0]
 
 
-async def test_answer_that_repeats_itself_takes_few_steps(tiny_model: Path, tmp_path: Path):
-    shutil.copytree(tiny_model, tmp_path / "repeating")
-    file = tmp_path / "repeating" / "model.safetensors"
-    weights = load_file(file)
-    # Without attention and MLP the next token depends on the last one alone, so that the answer runs in a circle.
+@pytest.fixture(scope="module")
+def repeating_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without attention and MLP the next token depends on the last one alone, so that its answers run in a circle."""
+    path = shutil.copytree(tiny_model, tmp_path_factory.mktemp("repeating") / "model")
+    weights = load_file(path / "model.safetensors")
     silenced = {name: torch.zeros_like(w) for name, w in weights.items() if "o_proj" in name or "down_proj" in name}
-    save_file({**weights, **silenced}, file, metadata={"format": "pt"})
+    save_file({**weights, **silenced}, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+async def test_answer_that_repeats_itself_takes_few_steps(repeating_model: Path):
     texts, num_steps = [], []
     for most in (0, 7):
-        with running(tmp_path / "repeating", CountingEngine, max_draft_tokens=most) as engine:
+        with running(repeating_model, CountingEngine, max_draft_tokens=most) as engine:
             before = CountingRunner.num_steps
             texts.append(await text_of(engine.submit(request("a", max_tokens=200, ignore_eos=True))))
             num_steps.append(CountingRunner.num_steps - before)
     assert texts[0] == texts[1]
     assert num_steps[0] == 200 and num_steps[1] < 150
+
+
+@pytest.mark.parametrize("length", range(40, 48))
+async def test_drafts_that_complete_a_grammar_are_all_said(repeating_model: Path, length: int):
+    with running(repeating_model, CountingEngine) as engine:
+        free = await text_of(engine.submit(request("free", max_tokens=120, ignore_eos=True)))
+        wanted = free[:length]
+        asked = replace(request("bound", max_tokens=120), grammar=Grammar("choice", json.dumps([wanted])))
+        before = CountingRunner.num_steps
+        deltas = await collect(engine.submit(asked))
+        assert "".join(delta.text for delta in deltas) == wanted
+        assert deltas[-1].finish_reason == "stop"
+        assert CountingRunner.num_steps - before < sum(delta.num_tokens for delta in deltas)

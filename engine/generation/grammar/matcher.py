@@ -50,12 +50,6 @@ class Matcher:
         self._note_failure()
         return num_allowed
 
-    def roll_back(self, num_tokens: int) -> None:
-        """Take back the latest accepted tokens."""
-        if self.failure is None and num_tokens:
-            self._matcher.rollback(num_tokens)
-            self._note_failure()
-
     def _note_failure(self) -> None:
         if self._matcher.is_error():
             self.failure = self._matcher.get_error().splitlines()[0]
