@@ -31,11 +31,6 @@ class Matcher:
         """Whether the text matches and nothing could follow, so that the answer ends here."""
         return self.failure is None and self._matcher.is_stopped()
 
-    @property
-    def may_end(self) -> bool:
-        """Whether the text matches as it is, so that an end token is allowed."""
-        return self.failure is None and self._matcher.is_accepting()
-
     def accept(self, token_id: int) -> None:
         """Append an allowed token."""
         if self.failure is None and not self._matcher.is_stopped():
