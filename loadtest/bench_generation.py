@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from engine.generation.engine import Engine
 from engine.generation.model_files import torch_multiplies_bfloat16
 from engine.models import resolve_model
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
-from loadtest.generation import adapters
+from loadtest.generation import adapters, drafts
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, llama_server, transformers_worker
 from loadtest.generation.workloads import Job, Trace, free_jobs, ideal_reuse, read_trace
 from loadtest.measures import percentile
@@ -50,6 +50,7 @@ class Plan:
     llama_formats: tuple[str, ...]
     widest_trial: int  # clients up to which formats and settings of the peers are tried
     lora: dict[int, int] = field(default_factory=dict)
+    copied: dict[int, int] = field(default_factory=dict)
 
     def rounds_of(self, system: str) -> int:
         """Rounds in which a system takes part."""
@@ -62,6 +63,7 @@ FULL = Plan(
     llama_formats=llama_cpp.FORMATS,
     widest_trial=8,
     lora={8: 16, 32: 32},
+    copied={1: 4, 4: 8, 8: 16, 16: 32, 32: 32},
 )
 QUICK = Plan({1: 2, 8: 8}, {2: 2}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1], widest_trial=1)
 
@@ -173,6 +175,7 @@ async def race(
             few = [system for system in peers_of[taken] if system.name != BATCH]  # it takes minutes for these prompts
             await _case(case, jobs, clients, [ours, *few], plan, found, console, choice)
         await adapters.race(engine, ours, model, trace, plan.lora, plan.rounds, found, console, case_prefix)
+        await drafts.race(ours, trace, plan.copied, plan.rounds, found, console, vocabulary, case_prefix)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
         await _ttft(ours, trace, plan, found, case_prefix)
         await _gaps(ours, trace, plan, found, case_prefix)
@@ -287,7 +290,10 @@ async def _gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings, pref
 async def _decodes(ours: OurEngine, arriving: Sequence[Job], salt: str) -> list[float]:
     """Seconds between tokens of 8 answers of 200 tokens, while the other jobs are answered one after another."""
     decoding = [
-        asyncio.create_task(ours.answer(Job(job.prompt, 200), salt)) for job in free_jobs(8, seed=5, vocab_size=300)
+        asyncio.create_task(
+            ours.answer(replace(job, num_output=200), salt)
+        )  # without drafts, whose tokens come at once
+        for job in free_jobs(8, seed=5, vocab_size=300)
     ]
     await asyncio.sleep(0.05)
     start = time.perf_counter()

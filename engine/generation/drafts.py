@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 # Tokens that must agree before a place counts as one that is being copied, the longer first.
 NGRAMS = (3, 2)
@@ -23,6 +24,9 @@ _MAX_PROBING_REQUESTS = 4
 _PROBE_EVERY = 16
 
 
+_Places = dict[tuple[int, ...], tuple[int, int]]  # the tokens before a place, to its text and position
+
+
 class PromptLookup:
     """Places where one answer's last tokens were seen: in its passages first, then in prompt and answer."""
 
@@ -30,13 +34,11 @@ class PromptLookup:
         """Token ids of each passage, and of the whole prompt."""
         self._texts: list[list[int]] = [*(list(passage) for passage in passages), list(prompt)]
         self._history = self._texts[-1]
-        self._passage_places: dict[tuple[int, ...], tuple[int, int]] = {}
-        self._history_places: dict[tuple[int, ...], tuple[int, int]] = {}
-        for text in reversed(range(len(self._texts) - 1)):  # the best passage is noted last, and stands
-            for end in range(1, len(self._texts[text])):
-                self._note(self._passage_places, text, end)
-        for end in range(1, len(self._history)):
-            self._note(self._history_places, len(self._texts) - 1, end)
+        last = len(self._texts) - 1
+        self._passage_places: _Places = {}
+        for text in reversed(range(last)):  # the best passage is noted last, and stands
+            self._passage_places |= _places(self._texts[text], text)
+        self._history_places = _places(self._history, last)
         self._next: tuple[int, int] | None = None  # text and position that the answer is copying from
 
     def extend(self, tokens: Iterable[int]) -> None:
@@ -46,9 +48,11 @@ class PromptLookup:
                 text, position = self._next
                 is_copied = position < len(self._texts[text]) and self._texts[text][position] == token
                 self._next = (text, position + 1) if is_copied else None
-            if len(self._history) > 1:
-                # Only now: the end of the history is no place to copy from before something follows it.
-                self._note(self._history_places, len(self._texts) - 1, len(self._history))
+            # Only now: the end of the history is no place to copy from before something follows it.
+            place = (len(self._texts) - 1, len(self._history))
+            for length in NGRAMS:
+                if len(self._history) >= length:
+                    self._history_places[tuple(self._history[-length:])] = place
             self._history.append(token)
 
     def draft(self, max_tokens: int) -> list[int]:
@@ -62,13 +66,6 @@ class PromptLookup:
         text, position = place
         return self._texts[text][position : position + max_tokens]
 
-    def _note(self, places: dict[tuple[int, ...], tuple[int, int]], text: int, end: int) -> None:
-        """Remember what precedes position `end`; the latest place wins."""
-        tokens = self._texts[text]
-        for length in NGRAMS:
-            if end >= length:
-                places[tuple(tokens[end - length : end])] = (text, end)
-
     def _find(self) -> tuple[int, int] | None:
         last = tuple(self._history[-NGRAMS[0] :])
         for length in NGRAMS:
@@ -79,6 +76,15 @@ class PromptLookup:
                 if place is not None:
                     return place
         return None
+
+
+def _places(tokens: Sequence[int], text: int) -> _Places:
+    """The latest place behind every run of NGRAMS tokens. In C's loops: a prompt has thousands."""
+    places: _Places = {}
+    for length in NGRAMS:
+        runs = zip(*(tokens[first:] for first in range(length)), strict=False)
+        places.update(zip(runs, zip(repeat(text), range(length, len(tokens)), strict=False), strict=False))
+    return places
 
 
 class DraftRate:

@@ -72,6 +72,16 @@ def free_jobs(count: int, *, seed: int, vocab_size: int = 49152) -> list[Job]:
     return [Job(prompt, FREE_TOKENS, drafts=False) for prompt in prompts]
 
 
+def copying_jobs(trace: Trace, count: int) -> list[Job]:
+    """Prompts that end in the first half of a chunk they hold already, so that the second half is likely to follow."""
+    jobs = []
+    for number in range(count):
+        chunk = trace.chunks[number % len(trace.chunks)]
+        half = len(chunk) // 2
+        jobs.append(Job((*trace.system, *chunk, *chunk[:half]), min(len(chunk) - half, FREE_TOKENS)))
+    return jobs
+
+
 def with_adapters(jobs: Sequence[Job], names: Sequence[str], *, seed: int = 0) -> list[Job]:
     """The jobs with adapters drawn by a power law: the n-th name is asked for 1/n times as often as the first."""
     drawn = random.Random(seed)

@@ -23,6 +23,7 @@ TINY = Plan(
     llama_formats=("Q4_0",),
     widest_trial=0,
     lora={2: 4},
+    copied={2: 2},
 )
 
 
@@ -50,6 +51,8 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
         ("rag c=2", generate),
         ("lora8 c=2", "one adapter"),
         ("base with adapters on c=2", "adapters off"),
+        ("copied c=2", "drafts off"),
+        ("drafted noise c=2", "drafts off"),
     }
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
     assert "make bench-peers" in content["missing_peers"]["llama.cpp"]
@@ -57,6 +60,8 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
     parts = {"linear", "attention", "rope and kv write", "norm and residual", "activation", "sampling", "rest"}
     assert set(step) == {"bound", "step", *parts} and step["linear"] > 0
     assert {row["case"] for row in content["rows"]} >= {"ttft cold", "ttft warm", "gaps"}
+    # Tokens of a draft come at once; a gap of none would say nothing of the steps.
+    assert all(row["value"] > 0.01 for row in content["rows"] if row["metric"] == "itl_p50_alone")
 
 
 async def test_llama_takes_the_best_of_all_formats_then_of_the_other_settings(monkeypatch: pytest.MonkeyPatch):

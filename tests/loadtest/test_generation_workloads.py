@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from loadtest.generation.workloads import Job, free_jobs, ideal_reuse, read_trace
+from loadtest.generation.workloads import Job, copying_jobs, free_jobs, ideal_reuse, read_trace
 
 
 def test_trace_has_the_shape_that_its_description_says():
@@ -37,3 +37,9 @@ def test_free_prompts_share_nothing_and_repeat_with_their_seed():
     assert jobs == free_jobs(20, seed=3) != free_jobs(20, seed=4)
     assert {(len(job.prompt), job.num_output) for job in jobs} == {(64, 64)}
     assert ideal_reuse(jobs) == 0
+
+
+def test_copying_prompts_end_in_the_middle_of_a_chunk_that_they_hold():
+    trace = read_trace()
+    for job, chunk in zip(copying_jobs(trace, 3), trace.chunks, strict=False):
+        assert job.prompt == (*trace.system, *chunk, *chunk[:125]) and job.num_output == 64 and job.drafts
