@@ -159,6 +159,38 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """A prompt and what may follow it: texts, or token ids as they are. The prompt is that of a GenerationRequest."""
+
+    continuations: tuple[str | tuple[int, ...], ...]
+    messages: tuple[Message, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """How likely is each continuation? The other fields are as in GenerationRequest.
+
+    `with_end` scores the model's end token after each continuation too: the probability that this is all of the answer.
+    """
+
+    id: str
+    items: tuple[ScoreItem, ...]
+    with_end: bool = False
+    adapter: str | None = None
+    deadline_s: float | None = None
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScore:
+    """Natural log-probability of a continuation, summed over its `num_tokens` tokens."""
+
+    logprob: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterStatus:
     """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
 

@@ -8,6 +8,7 @@ more than one new token of a decoding sequence.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -58,9 +59,20 @@ from engine.generation.protocol import EngineStats
 from engine.generation.runner import Runner, StepLogits
 from engine.generation.sampler import Choice, Sampler, choose, score
 from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scoring.request import Preparation
+from engine.generation.scoring.scorer import ScoreJob, Scorer, Scores
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, Item, Mailbox, post
-from engine.values import GenerationRequest, Grammar, Message, PromptReport, SamplingParams, TokenDelta
+from engine.values import (
+    GenerationRequest,
+    Grammar,
+    Message,
+    PromptReport,
+    SamplingParams,
+    ScoreItem,
+    ScoreRequest,
+    TokenDelta,
+)
 
 # Step sizes timed at start-up; prompt chunks above the decodes'.
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -144,6 +156,14 @@ class Engine:
         self._step_s: deque[float] = deque(maxlen=_NUM_STEP_TIMES)
         self._progress_s = monotonic()
         self._stats = EngineStats(0, 0, 0, self._num_blocks * BLOCK_TOKENS, 0)
+        self._scorer = Scorer(self._condition, self._release_adapter)
+        self._preparation = Preparation(
+            self._scored_prompt,
+            self._prompts.text_tokens,
+            end_token=self._tokenizer.eos_token_id if self._tokenizer.eos_token_id is not None else min(self._eos_ids),
+            vocab_size=self.vocab_size,
+            max_model_len=self.max_model_len,
+        )
         self._is_ready = threading.Event()
         self._startup_error: SwitchyardError | None = None
         self._thread = threading.Thread(
@@ -205,11 +225,40 @@ class Engine:
             timer = job.mailbox.loop.call_later(request.deadline_s, self._expire, job, request.deadline_s)
         return DeltaStream(job.mailbox, lambda: self._end(job, None), timer)
 
+    async def score(self, request: ScoreRequest) -> Scores:
+        """See GenerationEngine. Tokens are made in a thread of their own: there may be thousands of texts."""
+        self._check_capacity(request.id, len(request.items))
+        prompts = await asyncio.to_thread(self._preparation.prepare, request)
+        digest = "" if request.adapter is None else self._library.acquire(request.adapter).digest
+        loop = asyncio.get_running_loop()
+        key = PrefixKey(self._model_digest, digest, request.cache_salt)
+        job = ScoreJob(request.id, prompts, key, loop, loop.create_future())
+        try:
+            with self._condition:
+                self._check_capacity(request.id, len(prompts))
+                if not self._jobs:
+                    self._progress_s = monotonic()
+                self._scorer.submit(job)
+        except BaseException:
+            self._release_adapter(job)
+            raise
+        try:
+            async with asyncio.timeout(request.deadline_s):
+                return await job.future
+        except TimeoutError:
+            assert request.deadline_s is not None
+            raise DeadlineExceeded(request.deadline_s * 1000) from None
+        finally:
+            self._scorer.end(job, None)
+
     def cancel(self, request_id: str) -> None:
         """See GenerationEngine."""
         job = self._jobs.get(request_id)
         if job is not None:
             self._end(job, None)
+        for scoring in self._scorer.jobs():
+            if scoring.id == request_id:
+                self._scorer.end(scoring, None)
 
     def load_adapter(self, name: str, path: Path) -> AdapterInfo:
         """See GenerationEngine. The caller's thread waits, the engine's does not."""
@@ -239,7 +288,7 @@ class Engine:
         if self._failure is not None:
             raise ComponentUnavailable("generator", self._failure)
         stalled_s = monotonic() - self._progress_s
-        if self._jobs and stalled_s > self.stalled_after_s:
+        if (self._jobs or self._scorer.num_prompts) and stalled_s > self.stalled_after_s:
             raise ComponentUnavailable("generator", f"no step finished for {stalled_s:.0f} s")
 
     def close(self) -> None:
@@ -259,6 +308,14 @@ class Engine:
             raise PromptTooLong(len(ids), request.sampling.max_tokens, self.max_model_len)
         return Prompt(ids, PromptReport(len(ids), ()))
 
+    def _scored_prompt(self, item: ScoreItem) -> list[int]:
+        asked = GenerationRequest("", item.messages, sampling=SamplingParams(max_tokens=1))
+        return self._prompt(replace(asked, prompt_token_ids=item.prompt_token_ids)).token_ids
+
+    def _release_adapter(self, job: ScoreJob) -> None:
+        if job.key.adapter:
+            self._library.release(job.key.adapter)
+
     def _read_adapter(self, path: Path, name: str) -> tuple[AdapterInfo, AdapterWeights]:
         return read_adapter(
             path,
@@ -273,13 +330,20 @@ class Engine:
         with self._condition:
             self._condition.notify()
 
-    def _check_capacity(self, request_id: str) -> None:
+    def _check_capacity(self, request_id: str, num_prompts: int = 1) -> None:
         if self._failure is not None:
             raise ComponentUnavailable("generator", self._failure)
-        if request_id in self._jobs:
+        if request_id in self._jobs or request_id in self._scorer:
             raise InvalidRequest(f"a request with id {request_id!r} is in progress; ids must differ.", param="id")
         # Places in the batch count too: requests about to enter an empty batch do not wait for one.
-        if len(self._jobs) >= self._settings.max_num_seqs + self._settings.max_queued:
+        most = self._settings.max_num_seqs + self._settings.max_queued
+        if num_prompts > most:
+            raise InvalidRequest(
+                f"the request has {num_prompts} prompts; at most {most} are taken at once. Send several requests, or "
+                "raise generator.max_queued.",
+                param="input",
+            )
+        if len(self._jobs) + self._scorer.num_prompts + num_prompts > most:
             raise Overloaded("the generator's queue", self._settings.max_queued, "generator.max_queued")
 
     def _compile(self, request: GenerationRequest) -> Future[Compiled] | None:
@@ -341,6 +405,8 @@ class Engine:
                 self._forget(job)
             self._condition.notify()
         post([(job.mailbox, ComponentUnavailable("generator", why)) for job in jobs])
+        for scoring in self._scorer.jobs():
+            self._scorer.end(scoring, ComponentUnavailable("generator", why))
 
     # What follows runs in the engine's thread.
 
@@ -448,11 +514,14 @@ class Engine:
 
     def _has_work(self) -> bool:
         is_told = self._failure is not None or self._inbox or self._ended or self._library.has_changes
+        is_told = is_told or self._scorer.has_news
         return bool(is_told) or self._scheduler.has_work
 
     def _step(self) -> None:
         self._take_in()
         self._draft()
+        if copies := self._scorer.fork(self._scheduler):
+            self._runner.copy_blocks(copies)
         step = self._scheduler.next_step()
         if step is not None:
             num_decodes = sum(1 + len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding)
@@ -470,6 +539,7 @@ class Engine:
             ended, self._ended = self._ended, []
             # Together: an adapter that is gone was held by nobody but those that end here.
             unreadable, retired = self._library.take_changes()
+            scoring = self._scorer.take()
         for job in arrived:
             if not job.is_done:
                 self._scheduler.add(job.sequence)
@@ -480,12 +550,16 @@ class Engine:
             self._scheduler.finish(sequence)
         for each in ended:
             self._scheduler.finish(each.sequence)
+        self._scorer.take_in(*scoring, self._scheduler)
         for digest in retired:
             self._scheduler.forget_adapter(digest)
         if unreadable:
             for job in list(self._jobs.values()):
                 if (error := unreadable.get(job.sequence.key.adapter)) is not None:
                     self._end(job, error)
+            for each_scoring in self._scorer.jobs():
+                if (error := unreadable.get(each_scoring.key.adapter)) is not None:
+                    self._scorer.end(each_scoring, error)
 
     def _draft(self) -> None:
         """Guess what answers will say next, as far as the step has room for guesses. Prompts need all of it."""
@@ -522,6 +596,7 @@ class Engine:
         try:
             output = self._runner.run(step)
             jobs = [self._jobs.get(sequence.id) for sequence in step.sequences]
+            self._scorer.read(step, output)  # first: it may be repeated, choosing may not
             choices = self._choose(step, jobs, output)
         except Exception as error:
             if len(step.sequences) == 1:
@@ -533,6 +608,7 @@ class Engine:
             return
         self._note_drafts(step, jobs, choices)
         self._scheduler.finish_step(step, [[choice.token_id for choice in each] for each in choices])
+        self._scorer.advance(step, self._scheduler)
         self._deliver(jobs, choices)
 
     @staticmethod
@@ -547,7 +623,8 @@ class Engine:
         for index, job in enumerate(jobs):
             if job is not None and step.sequences[index].needs_prompt_logits:
                 self._score_prompt(job, step, index, output)
-        due = [index for index in range(len(jobs)) if self._is_complete(step, index)]
+        answers = [index for index in range(len(jobs)) if not self._scorer.owns(step.sequences[index])]
+        due = [index for index in answers if self._is_complete(step, index)]
         drafts = [step.sequences[index].drafts for index in due]
         ends = [output.spans[index][1] for index in due]
         rows = [row for end, draft in zip(ends, drafts, strict=True) for row in range(end - 1 - len(draft), end)]
@@ -619,6 +696,7 @@ class Engine:
         job = self._jobs.get(sequence.id)
         if job is not None:
             self._end(job, ComponentUnavailable("generator", f"its step failed: {type(error).__name__}"))
+        self._scorer.fail(sequence, error)
 
     def _publish_stats(self) -> None:
         scheduler = self._scheduler

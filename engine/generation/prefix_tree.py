@@ -84,6 +84,11 @@ class PrefixTree:
         node.num_users += 1
         node.num_hits += 1
 
+    def use_path(self, node: Node) -> None:
+        """Another sequence takes the path from the root to `node` into its block table."""
+        for step in _path(node):
+            self.use(step)
+
     def extend(self, parent: Node, tokens: Tokens, block: int) -> Node:
         """Give a sequence's computed block to the tree, which the sequence goes on using.
 

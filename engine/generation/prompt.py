@@ -86,6 +86,10 @@ class PromptBuilder:
         """The tokens of each passage's text as the model reads it, but for where it touches other text."""
         return [self._template.text_tokens(_visible(passage.text)) for passage in passages]
 
+    def text_tokens(self, text: str) -> list[int]:
+        """Text as it stands in an answer; control tokens spelt out in it are text."""
+        return self._template.text_tokens(text)
+
     def _with_system_prompt(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if not self._system_prompt or any(message.role == "system" for message in messages):
             return messages

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.generation.adapters.files import AdapterInfo
-from engine.values import GenerationRequest, TokenDelta
+from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,12 @@ class GenerationEngine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Stop work on a request and free its place at the next step; unknown ids are ignored."""
+
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        """How likely each continuation of each prompt is, in their order. Cancelling the waiting task stops the work.
+
+        Raises: as `submit`, and DeadlineExceeded.
+        """
 
     def load_adapter(self, name: str, path: Path) -> AdapterInfo:
         """Check the adapter in folder `path` and serve it as `name`; requests in progress keep what that name was.

@@ -26,7 +26,8 @@ class StepLogits:
     """`logits` [R, V] in the model's dtype; rows [spans[i][0], spans[i][1]) belong to the step's sequence i.
 
     A sequence has no row while its prompt is incomplete, one where its next token is to be chosen and one for each of
-    its drafts (always the last ones), and one for each new token where the logits of its whole prompt are wanted.
+    its drafts (always the last ones), and one for each new token where the logits of its prompt, all or the last ones,
+    are wanted.
     """
 
     logits: Tensor
@@ -74,6 +75,11 @@ class Runner:
             num_padding=self._num_padding(len(token_ids)),
         )
         return StepLogits(self._forward(token_ids, batch, rows, self._adapters(step, order)), tuple(spans))
+
+    @torch.inference_mode()
+    def copy_blocks(self, pairs: SequenceOf[tuple[int, int]]) -> None:
+        """Copy the keys and values of KV blocks, (from, to), as if all at once."""
+        self._attention.copy_blocks([source for source, _ in pairs], [target for _, target in pairs])
 
     @torch.inference_mode()
     def measure(self, num_tokens: int, *, is_decode: bool) -> float:
@@ -129,6 +135,6 @@ class Runner:
 
 def _num_logits(sequence: Sequence, num_new: int) -> int:
     if sequence.needs_prompt_logits and sequence.num_computed < sequence.num_prompt_tokens:
-        return num_new
+        return max(min(num_new, sequence.num_computed + num_new - sequence.num_unscored), 0)
     num_known = len(sequence.tokens) + len(sequence.drafts)
     return 1 + len(sequence.drafts) if sequence.num_computed + num_new == num_known else 0

@@ -4,6 +4,7 @@ A step is {sequence: number of new tokens}: a decode is one and its drafts, a pr
 Policy: decodes first, then chunks of admitted prompts, then admission in order of arrival, within the budget of a step
 (Sarathi-Serve, arXiv:2403.02310). Where blocks run out, the youngest sequence is set back: what it computed stays in
 the prefix tree as long as there is room, so it usually finds most of it again.
+A branch goes on where another sequence ends: it shares that one's blocks, and is a prompt chunk to a step.
 A sequence with an adapter runs while the adapter has a slot; who gets one is the SlotTable's policy, and those that
 wait for one, or for their adapter to be read, are passed by.
 """
@@ -22,6 +23,10 @@ from engine.generation.adapters.slots import SlotTable
 from engine.generation.block_pool import BlockPool
 from engine.generation.prefix_tree import Node, PrefixTree
 from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
+
+# Branches that run at once: as many as fill a step, and fewer where others are there.
+MAX_BRANCHES = 256
+MAX_BRANCHES_BESIDE_OTHERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether `next_step` would give a step."""
+        """Whether there is something to compute; `next_step` may first have to make room for a fork."""
         return bool(self._running) or any(self._can_run(sequence) for sequence in self._waiting)
 
     @property
@@ -115,11 +120,46 @@ class Scheduler:
             raise PromptTooLong(
                 sequence.num_prompt_tokens, sequence.max_total_tokens - sequence.num_prompt_tokens, most
             )
-        if len(self._waiting) >= self._max_waiting:
+        if sum(not each.is_branch for each in self._waiting) >= self._max_waiting:
             raise Overloaded("the generator's queue", self._max_waiting, "generator.max_queued")
         sequence.arrival = next(self._arrivals)
         sequence.status = "waiting"
         self._waiting.append(sequence)
+
+    def fork(self, wanted: SequenceOf[tuple[Sequence, Sequence]]) -> tuple[int, list[tuple[int, int]]]:
+        """Let branches run from where their parents, first of each pair, stand: in order, as far as there is room.
+
+        All tokens of a parent are computed, and its branch's begin with them. A parent keeps its blocks meanwhile, and
+        is set back for lack of room like any other; when it is computed anew, it can be forked again.
+        Returns how many run, and the KV blocks to copy before the next step, (from, to).
+        """
+        active = [sequence for sequence in self._running if sequence.num_new]
+        num_branches = sum(sequence.is_branch for sequence in active)
+        has_others = num_branches < len(active) or bool(self._waiting)
+        most = (MAX_BRANCHES_BESIDE_OTHERS if has_others else MAX_BRANCHES) - num_branches
+        promised = sum(map(_num_promised, active))
+        copies: list[tuple[int, int]] = []
+        num_forked = 0
+        for parent, branch in wanted[: max(most, 0)]:
+            assert parent.status == "running" and parent.num_new == 0 and parent.node is not None
+            promised += num_blocks_for(len(branch.tokens)) - parent.num_tree_blocks
+            is_alone = not active and num_forked == 0
+            if not is_alone and self._pool.num_free + self._tree.num_evictable < promised:
+                break
+            partial = parent.blocks[parent.num_tree_blocks :]
+            if len(partial) > self._pool.num_free and self._tree.evict(len(partial)) == 0:
+                break
+            own = self._pool.allocate(len(partial))
+            promised -= len(own)
+            self._tree.use_path(parent.node)
+            branch.blocks = parent.blocks[: parent.num_tree_blocks] + own
+            branch.node, branch.num_tree_blocks = parent.node, parent.num_tree_blocks
+            branch.num_computed, branch.slot, branch.arrival = parent.num_computed, parent.slot, parent.arrival
+            branch.status = "running"
+            self._running.insert(self._running.index(parent) + 1, branch)
+            copies += zip(partial, own, strict=True)
+            num_forked += 1
+        return num_forked, copies
 
     def next_step(self) -> Step | None:
         """Admit, chunk or set back, then return the step; None when there is nothing to do. Touches no tensor."""
@@ -145,6 +185,8 @@ class Scheduler:
         if not chosen and self._running:
             # Prompts hold all blocks and none has enough: the youngest gives way to the others.
             self._preempt(self._running[-1])
+            if self._running and not any(sequence.num_new for sequence in self._running):
+                return None  # all wait to be forked, which comes before what was set back
             return self._compose()
         return Step(tuple(chosen), tuple(num_tokens)) if chosen else None
 
@@ -274,7 +316,7 @@ class Scheduler:
         """Let waiting sequences in, in order of arrival; returns the tokens that they put into the step."""
         used = 0
         for sequence in list(self._waiting):
-            if used >= room or len(self._running) >= self._max_num_seqs:
+            if used >= room or self._is_batch_full():
                 break
             if not self._can_run(sequence):
                 continue
@@ -296,6 +338,9 @@ class Scheduler:
             used += self._add_chunk(sequence, room - used, computing, chosen, num_tokens)
         return used
 
+    def _is_batch_full(self) -> bool:
+        return sum(not sequence.is_branch for sequence in self._running) >= self._max_num_seqs
+
     def _can_run(self, sequence: Sequence) -> bool:
         """Whether there is nothing to wait for but room."""
         return not sequence.key.adapter or self._is_loaded(sequence.key.adapter)
@@ -314,7 +359,7 @@ class Scheduler:
         for sequence in self._running:
             if sequence.key.adapter:
                 oldest.setdefault(sequence.key.adapter, sequence.arrival)
-        if not oldest or len(self._running) >= self._max_num_seqs or self._slots.has_vacancy(oldest):
+        if not oldest or self._is_batch_full() or self._slots.has_vacancy(oldest):
             return
         for sequence in self._waiting:
             adapter = sequence.key.adapter
@@ -332,7 +377,7 @@ class Scheduler:
         num_idle = sum(node.num_users == 0 and not node.is_pinned for node in known)
         available = self._pool.num_free + self._tree.num_evictable - num_idle
         needed = num_blocks_for(len(sequence.tokens)) - len(known)
-        promised = sum(num_blocks_for(len(other.tokens)) - len(other.blocks) + 1 for other in self._running)
+        promised = sum(map(_num_promised, self._running))
         return available >= needed + promised
 
     def _take_from_tree(self, sequence: Sequence) -> None:
@@ -359,9 +404,8 @@ class Scheduler:
 
     def _matching(self, sequence: Sequence, node: Node) -> list[Node]:
         """What the tree holds next. One token is always left to compute: its logits choose the next one."""
-        if sequence.needs_prompt_logits:
-            return []
-        return self._tree.match(node, sequence.tokens, len(sequence.tokens) - 1)
+        most = sequence.num_unscored if sequence.needs_prompt_logits else len(sequence.tokens) - 1
+        return self._tree.match(node, sequence.tokens, most)
 
     def _make_room(self, sequence: Sequence) -> bool:
         """A block for a decoding sequence's next token where it needs one; False if it was set back itself."""
@@ -421,3 +465,8 @@ class Scheduler:
         sequence.blocks = []
         sequence.num_tree_blocks = 0
         sequence.node = None
+
+
+def _num_promised(sequence: Sequence) -> int:
+    """Blocks that a running sequence still needs for what is known of it, and one to go on where it will."""
+    return num_blocks_for(len(sequence.tokens)) - len(sequence.blocks) + (not sequence.is_branch)

@@ -27,10 +27,11 @@ class Sequence:
     """`tokens` are prompt, then output. What follows `drafts` belongs to the scheduler.
 
     `needs_prompt_logits`: the logits at every prompt position are wanted, so nothing of the prompt may come from the
-    tree. `num_pinned_tokens`: leading tokens whose blocks are to stay in the tree. `deadline_s` is on the caller's
-    clock. `drafts`: guesses of what follows `tokens`, computed in the next step where there is room. `blocks` is the
-    block table; its first `num_tree_blocks` belong to the tree and `node` is the last of those. `slot` is its adapter's
-    while it runs; -1 for none.
+    tree; with `num_unscored`, only those after that many tokens are. `is_branch`: it goes on where another sequence
+    ends, and is no answer of its own. `num_pinned_tokens`: leading tokens whose blocks are to stay in the tree.
+    `deadline_s` is on the caller's clock. `drafts`: guesses of what follows `tokens`, computed in the next step where
+    there is room. `blocks` is the block table; its first `num_tree_blocks` belong to the tree and `node` is the last of
+    those. `slot` is its adapter's while it runs; -1 for none.
     """
 
     id: str
@@ -40,6 +41,8 @@ class Sequence:
     key: PrefixKey
     deadline_s: float | None
     needs_prompt_logits: bool = False
+    num_unscored: int = 0
+    is_branch: bool = False
     num_pinned_tokens: int = 0
     drafts: list[int] = field(default_factory=list)
     status: Literal["new", "waiting", "running", "finished"] = "new"

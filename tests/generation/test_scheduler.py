@@ -345,3 +345,73 @@ def test_forgotten_adapter_leaves_slot_and_tree():
     books.add(again)
     run_out(books)
     assert again.num_cached_tokens == 0
+
+
+def branch_of(parent: Sequence, name: str, num_more: int) -> Sequence:
+    more = random.Random(name)
+    tokens = parent.tokens + [more.randrange(1000) for _ in range(num_more)]
+    total = len(tokens)
+    fields: dict[str, Any] = {"needs_prompt_logits": True, "num_unscored": len(parent.tokens), "is_branch": True}
+    return Sequence(name, tokens, total, total, KEY, None, **fields)
+
+
+def computed(books: Scheduler, parent: Sequence) -> Sequence:
+    """A prompt of which all is computed and nothing follows."""
+    books.add(parent)
+    while parent.num_new:
+        step = books.next_step()
+        assert step is not None
+        books.finish_step(step, [[] for _ in step.sequences])
+    books.check()
+    return parent
+
+
+@pytest.mark.parametrize(("num_prompt", "num_copied"), [(40, 1), (48, 0)])
+def test_branches_share_their_parents_blocks_and_copy_one_that_is_partly_full(num_prompt, num_copied):
+    books = scheduler()
+    parent = computed(books, sequence("p", num_prompt))
+    branches = [branch_of(parent, f"b{i}", 3) for i in range(4)]
+    num_forked, copies = books.fork([(parent, branch) for branch in branches])
+    assert num_forked == 4 and len(copies) == 4 * num_copied
+    assert len({target for _, target in copies}) == len(copies)
+    assert {source for source, _ in copies} == set(parent.blocks[num_prompt // 16 :])
+    books.check()
+    assert advance(books) == {f"b{i}": 3 for i in range(4)}
+    for each in (parent, *branches):
+        books.finish(each)
+    books.check()
+    assert books.num_used_blocks == 0
+
+
+def test_a_branch_that_was_set_back_computes_again_what_the_tree_has_lost():
+    books = scheduler()
+    parent = computed(books, sequence("p", 40))
+    branch = branch_of(parent, "b", 3)
+    books.fork([(parent, branch)])
+    books.finish(parent)
+    books.preempt_youngest()
+    books.check()
+    assert branch.status == "waiting"
+    assert advance(books) == {"b": 43 - 32}  # two full blocks are in the tree still
+
+
+def test_branches_take_no_places_from_answers_and_are_fewer_beside_them():
+    books = scheduler(num_blocks=512, max_batched_tokens=512, max_num_seqs=2)
+    parent = computed(books, sequence("p", 20))
+    wanted = [(parent, branch_of(parent, f"b{i}", 2)) for i in range(300)]
+    books.add(sequence("a", 20))
+    assert books.fork(wanted)[0] == 32
+    assert "a" in advance(books)
+    books = scheduler(num_blocks=512, max_batched_tokens=512, max_num_seqs=2)
+    parent = computed(books, sequence("p", 20))
+    assert books.fork([(parent, branch_of(parent, f"b{i}", 2)) for i in range(300)])[0] == 256
+
+
+def test_where_all_wait_to_be_forked_the_youngest_gives_way_and_the_eldest_is_forked():
+    books = scheduler(num_blocks=7, max_batched_tokens=512)
+    parents = [computed(books, sequence(name, 40)) for name in "ab"]
+    assert books.next_step() is None
+    assert [each.status for each in parents] == ["running", "waiting"]
+    num_forked, _ = books.fork([(parents[0], branch_of(parents[0], "a1", 3))])
+    assert num_forked == 1
+    assert advance(books)["a1"] == 3

@@ -43,6 +43,9 @@ class Attention(Protocol):
     def plan(self, batch: FlatBatch) -> Any:
         """What all layers of one step share."""
 
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy KV blocks of all layers, as if all at once."""
+
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: Any) -> Tensor:
         """Rotate, store keys and values, attend. `qkv` [T, (H + 2 * KV heads) * D] to [T, H * D]; padding gives 0."""
 
@@ -84,6 +87,14 @@ class PagedCache:
         slots += [-1] * batch.num_padding
         index = torch.tensor(positions, device=self.device)
         return Places(self._cos[index], self._sin[index], torch.tensor(slots, device=self.device))
+
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """See Attention."""
+        source = torch.tensor(sources, dtype=torch.long, device=self.device)
+        target = torch.tensor(targets, dtype=torch.long, device=self.device)
+        for tensor in (self.keys, self.values):
+            for layer in tensor:  # one at a time, so that what is copied fits a cache
+                layer[target] = layer[source]
 
     def write(self, layer: int, qkv: Tensor, norms: HeadNorms | None, places: Places) -> Tensor:
         """Store keys and values of the new tokens; returns the rotated queries [T, H, D]."""

@@ -70,6 +70,10 @@ class CpuAttention:
             start += num_new
         return _Plan(self.cache.places(batch), short, num_short_tokens, tuple(chunks))
 
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """See Attention."""
+        self.cache.copy_blocks(sources, targets)
+
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
         query = self.cache.write(layer, qkv, norms, plan.places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,10 @@ class GpuAttention:
         """See Attention."""
         paged = plan_paged(batch.num_new, batch.contexts, batch.block_tables, device=self._cache.device)
         return _Plan(self._cache.places(batch), paged, sum(batch.num_new))
+
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """See Attention."""
+        self._cache.copy_blocks(sources, targets)
 
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
