@@ -75,6 +75,10 @@ class RouterSettings(Settings):
     )
 
 
+# On a CPU more tokens in a forward make no passage faster (20 a second from 256 tokens to 2048 on one core).
+_CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 512, 2048
+
+
 class RetrieverSettings(Settings):
     """Parsing, chunking, embedding and search."""
 
@@ -98,7 +102,12 @@ class RetrieverSettings(Settings):
     rerank_depth: int = Field(50, ge=1, le=1000, description="Passages that the reranker reads for a question.")
     chunk_tokens: int = Field(200, ge=16, description="Most encoder tokens in a chunk, its heading not counted.")
     chunk_overlap_tokens: int = Field(25, ge=0, description="Tokens that neighbouring chunks share.")
-    batch_tokens: int = Field(2048, ge=256, description="Padded tokens in one forward of the encoder.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=256,
+        description="Padded tokens in one forward of the encoder, which is what a question may have to wait for while "
+        f"passages are embedded; default: {_CPU_BATCH_TOKENS} on a CPU, {_GPU_BATCH_TOKENS} on a GPU.",
+    )
     frozen_rows: int = Field(
         200_000,
         ge=0,
@@ -117,6 +126,10 @@ class RetrieverSettings(Settings):
         description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "
         "generation before the search); off: as it was written.",
     )
+
+    def forward_tokens(self, device: str) -> int:
+        """`batch_tokens`, or its default on this device (torch's name)."""
+        return self.batch_tokens or (_CPU_BATCH_TOKENS if device == "cpu" else _GPU_BATCH_TOKENS)
 
     @model_validator(mode="after")
     def _overlap_is_smaller_than_chunk(self) -> Self:
@@ -149,10 +162,21 @@ class GeneratorSettings(Settings):
         description="Prompt tokens join running answers while a step stays within this many times one without; "
         "0: no limit but max_batched_tokens.",
     )
+    max_draft_tokens: int = Field(
+        7,
+        ge=0,
+        le=7,
+        description="Most tokens of an answer guessed from its passages and prompt in one step; 0: no guesses.",
+    )
     kv_tokens: int | None = Field(
         None,
         ge=16,
         description="Token slots of keys and values; default: half of a GPU's memory, or 1/8 of the machine's.",
+    )
+    adapter_slots: int = Field(8, ge=1, le=256, description="Different adapters that one step can compute with.")
+    max_adapter_rank: int = Field(64, ge=1, le=512, description="Highest rank of an adapter that is loaded.")
+    adapter_paths: tuple[Path, ...] = Field(
+        (), description="Folders besides the data folder's adapters/ that adapters may be loaded from."
     )
     max_passages: int = Field(3, ge=1, le=32, description="Passages in a prompt unless the request names top_k.")
     system_prompt: str = Field(

@@ -10,12 +10,15 @@
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
+        |   |-- InvalidAdapter       an adapter's files are missing, damaged or do not fit the generator
+        |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
         |   `-- UnparsableDocument   a document is not the text its type says
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
         |-- Unauthorized             the API key is missing or wrong
         |-- NotFound
         |   |-- UnknownModel
+        |   |-- UnknownAdapter
         |   |-- UnknownCollection
         |   |-- UnknownDocument
         |   `-- UnknownJob
@@ -124,6 +127,21 @@ class PromptTooLong(InvalidRequest):
         )
 
 
+class InvalidAdapter(InvalidRequest):
+    """An adapter's files are missing, damaged or do not fit the generator; nothing was loaded."""
+
+    code = "invalid_adapter"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"adapter {name!r} cannot be loaded: {why}.", param="name")
+
+
+class InvalidGrammar(InvalidRequest):
+    """The schema, regular expression or choice that an answer is to match is malformed, too large or unsatisfiable."""
+
+    code = "invalid_grammar"
+
+
 class UnparsableDocument(InvalidRequest):
     """A document's bytes are not the text that its content type says."""
 
@@ -174,6 +192,19 @@ class UnknownModel(NotFound):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(f"model {name!r} is unknown; known: {', '.join(known)}. Use a name from GET /v1/models.")
         self.param = "model"
+
+
+class UnknownAdapter(NotFound):
+    """The request names an adapter that is not there."""
+
+    code = "adapter_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"adapter {name!r} is unknown; known: {', '.join(sorted(known)) or 'none'}. "
+            "Put its PEFT folder into the data folder's adapters/, then: switchyard adapters load NAME."
+        )
+        self.param = "name"
 
 
 class UnknownCollection(NotFound):

@@ -126,11 +126,23 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like from its first to its last character.
+
+    `source` is the text of a JSON schema, a regular expression, or a JSON list of strings of which one is the answer.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
     `prompt_token_ids` are read as they are, in place of `messages` and `passages`. `cache_salt` keeps tenants'
-    cached prompts apart: equal text under another salt is computed anew.
+    cached prompts apart: equal text under another salt is computed anew. `drafts` False computes one token at a time;
+    the answer is the same.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -142,6 +154,24 @@ class GenerationRequest:
     deadline_s: float | None = None
     prompt_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    drafts: bool = True
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
+
+    `error` says why one that was to be served is not.
+    """
+
+    name: str
+    path: str
+    digest: str | None
+    rank: int | None
+    targets: tuple[str, ...]
+    is_loaded: bool
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +192,14 @@ class PromptReport:
     """What became of a request's prompt. `passages` are those that fitted the token budget, as shown to the model.
 
     `num_cached_tokens` were computed before, for another request. `logprobs`, where asked for, has an entry per token;
-    the first token has none.
+    the first token has none. `adapter` is the content digest of the adapter that answers, empty for none.
     """
 
     num_tokens: int
     passages: tuple[Passage, ...]
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprob | None, ...] = ()
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """`switchyard bench generation`: our engine against transformers and llama.cpp, over token ids and the same weights.
 
 The systems take turns, round by round, on the same jobs. `free` is 64 random tokens in and 64 out; `rag` is a committed
-trace of retrieved passages. What is counted are the tokens that were asked for, over the time until all are there.
+trace of retrieved passages; `lora8` is that trace over eight adapters of rank 16. What is counted are the tokens that
+were asked for, over the time until all are there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engine.generation.engine import Engine
 from engine.generation.model_files import torch_multiplies_bfloat16
 from engine.models import resolve_model
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
+from loadtest.generation import adapters
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, llama_server, transformers_worker
 from loadtest.generation.workloads import Job, Trace, free_jobs, ideal_reuse, read_trace
 from loadtest.measures import percentile
@@ -47,6 +49,7 @@ class Plan:
     profiles: tuple[str, ...]
     llama_formats: tuple[str, ...]
     widest_trial: int  # clients up to which formats and settings of the peers are tried
+    lora: dict[int, int] = field(default_factory=dict)
 
     def rounds_of(self, system: str) -> int:
         """Rounds in which a system takes part."""
@@ -58,6 +61,7 @@ FULL = Plan(
     profiles=("1x96", "8x96", "32x96", "1x1200", "8x1200", "32x1200"),
     llama_formats=llama_cpp.FORMATS,
     widest_trial=8,
+    lora={8: 16, 32: 32},
 )
 QUICK = Plan({1: 2, 8: 8}, {2: 2}, 2, 1, ("1x96", "8x1200"), llama_cpp.FORMATS[:1], widest_trial=1)
 
@@ -168,6 +172,7 @@ async def race(
             taken = await choice.dtype(case, jobs[:clients], clients, peers_of)
             few = [system for system in peers_of[taken] if system.name != BATCH]  # it takes minutes for these prompts
             await _case(case, jobs, clients, [ours, *few], plan, found, console, choice)
+        await adapters.race(engine, ours, model, trace, plan.lora, plan.rounds, found, console, case_prefix)
         console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
         await _ttft(ours, trace, plan, found, case_prefix)
         await _gaps(ours, trace, plan, found, case_prefix)

@@ -3,13 +3,14 @@
 The systems take turns, round by round. `ingest` is the whole way of a page (parse, chunk, embed, store, index) against
 the embedding alone of the same texts. `query n` is a batch of n questions against the encoder and the vector search,
 each measured alone and summed, and against the same questions one after another. `index ...` compares kinds of index.
+`freshness` is what searches of a server wait while its documents change, against the same load without writes.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from loadtest.bench_format import Report, print_content
 from loadtest.retrieval.corpus import Pages, bench_questions, read_pages, take_sample
 from loadtest.retrieval.filling import fill
 from loadtest.retrieval.findings import Findings
+from loadtest.retrieval.freshness import FreshnessPlan, measure_freshness
 from loadtest.retrieval.indexes import IndexPlan, Timed, choice_by_size, freezing_size, measure_indexes, print_indexes
 from loadtest.retrieval.races import K, race_ingestion, race_queries
 from loadtest.retrieval.synthetic import size_name
@@ -38,15 +40,18 @@ class Plan:
     query_rounds: int
     calls: dict[int, int]  # size of a batch to batches in a round
     indexes: IndexPlan
+    freshness: FreshnessPlan | None = None  # None leaves the case out
 
 
 FULL = Plan(
     *(1000, 3, 100_000, 5, {1: 64, 32: 8}),
     indexes=IndexPlan((10_000, 100_000, 200_000, 1_000_000), (1, 32), 256, 10.0, largest_graph=1_000_000),
+    freshness=FreshnessPlan(num_pages=None, rounds=2, quiet_s=20, puts=100),
 )
 QUICK = Plan(
     *(256, 2, 10_000, 3, {1: 32, 32: 4}),
     indexes=IndexPlan((10_000, 100_000), (1, 32), 64, 0.5, largest_graph=10_000),
+    freshness=FreshnessPlan(num_pages=60, rounds=1, quiet_s=5, puts=20),
 )
 
 
@@ -55,7 +60,12 @@ def run(*, quick: bool, json_path: Path | None) -> None:
     console = Console(stderr=True, highlight=False)
     settings = RetrieverSettings(threads=usable_cores())
     model = resolve_model(settings.model, kind="encoder", show_progress=True)
-    report, timed = measure(model.path, settings, QUICK if quick else FULL, read_pages(), console)
+    plan = QUICK if quick else FULL
+    report, timed = measure(model.path, settings, plan, read_pages(), console)
+    if plan.freshness is not None:
+        found = Findings([*report.rows], [*report.ratios], {**report.extra})
+        measure_freshness(plan.freshness, bench_questions(), (), found, console)
+        report = replace(report, rows=found.rows, ratios=found.ratios, extra=found.extra)
     print_report(report, timed, Console())
     if json_path is not None:
         report.write_json(json_path)
@@ -66,7 +76,7 @@ def measure(
 ) -> tuple[Report, list[Timed]]:
     """Everything, for the encoder in folder `model`: the report, and the indexes whose rows end it."""
     found = Findings()
-    encoder = Encoder(model, threads=settings.threads, batch_tokens=settings.batch_tokens)
+    encoder = Encoder(model, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
     chunker = Chunker(
         encoder.tokenizer,
         chunk_tokens=settings.chunk_tokens,

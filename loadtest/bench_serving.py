@@ -10,10 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -32,14 +29,13 @@ from engine.values import GenerationRequest, Message, SamplingParams
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
 from loadtest.closed_loop import closed_loop
 from loadtest.measures import Chunk, Served, percentile, tpot_s, ttft_s
-from loadtest.ports import free_port
 from loadtest.questions import read_questions
+from loadtest.server import SWITCHYARD, running_server
 
 PEER = "in-process engine"
 QUESTIONS = Path(__file__).with_name("serving_questions.jsonl")
 DOCS = Path(__file__).parents[1] / "docs"
 MAX_TOKENS = 64
-START_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,31 +225,6 @@ def _answered(chunks: Sequence[Chunk], num_tokens: int, latency_s: float) -> Ans
 @contextlib.contextmanager
 def _server() -> Iterator[str]:
     """A `switchyard serve` with its own state, holding docs/; ended with everything it started."""
-    switchyard = Path(sys.executable).with_name("switchyard")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as folder:
-        log = Path(folder, "server.log")
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [switchyard, "serve", "--port", str(port), "--data", f"{folder}/data"],
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                start_new_session=True,
-            )
-        try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while f"ready {url}" not in log.read_text():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SwitchyardError(f"the server did not start: {log.read_text().strip()[-500:]}")
-                time.sleep(0.2)
-            subprocess.run([switchyard, "ingest", str(DOCS), "--url", url, "--json"], check=True, capture_output=True)
-            yield url
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+    with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as folder, running_server(Path(folder)) as url:
+        subprocess.run([SWITCHYARD, "ingest", str(DOCS), "--url", url, "--json"], check=True, capture_output=True)
+        yield url

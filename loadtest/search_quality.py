@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
         collection = read_collection(options.corpus, options.queries, options.qrels)
     settings = RetrieverSettings(threads=usable_cores())
     model = resolve_model(options.model or settings.model, kind="encoder", show_progress=True)
-    encoder = Encoder(model.path, threads=settings.threads, batch_tokens=settings.batch_tokens)
+    encoder = Encoder(model.path, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
     found = Findings()
     found.extra["collection"] = {
         "file": (options.squad or options.corpus).name,

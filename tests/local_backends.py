@@ -9,11 +9,13 @@ from typing import Any
 
 from engine.api.backends import ModelInfo
 from engine.errors import RequestError
+from engine.generation.adapters.service import AdapterService
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 from engine.serving.coalesce import coalesce
 from engine.values import (
+    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,
@@ -29,10 +31,13 @@ from engine.values import (
 class LocalBackends:
     """`engine.api.backends.Backends`; `retrieval_error` and `generation_error` make a component fail."""
 
-    def __init__(self, retriever: Retriever, engine: GenerationEngine, rule: ScoreRule) -> None:
+    def __init__(
+        self, retriever: Retriever, engine: GenerationEngine, rule: ScoreRule, adapters: AdapterService | None = None
+    ) -> None:
         self.retriever = retriever
         self.engine = engine
         self.rule = rule
+        self.adapter_service = adapters
         self.retrieval_error: RequestError | None = None
         self.queries: list[Query] = []
 
@@ -53,6 +58,17 @@ class LocalBackends:
 
     async def model(self) -> ModelInfo:
         return ModelInfo("tiny", "0" * 64, 512, 0)
+
+    async def adapters(self) -> list[AdapterStatus]:
+        return [] if self.adapter_service is None else await asyncio.to_thread(self.adapter_service.statuses)
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+        assert self.adapter_service is not None
+        return await asyncio.to_thread(self.adapter_service.load, name, path)
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None:
+        assert self.adapter_service is not None
+        await asyncio.to_thread(self.adapter_service.unload, name, delete_files=delete_files)
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await asyncio.to_thread(self.retriever.write, collection, items, tenant=tenant)

@@ -35,6 +35,12 @@ def test_config_cannot_be_written_to():
         EngineConfig().profile = "gpu"
 
 
+def test_a_forward_of_the_encoder_is_shorter_on_a_cpu_unless_a_size_is_set():
+    default, own = (parse_config({"retriever": given}, origin="x").retriever for given in ({}, {"batch_tokens": 4096}))
+    assert default.forward_tokens("cpu") < default.forward_tokens("cuda")
+    assert own.forward_tokens("cpu") == own.forward_tokens("cuda") == 4096
+
+
 def test_the_committed_serve_config_is_valid_and_binds_to_loopback():
     file = read_serve_file(REPOSITORY / "serve_config.yaml")
     assert file.http.host == "127.0.0.1"

@@ -12,10 +12,13 @@ from engine.api.error_table import error_body, error_response, status_of
 EXAMPLES = [
     (errors.InvalidRequest("bad", param="k"), 400),
     (errors.PromptTooLong(5000, 256, 4096), 400),
+    (errors.InvalidGrammar("no text matches", param="guided_regex"), 400),
     (errors.UnsupportedMediaType("image/png", ["text/plain"]), 415),
     (errors.PayloadTooLarge(1024, "gateway.max_body_bytes"), 413),
     (errors.Unauthorized(), 401),
     (errors.UnknownModel("x", ["auto"]), 404),
+    (errors.UnknownAdapter("x", []), 404),
+    (errors.InvalidAdapter("x", "it is damaged"), 400),
     (errors.UnknownCollection("x", []), 404),
     (errors.UnknownDocument("c", "d"), 404),
     (errors.UnknownJob("0af3"), 404),

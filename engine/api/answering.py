@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.api.backends import Backends
 from engine.api.rewriting import search_text
@@ -144,6 +144,8 @@ class _Answer:
         self._timings: dict[str, float] = {}
         self._degraded = False
         self._search_reasons: list[str] = []
+        self._adapter: str | None = None  # named by `model`
+        self._adapter_digest: str | None = None
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
@@ -152,6 +154,9 @@ class _Answer:
         started = time.perf_counter()
         decision = await self._backends.decide(pinned, evidence, missing)
         self._timings["route"] = _ms_since(started)
+        if self._adapter is not None:
+            named = f"adapter {self._adapter!r} named by the request"
+            decision = replace(decision, adapter=self._adapter, reasons=(*decision.reasons, named))
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
@@ -164,6 +169,7 @@ class _Answer:
                     self._timings["ttft"] = _ms_since(self._start)
                     shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
                     num_cached_tokens = delta.prompt.num_cached_tokens
+                    self._adapter_digest = delta.prompt.adapter or None
                     yield Started(model, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs)
                 elif delta.text or delta.logprobs:
                     yield Text(delta.text, delta.logprobs)
@@ -184,9 +190,14 @@ class _Answer:
     async def _model(self) -> str:
         """Name of the model that answers."""
         info = await self._backends.model()
-        if self._request.model not in (AUTO, info.name):
-            raise UnknownModel(self._request.model, [AUTO, info.name])
-        return info.name
+        asked = self._request.model
+        if asked in (AUTO, info.name):
+            return info.name
+        loaded = [status.name for status in await self._backends.adapters() if status.is_loaded]
+        if asked not in loaded:
+            raise UnknownModel(asked, [AUTO, info.name, *loaded])
+        self._adapter = asked
+        return asked
 
     async def _evidence(self, pinned: Route | None) -> tuple[Evidence | None, str | None]:
         """Search, or say why there is nothing to go by where that need not fail the request."""
@@ -254,6 +265,7 @@ class _Answer:
             adapter=decision.adapter,
             deadline_s=remaining_s,
             cache_salt=self._tenant,
+            grammar=request.grammar(),
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:
@@ -279,7 +291,9 @@ class _Answer:
             passages=[passage_info(passage) for passage in passages],
             citations=citations,
             timings_ms={name: round(self._timings[name], 2) for name in STAGES if name in self._timings},
-            versions=Versions(index=evidence.version if evidence else None, adapter=None, router=decision.router),
+            versions=Versions(
+                index=evidence.version if evidence else None, adapter=self._adapter_digest, router=decision.router
+            ),
             degraded=self._degraded,
         )
 

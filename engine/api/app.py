@@ -9,6 +9,7 @@ from engine.api import error_table
 from engine.api.answering import Answerer
 from engine.api.backends import Backends
 from engine.api.middleware import RequestLimits
+from engine.api.routes_adapters import adapters_router
 from engine.api.routes_chat import chat_router
 from engine.api.routes_health import health_router
 from engine.api.routes_jobs import jobs_router
@@ -26,5 +27,6 @@ def create_app(backends: Backends, config: EngineConfig) -> FastAPI:
     app.include_router(knowledge_router(backends, config))
     app.include_router(judgements_router(backends))
     app.include_router(jobs_router(backends))
+    app.include_router(adapters_router(backends))
     app.include_router(health_router(backends))
     return app

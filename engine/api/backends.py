@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.values import (
+    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,
@@ -41,6 +42,12 @@ class Backends(Protocol):
         ...
 
     async def model(self) -> ModelInfo: ...
+
+    async def adapters(self) -> list[AdapterStatus]: ...
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus: ...
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None: ...
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         """Durable and searchable when it returns."""

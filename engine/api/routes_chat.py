@@ -52,11 +52,20 @@ def chat_router(backends: Backends, answerer: Answerer) -> APIRouter:
     async def models() -> ModelList:
         """Names that `model` may take."""
         info = await backends.model()
-        cards = [
-            ModelCard(id=name, created=info.created, owned_by="switchyard", max_model_len=info.max_model_len)
-            for name in (AUTO, info.name)
-        ]
-        return ModelList(data=cards)
+
+        def card(name: str, parent: str | None, digest: str | None) -> ModelCard:
+            return ModelCard(
+                id=name,
+                created=info.created,
+                owned_by="switchyard",
+                max_model_len=info.max_model_len,
+                parent=parent,
+                digest=digest,
+            )
+
+        loaded = [status for status in await backends.adapters() if status.is_loaded]
+        adapters = [card(status.name, info.name, status.digest) for status in loaded]
+        return ModelList(data=[card(AUTO, None, None), card(info.name, None, info.digest), *adapters])
 
     return router
 

@@ -21,9 +21,6 @@ PLANNED = (
     ("POST", "/v1/completions"),
     ("POST", "/v1/embeddings"),
     ("POST", "/v1/classify"),
-    ("GET", "/v1/adapters"),
-    ("POST", "/v1/adapters"),
-    ("DELETE", "/v1/adapters/{name}"),
     ("POST", "/v1/feedback"),
     ("GET", "/metrics"),
 )

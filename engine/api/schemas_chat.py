@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine.errors import InvalidRequest, UnsupportedField
+from engine.values import Grammar
 
 MAX_TEXT_CHARS = 200_000
 MAX_MESSAGES = 256
@@ -58,11 +60,41 @@ class Extension(Body):
     deadline_ms: int | None = Field(None, ge=1, description="The answer must be complete within this time.")
 
 
+class JsonSchema(Body):
+    """OpenAI's json_schema. The schema is enforced, whatever `strict` says."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="A label; it changes nothing.")
+    schema_: dict[str, Any] = Field(alias="schema", description="What the answer must match; see docs/http-api.md.")
+    strict: bool | None = None
+    description: None = Field(None, description="Not implemented, so refused: say it in the messages.")
+
+
+class TextFormat(Body):
+    """An answer in any form."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    """An answer that is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    """An answer that matches a JSON schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
 # Fields of OpenAI's API that ask for something this server does not do, with the values that ask for nothing.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
     "tools": (None, []),
     "tool_choice": (None, "none"),
     "parallel_tool_calls": (None,),
@@ -110,6 +142,9 @@ class ChatCompletionRequest(Body):
         None, gt=0, le=2, description="Extension: above 1, tokens of prompt and answer become less likely."
     )
     ignore_eos: bool | None = Field(None, description="Extension: go on to max_tokens, for measurements.")
+    response_format: ResponseFormat | None = Field(None, description="Every answer that is complete has this form.")
+    guided_regex: str | None = Field(None, description="Extension: the answer matches this regular expression.")
+    guided_choice: list[str] | None = Field(None, description="Extension: the answer is one of these texts.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     switchyard: Extension = Extension()
@@ -150,9 +185,27 @@ class ChatCompletionRequest(Body):
             raise InvalidRequest("max_tokens and max_completion_tokens differ; send one of them.", param="max_tokens")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(f"top_logprobs={self.top_logprobs} needs logprobs: true.", param="top_logprobs")
+        is_json = self.response_format is not None and self.response_format.type != "text"
+        if is_json + (self.guided_regex is not None) + (self.guided_choice is not None) > 1:
+            raise InvalidRequest(
+                "response_format, guided_regex and guided_choice each fix the answer's form; send one of them.",
+                param="response_format",
+            )
         if self.stream_options and not self.stream:
             raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
         return self
+
+    def grammar(self) -> Grammar | None:
+        """What the answer must match; None for any text."""
+        if self.guided_regex is not None:
+            return Grammar("regex", self.guided_regex)
+        if self.guided_choice is not None:
+            return Grammar("choice", json.dumps(self.guided_choice))
+        if isinstance(self.response_format, JsonSchemaFormat):
+            return Grammar("json_schema", json.dumps(self.response_format.json_schema.schema_, ensure_ascii=False))
+        if isinstance(self.response_format, JsonObjectFormat):
+            return Grammar("json_schema", '{"type": "object"}')
+        return None
 
 
 class PassageInfo(BaseModel):
@@ -271,6 +324,8 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str
     max_model_len: int
+    parent: str | None = Field(None, description="Extension: the base model of an adapter.")
+    digest: str | None = Field(None, description="Extension: content digest of the weights.")
 
 
 class ModelList(BaseModel):

@@ -38,19 +38,22 @@ class Answer:
         logprobs = tuple(None if choice is None else self._logprob(choice) for choice in scores)
         self._report = replace(self._report, num_cached_tokens=num_cached_tokens, logprobs=logprobs)
 
-    def accept(self, choice: Choice) -> TokenDelta:
-        """Append a token; the delta has a `finish_reason` when the answer is complete."""
+    def accept(self, choice: Choice, *, is_complete: bool = False) -> TokenDelta:
+        """Append a token; the delta has a `finish_reason` when the answer is complete.
+
+        `is_complete` says that it is with this token, though that is not an end token: nothing more fits its grammar.
+        """
         token_id = choice.token_id
         if self.num_tokens == 0:
             self._first_token_s = monotonic()
         self.num_tokens += 1
         is_end = token_id in self._end_ids
         text, is_stopped = self._stops.push("" if is_end else self._detokenizer.push(token_id))
-        is_last = is_end or is_stopped or self.num_tokens >= self._params.max_tokens
+        is_last = is_end or is_stopped or is_complete or self.num_tokens >= self._params.max_tokens
         if is_last and not is_stopped:
             rest, is_stopped = self._stops.push(self._detokenizer.flush())
             text += rest if is_stopped else rest + self._stops.flush()
-        reason: FinishReason = "stop" if is_end or is_stopped else "length"
+        reason: FinishReason = "stop" if is_end or is_stopped or is_complete else "length"
         return TokenDelta(
             text=text,
             num_tokens=1,

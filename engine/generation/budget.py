@@ -40,6 +40,13 @@ class StepBudget:
         num_tokens = int((self._max_stretch - 1) * decode_s / token_s)
         return min(room, max(num_tokens // BLOCK_TOKENS, 1) * BLOCK_TOKENS)
 
+    def draft_step_s(self, num_decode_tokens: int, most: int) -> list[float]:
+        """Seconds of a step of that many decode tokens with 0 to `most` drafted ones beside them."""
+        table_s = self.table_s(num_decode_tokens)
+        # What a step takes longer than at start-up is mostly reading keys and values, which drafts share.
+        now_s = self._decode_s(num_decode_tokens)
+        return [now_s + self.table_s(num_decode_tokens + n) - table_s for n in range(most + 1)]
+
     def observe(self, num_decode_tokens: int, num_prompt_tokens: int, step_s: float) -> None:
         """Learn from a step that took `step_s` seconds."""
         if num_decode_tokens == 0:

@@ -75,9 +75,9 @@ class ChatTemplate:
                 return ids
         return self._encode_in_pieces(rendered, {stand_in: literal for literal, stand_in in stand_ins.items()})
 
-    def num_text_tokens(self, text: str) -> int:
-        """Number of tokens of `text` on its own, literals of added tokens spelled out."""
-        return len(self._encode_text(text))
+    def text_tokens(self, text: str) -> list[int]:
+        """Tokens of `text` on its own, literals of added tokens spelled out."""
+        return self._encode_text(text)
 
     def _render(self, messages: Sequence[Message]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]

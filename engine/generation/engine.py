@@ -1,8 +1,9 @@
 """The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
 submit (any thread) -> inbox -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's loop.
-Adapters, packed weights, drafts and grammars join here: an adapter is part of a sequence's prefix key and of the
-forward, a draft is more than one new token of a decoding sequence, a grammar masks logits before they are sampled.
+A request with a grammar enters the inbox when that is compiled; its mask is applied before a token is sampled. An
+adapter is part of a sequence's prefix key and of the forward: what its name stood for when the request came. A draft is
+more than one new token of a decoding sequence.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -30,14 +32,27 @@ from engine.errors import (
     Overloaded,
     PromptTooLong,
     SwitchyardError,
-    UnknownModel,
 )
 from engine.generation import model_files
+from engine.generation.adapters.files import AdapterInfo, AdapterWeights, read_adapter
+from engine.generation.adapters.library import AdapterLibrary
+from engine.generation.adapters.slots import SlotTable
+from engine.generation.adapters.store import AdapterStore
 from engine.generation.answer import Answer
 from engine.generation.attention import build_attention
 from engine.generation.budget import StepBudget
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import DecoderSpec, read_spec
+from engine.generation.drafts import Drafting, DraftRate, PromptLookup, share_drafts
+from engine.generation.grammar.compiler import (
+    MAX_COMPILE_S,
+    Compiled,
+    GrammarCompiler,
+    became_too_complex,
+    compile_error,
+    too_slow,
+)
+from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.prompt import Prompt, PromptBuilder
 from engine.generation.protocol import EngineStats
 from engine.generation.runner import Runner, StepLogits
@@ -45,13 +60,15 @@ from engine.generation.sampler import Choice, Sampler, choose, score
 from engine.generation.scheduler import Scheduler, Step
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, Item, Mailbox, post
-from engine.values import GenerationRequest, Message, PromptReport, SamplingParams, TokenDelta
+from engine.values import GenerationRequest, Grammar, Message, PromptReport, SamplingParams, TokenDelta
 
 # Step sizes timed at start-up; prompt chunks above the decodes'.
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _CHUNK_SIZES = (128, 256, 512)
 _NUM_TIMINGS = 3
 _NUM_STEP_TIMES = 256
+# Adapters that nobody uses stay in memory up to so many times the slots.
+_KEPT_FOR_A_SLOT = 4
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +81,7 @@ class _Job:
     answer: Answer
     sampler: Sampler
     mailbox: Mailbox
+    drafting: Drafting | None = None
     is_done: bool = False
     has_started: bool = False
     prompt_scores: dict[int, Choice] = field(default_factory=dict)  # by position in the prompt
@@ -99,13 +117,24 @@ class Engine:
         )
         self.max_model_len = min(self.max_model_len, self._num_blocks * BLOCK_TOKENS)
         self.vocab_size = spec.vocab_size
+        self._spec, self._dtype = spec, dtype
+        self._store = AdapterStore(spec, num_slots=settings.adapter_slots, dtype=dtype, device=torch.device(device))
+        self._library = AdapterLibrary(
+            self._read_adapter,
+            self._store.pack,
+            num_kept=_KEPT_FOR_A_SLOT * settings.adapter_slots,
+            on_change=self._wake,
+        )
         self._prompts = PromptBuilder(
             self._tokenizer, max_model_len=self.max_model_len, system_prompt=settings.system_prompt
         )
+        self._grammars = GrammarCompiler(self._tokenizer, self._eos_ids, self.vocab_size)
         # The engine's thread only:
+        self._masks = MaskFiller(self.vocab_size, self._grammars.mask_size)
         self._runner: Runner
         self._budget: StepBudget
         self._scheduler: Scheduler
+        self._slots: SlotTable
         self._condition = threading.Condition()  # guards what follows and every job's is_done
         self._jobs: dict[str, _Job] = {}
         self._inbox: deque[_Job] = deque()
@@ -129,30 +158,47 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> DeltaStream:
         """See GenerationEngine. The prompt is built here, in the caller's thread."""
-        if request.adapter is not None:
-            raise UnknownModel(request.adapter, ["auto"])
         self._check_capacity(request.id)
         prompt = self._prompt(request)
+        digest = "" if request.adapter is None else self._library.acquire(request.adapter).digest
+        try:
+            return self._submit(request, prompt, digest)
+        except BaseException:
+            if digest:
+                self._library.release(digest)
+            raise
+
+    def _submit(self, request: GenerationRequest, prompt: Prompt, digest: str) -> DeltaStream:
         params = request.sampling
+        compiled = self._compile(request)
         now_s = monotonic()
         sequence = Sequence(
             id=request.id,
             tokens=list(prompt.token_ids),
             num_prompt_tokens=len(prompt.token_ids),
             max_total_tokens=len(prompt.token_ids) + params.max_tokens,
-            key=PrefixKey(self._model_digest, "", request.cache_salt),
+            key=PrefixKey(self._model_digest, digest, request.cache_salt),
             deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
             needs_prompt_logits=params.prompt_logprobs is not None,
         )
+        if digest:
+            prompt = replace(prompt, report=replace(prompt.report, adapter=digest))
         answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
-        job = _Job(sequence, answer, Sampler(params, prompt.token_ids), Mailbox())
+        drafting = None
+        if request.drafts and self._settings.max_draft_tokens and params.max_tokens > 1:
+            passages = self._prompts.passage_tokens(prompt.report.passages)
+            drafting = Drafting(PromptLookup(passages, prompt.token_ids), DraftRate())
+        job = _Job(sequence, answer, Sampler(params, prompt.token_ids), Mailbox(), drafting)
         with self._condition:
             self._check_capacity(request.id)
             if not self._jobs:
                 self._progress_s = now_s
             self._jobs[job.id] = job
-            self._inbox.append(job)
-            self._condition.notify()
+            if compiled is None:
+                self._inbox.append(job)
+                self._condition.notify()
+        if compiled is not None and request.grammar is not None:
+            self._begin_when_compiled(job, request.grammar, compiled)
         timer = None
         if request.deadline_s is not None:
             # The scheduler frees the place between steps; the reader hears of it on time even during a long one.
@@ -164,6 +210,18 @@ class Engine:
         job = self._jobs.get(request_id)
         if job is not None:
             self._end(job, None)
+
+    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """See GenerationEngine. The caller's thread waits, the engine's does not."""
+        return self._library.load(name, path)
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """See GenerationEngine."""
+        return self._library.unload(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """See GenerationEngine."""
+        return self._library.infos()
 
     def stats(self) -> EngineStats:
         """See GenerationEngine."""
@@ -187,6 +245,8 @@ class Engine:
     def close(self) -> None:
         """See GenerationEngine."""
         self._stop("it is shutting down")
+        self._library.close()
+        self._grammars.close()
         self._thread.join()
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
@@ -199,6 +259,20 @@ class Engine:
             raise PromptTooLong(len(ids), request.sampling.max_tokens, self.max_model_len)
         return Prompt(ids, PromptReport(len(ids), ()))
 
+    def _read_adapter(self, path: Path, name: str) -> tuple[AdapterInfo, AdapterWeights]:
+        return read_adapter(
+            path,
+            name,
+            self._spec,
+            model_digest=self._model_digest,
+            max_rank=self._settings.max_adapter_rank,
+            dtype=self._dtype,
+        )
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
+
     def _check_capacity(self, request_id: str) -> None:
         if self._failure is not None:
             raise ComponentUnavailable("generator", self._failure)
@@ -207,6 +281,34 @@ class Engine:
         # Places in the batch count too: requests about to enter an empty batch do not wait for one.
         if len(self._jobs) >= self._settings.max_num_seqs + self._settings.max_queued:
             raise Overloaded("the generator's queue", self._settings.max_queued, "generator.max_queued")
+
+    def _compile(self, request: GenerationRequest) -> Future[Compiled] | None:
+        if request.grammar is None:
+            return None
+        if request.sampling.ignore_eos:
+            raise InvalidRequest(
+                "ignore_eos contradicts a grammar, which says where an answer ends.", param="ignore_eos"
+            )
+        return self._grammars.compile(request.grammar)
+
+    def _begin_when_compiled(self, job: _Job, grammar: Grammar, compiled: Future[Compiled]) -> None:
+        def begin(done: Future[Compiled]) -> None:
+            error = CancelledError() if done.cancelled() else done.exception()
+            if error is not None:
+                self._end(job, compile_error(error))
+                return
+            job.sampler.matcher = done.result().start()
+            with self._condition:
+                self._inbox.append(job)
+                self._condition.notify()
+
+        def give_up() -> None:
+            if not compiled.done():
+                self._end(job, too_slow(grammar))
+
+        if not compiled.done():
+            job.mailbox.loop.call_later(MAX_COMPILE_S, give_up)
+        compiled.add_done_callback(begin)
 
     def _expire(self, job: _Job, deadline_s: float) -> None:
         self._end(job, DeadlineExceeded(deadline_s * 1000))
@@ -227,6 +329,8 @@ class Engine:
         job.is_done = True
         del self._jobs[job.id]
         self._ended.append(job)
+        if job.sequence.key.adapter:
+            self._library.release(job.sequence.key.adapter)
 
     def _stop(self, why: str) -> None:
         """Refuse new requests and fail those in flight. The first reason stays."""
@@ -277,7 +381,7 @@ class Engine:
         attention = build_attention(
             spec, num_blocks=self._num_blocks, max_model_len=self.max_model_len, dtype=dtype, device=decoder.device
         )
-        self._runner = self.runner_class(decoder, attention)
+        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights)
 
     def _warm_up(self) -> None:
         """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
@@ -286,12 +390,15 @@ class Engine:
             max_batched_tokens=self._settings.max_batched_tokens,
             max_stretch=self._settings.max_stretch,
         )
+        self._slots = SlotTable(self._settings.adapter_slots)
         self._scheduler = Scheduler(
             num_blocks=self._num_blocks,
             max_num_seqs=self._settings.max_num_seqs,
             max_waiting=self._settings.max_num_seqs + self._settings.max_queued,
             budget=self._budget,
             max_pinned_blocks=min(self._num_blocks // 8, self._num_blocks - num_blocks_for(self.max_model_len)),
+            slots=self._slots,
+            is_loaded=self._library.is_loaded,
         )
         self._pin_system_prompt()
 
@@ -336,16 +443,19 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Block while there is nothing to do. False: the engine is closing."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._failure is not None or self._inbox or self._ended or self._scheduler.has_work
-            )
+            self._condition.wait_for(self._has_work)
             return self._failure is None
+
+    def _has_work(self) -> bool:
+        is_told = self._failure is not None or self._inbox or self._ended or self._library.has_changes
+        return bool(is_told) or self._scheduler.has_work
 
     def _step(self) -> None:
         self._take_in()
+        self._draft()
         step = self._scheduler.next_step()
         if step is not None:
-            num_decodes = sum(sequence.is_decoding for sequence in step.sequences)
+            num_decodes = sum(1 + len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding)
             started = perf_counter()
             self._execute(step)
             step_s = perf_counter() - started
@@ -358,8 +468,11 @@ class Engine:
         with self._condition:
             arrived, self._inbox = self._inbox, deque()
             ended, self._ended = self._ended, []
+            # Together: an adapter that is gone was held by nobody but those that end here.
+            unreadable, retired = self._library.take_changes()
         for job in arrived:
-            self._scheduler.add(job.sequence)
+            if not job.is_done:
+                self._scheduler.add(job.sequence)
         for sequence in self._scheduler.expired(monotonic()):
             late = self._jobs.get(sequence.id)
             if late is not None and late.sequence is sequence and sequence.deadline_s is not None:
@@ -367,6 +480,37 @@ class Engine:
             self._scheduler.finish(sequence)
         for each in ended:
             self._scheduler.finish(each.sequence)
+        for digest in retired:
+            self._scheduler.forget_adapter(digest)
+        if unreadable:
+            for job in list(self._jobs.values()):
+                if (error := unreadable.get(job.sequence.key.adapter)) is not None:
+                    self._end(job, error)
+
+    def _draft(self) -> None:
+        """Guess what answers will say next, as far as the step has room for guesses. Prompts need all of it."""
+        sequences = self._scheduler.decoding()
+        if self._settings.max_draft_tokens == 0 or not sequences:
+            return
+        jobs = [self._jobs.get(sequence.id) for sequence in sequences]
+        guesses = [[] if job is None else self._guess(job) for job in jobs]
+        if not any(guesses):
+            return
+        rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
+        offers = [(rate, len(guess)) for rate, guess in zip(rates, guesses, strict=True)]
+        most = min(sum(map(len, guesses)), self._settings.max_batched_tokens - len(sequences))
+        step_s = self._budget.draft_step_s(len(sequences), max(most, 0))
+        for sequence, guess, granted in zip(sequences, guesses, share_drafts(offers, step_s), strict=True):
+            sequence.drafts = guess[:granted]
+
+    def _guess(self, job: _Job) -> list[int]:
+        """Tokens that may come next, as far as the job's grammar lets them."""
+        matcher = job.sampler.matcher
+        # The tokens behind a draft would have to be drawn under a mask of their own.
+        if job.drafting is None or (matcher is not None and job.sampler.params.temperature > 0):
+            return []
+        guess = job.drafting.lookup.draft(self._settings.max_draft_tokens)
+        return guess if matcher is None else guess[: matcher.num_allowed(guess)]
 
     def _execute(self, step: Step) -> None:
         """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""
@@ -387,23 +531,33 @@ class Engine:
             for sequence, num_tokens in zip(step.sequences, step.num_tokens, strict=True):
                 self._execute(Step((sequence,), (num_tokens,)))
             return
-        self._scheduler.finish_step(step, [[] if choice is None else [choice.token_id] for choice in choices])
+        self._note_drafts(step, jobs, choices)
+        self._scheduler.finish_step(step, [[choice.token_id for choice in each] for each in choices])
         self._deliver(jobs, choices)
 
-    def _choose(self, step: Step, jobs: list[_Job | None], output: StepLogits) -> list[Choice | None]:
-        """The next token of each sequence that is due one. A job that ended meanwhile gets any token."""
+    @staticmethod
+    def _note_drafts(step: Step, jobs: list[_Job | None], choices: list[list[Choice]]) -> None:
+        for sequence, job, chosen in zip(step.sequences, jobs, choices, strict=True):
+            if job is not None and job.drafting is not None and chosen:
+                job.drafting.rate.observe(len(sequence.drafts), len(chosen) - 1)
+                job.drafting.lookup.extend(choice.token_id for choice in chosen)
+
+    def _choose(self, step: Step, jobs: list[_Job | None], output: StepLogits) -> list[list[Choice]]:
+        """The next tokens of each sequence that is due one. A job that ended meanwhile gets any."""
         for index, job in enumerate(jobs):
             if job is not None and step.sequences[index].needs_prompt_logits:
                 self._score_prompt(job, step, index, output)
         due = [index for index in range(len(jobs)) if self._is_complete(step, index)]
-        rows = [output.spans[index][1] - 1 for index in due]
-        choices: list[Choice | None] = [None] * len(jobs)
+        drafts = [step.sequences[index].drafts for index in due]
+        ends = [output.spans[index][1] for index in due]
+        rows = [row for end, draft in zip(ends, drafts, strict=True) for row in range(end - 1 - len(draft), end)]
+        choices: list[list[Choice]] = [[] for _ in jobs]
         if not due:
             return choices
         logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
         samplers = [job.sampler if job is not None else Sampler.greedy() for job in (jobs[index] for index in due)]
-        for index, choice in zip(due, choose(logits, samplers), strict=True):
-            choices[index] = choice
+        for index, chosen in zip(due, choose(logits, samplers, drafts, self._masks), strict=True):
+            choices[index] = chosen
         return choices
 
     def _score_prompt(self, job: _Job, step: Step, index: int, output: StepLogits) -> None:
@@ -417,22 +571,27 @@ class Engine:
         scores = score(rows, sequence.tokens[start:stop], job.sampler.params.prompt_logprobs or 0)
         job.prompt_scores.update(zip(range(start, stop), scores, strict=True))
 
-    def _deliver(self, jobs: list[_Job | None], choices: list[Choice | None]) -> None:
+    def _deliver(self, jobs: list[_Job | None], choices: list[list[Choice]]) -> None:
         """Turn chosen tokens into deltas; complete answers leave the batch."""
         letters: list[tuple[Mailbox, Item]] = []
         done: list[_Job] = []
-        for job, choice in zip(jobs, choices, strict=True):
-            if job is None or choice is None or job.is_done:
-                continue
-            try:
-                delta = self._delta(job, choice)
-            except Exception as error:
-                self._fail(job.sequence, error)
-                continue
-            self._output_tokens += 1
-            letters.append((job.mailbox, delta))
-            if delta.finish_reason is not None:
-                done.append(job)
+        for job, chosen in zip(jobs, choices, strict=True):
+            for choice in chosen:
+                if job is None or job.is_done:
+                    break
+                if job.sampler.matcher is not None and job.sampler.matcher.failure is not None:
+                    self._end(job, became_too_complex(job.sampler.matcher.failure))
+                    break
+                try:
+                    delta = self._delta(job, choice)
+                except Exception as error:
+                    self._fail(job.sequence, error)
+                    break
+                self._output_tokens += 1
+                letters.append((job.mailbox, delta))
+                if delta.finish_reason is not None:  # what was chosen after an end is not said
+                    done.append(job)
+                    break
         self._progress_s = monotonic()
         unreachable = post(letters)
         with self._condition:
@@ -443,13 +602,14 @@ class Engine:
         if job.answer.num_tokens == 0:
             scores = [job.prompt_scores.get(position) for position in range(job.sequence.num_prompt_tokens)]
             job.answer.report_prompt(job.sequence.num_cached_tokens, scores if job.prompt_scores else ())
-        return job.answer.accept(choice)
+        matcher = job.sampler.matcher
+        return job.answer.accept(choice, is_complete=matcher is not None and matcher.is_complete)
 
     @staticmethod
     def _is_complete(step: Step, index: int) -> bool:
         """Whether the step computes all tokens of its sequence `index`, so that the next one can be chosen."""
         sequence = step.sequences[index]
-        return sequence.num_computed + step.num_tokens[index] == len(sequence.tokens)
+        return sequence.num_computed + step.num_tokens[index] == len(sequence.tokens) + len(sequence.drafts)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         _log.error("request %s failed", sequence.id, exc_info=error)
@@ -470,6 +630,7 @@ class Engine:
             prompt_tokens=scheduler.prompt_tokens,
             cached_tokens=scheduler.cached_tokens,
             num_preemptions=scheduler.num_preemptions,
+            adapter_swaps=self._slots.num_swaps,
         )
         with self._condition:
             self._stats = snapshot

@@ -148,6 +148,11 @@ class PrefixTree:
         if not root.children:
             del self._roots[key]
 
+    def drop_adapter(self, adapter: str) -> None:
+        """Forget what nobody uses of an adapter, whichever tenant's it is."""
+        for key in [key for key in self._roots if key.adapter == adapter]:
+            self.drop(key)
+
     def nodes(self) -> Iterator[Node]:
         """For checks."""
         for root in self._roots.values():

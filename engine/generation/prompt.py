@@ -82,6 +82,10 @@ class PromptBuilder:
             raise PromptTooLong(len(bare.token_ids), request.sampling.max_tokens, self._max_model_len)
         return self._fit(messages, request.passages, limit)
 
+    def passage_tokens(self, passages: Sequence[Passage]) -> list[list[int]]:
+        """The tokens of each passage's text as the model reads it, but for where it touches other text."""
+        return [self._template.text_tokens(_visible(passage.text)) for passage in passages]
+
     def _with_system_prompt(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if not self._system_prompt or any(message.role == "system" for message in messages):
             return messages
@@ -105,7 +109,7 @@ class PromptBuilder:
         num_fitting = bisect_right(cuts, limit, key=lambda cut: len(self._encode(messages, [*shown, cut]).token_ids))
         if num_fitting:
             cut = cuts[num_fitting - 1]
-            if self._template.num_text_tokens(_visible(cut.text)) >= MIN_CUT_TOKENS:
+            if len(self._template.text_tokens(_visible(cut.text))) >= MIN_CUT_TOKENS:
                 shown.append(cut)
         return self._encode(messages, shown)
 

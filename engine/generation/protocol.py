@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from engine.generation.adapters.files import AdapterInfo
 from engine.values import GenerationRequest, TokenDelta
 
 
@@ -14,7 +16,8 @@ class EngineStats:
     beginnings of earlier prompts, which give way when room is needed.
 
     Since the start: `output_tokens` generated; `cached_tokens` of `prompt_tokens` found computed; `num_preemptions`
-    requests set back for lack of room. `step_ms` is the median of recent steps.
+    requests set back for lack of room; `adapter_swaps` adapters put into a slot. `step_ms` is the median of recent
+    steps.
     """
 
     running: int
@@ -26,6 +29,7 @@ class EngineStats:
     cached_tokens: int = 0
     num_preemptions: int = 0
     step_ms: float = 0.0
+    adapter_swaps: int = 0
 
 
 class TokenStream(Protocol):
@@ -56,6 +60,18 @@ class GenerationEngine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Stop work on a request and free its place at the next step; unknown ids are ignored."""
+
+    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """Check the adapter in folder `path` and serve it as `name`; requests in progress keep what that name was.
+
+        Waits for the files to be read. Raises: InvalidAdapter, ComponentUnavailable.
+        """
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """Refuse new requests for an adapter; those in progress are completed. Raises: UnknownAdapter."""
+
+    def adapters(self) -> list[AdapterInfo]:
+        """The adapters that requests may name."""
 
     def stats(self) -> EngineStats: ...
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from engine.generation.adapters.store import AdapterPlan, AdapterStore, PackedAdapter
 from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
 from engine.generation.scheduler import Step
@@ -22,8 +25,8 @@ _ROW_MULTIPLE = 4
 class StepLogits:
     """`logits` [R, V] in the model's dtype; rows [spans[i][0], spans[i][1]) belong to the step's sequence i.
 
-    A sequence has no row while its prompt is incomplete, one where its next token is to be chosen (always its last),
-    and one for each new token where the logits of its whole prompt are wanted.
+    A sequence has no row while its prompt is incomplete, one where its next token is to be chosen and one for each of
+    its drafts (always the last ones), and one for each new token where the logits of its whole prompt are wanted.
     """
 
     logits: Tensor
@@ -33,9 +36,18 @@ class StepLogits:
 class Runner:
     """Runs steps. One thread calls it."""
 
-    def __init__(self, decoder: Decoder, attention: Attention) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: Attention,
+        store: AdapterStore | None = None,
+        adapter_of: Callable[[str], PackedAdapter | None] = lambda digest: None,
+    ) -> None:
+        """`adapter_of` gives an adapter by its digest, to be put into `store` when a sequence has a new slot."""
         self._decoder = decoder
         self._attention = attention
+        self._store = store
+        self._adapter_of = adapter_of
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepLogits:
@@ -43,15 +55,15 @@ class Runner:
 
         Running the same step again gives the same: nothing advances here.
         """
-        # Few new tokens first, as attention on a CPU wants them.
-        order = sorted(range(len(step.sequences)), key=lambda index: step.num_tokens[index])
+        # Few new tokens first, as attention on a CPU wants them; those of one adapter side by side.
+        order = sorted(range(len(step.sequences)), key=lambda i: (step.num_tokens[i], step.sequences[i].slot))
         token_ids: list[int] = []
         rows: list[int] = []
         spans = [(0, 0)] * len(order)
         for index in order:
             sequence, num_new = step.sequences[index], step.num_tokens[index]
             stop = sequence.num_computed + num_new
-            token_ids += sequence.tokens[sequence.num_computed : stop]
+            token_ids += sequence.tokens[sequence.num_computed : stop] + sequence.drafts
             wanted = _num_logits(sequence, num_new)
             spans[index] = (len(rows), len(rows) + wanted)
             rows += range(len(token_ids) - wanted, len(token_ids))
@@ -61,7 +73,7 @@ class Runner:
             block_tables=[step.sequences[index].blocks for index in order],
             num_padding=self._num_padding(len(token_ids)),
         )
-        return StepLogits(self._forward(token_ids, batch, rows), tuple(spans))
+        return StepLogits(self._forward(token_ids, batch, rows, self._adapters(step, order)), tuple(spans))
 
     @torch.inference_mode()
     def measure(self, num_tokens: int, *, is_decode: bool) -> float:
@@ -76,12 +88,38 @@ class Runner:
         self._forward([0] * num_tokens, batch, rows).argmax(-1).tolist()
         return perf_counter() - started
 
-    def _forward(self, token_ids: list[int], batch: FlatBatch, rows: list[int]) -> Tensor:
+    def _adapters(self, step: Step, order: SequenceOf[int]) -> AdapterPlan | None:
+        """Put the step's adapters where they are not yet, and say which rows use them; None without any."""
+        if self._store is None or all(sequence.slot < 0 for sequence in step.sequences):
+            return None
+        runs: list[tuple[int, int, int]] = []
+        start = 0
+        for index in order:
+            sequence, stop = step.sequences[index], start + step.num_tokens[index]
+            if sequence.slot >= 0:
+                self._put(sequence)
+                if runs and runs[-1][1:] == (start, sequence.slot):
+                    runs[-1] = (runs[-1][0], stop, sequence.slot)
+                else:
+                    runs.append((start, stop, sequence.slot))
+            start = stop
+        return self._store.plan(runs)
+
+    def _put(self, sequence: Sequence) -> None:
+        digest = sequence.key.adapter
+        if self._store is not None and not self._store.holds(sequence.slot, digest):
+            adapter = self._adapter_of(digest)
+            if adapter is None:
+                raise RuntimeError(f"adapter {digest[:12]} has a slot and no weights")
+            self._store.put(sequence.slot, adapter)
+
+    def _forward(
+        self, token_ids: list[int], batch: FlatBatch, rows: list[int], adapters: AdapterPlan | None = None
+    ) -> Tensor:
         device = self._decoder.device
         padded = torch.tensor(token_ids + [0] * batch.num_padding, device=device)
-        return self._decoder.forward(
-            padded, self._attention, self._attention.plan(batch), torch.tensor(rows, dtype=torch.long, device=device)
-        )
+        wanted = torch.tensor(rows, dtype=torch.long, device=device)
+        return self._decoder.forward(padded, self._attention, self._attention.plan(batch), wanted, adapters)
 
     def _num_padding(self, num_tokens: int) -> int:
         if self._decoder.device.type != "cpu" or num_tokens <= _MAX_EXACT_ROWS:
@@ -92,4 +130,5 @@ class Runner:
 def _num_logits(sequence: Sequence, num_new: int) -> int:
     if sequence.needs_prompt_logits and sequence.num_computed < sequence.num_prompt_tokens:
         return num_new
-    return int(sequence.num_computed + num_new == len(sequence.tokens))
+    num_known = len(sequence.tokens) + len(sequence.drafts)
+    return 1 + len(sequence.drafts) if sequence.num_computed + num_new == num_known else 0

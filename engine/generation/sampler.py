@@ -1,4 +1,4 @@
-"""From logits to each request's next token: penalties, its own randomness, log-probabilities."""
+"""From logits to each request's next token: penalties, its grammar, its own randomness, log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from engine.generation.grammar.matcher import MaskFiller, Matcher
 from engine.values import SamplingParams
 from kernels.sampling import sample
 
@@ -31,6 +32,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
         self.params = params
+        self.matcher: Matcher | None = None  # set before the first token of an answer that has a grammar
         self.has_penalty = (
             params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         )
@@ -44,59 +46,128 @@ class Sampler:
         """For a row that nobody reads."""
         return cls(SamplingParams(), ())
 
-    def uniform(self) -> float:
-        """A number in [0, 1) for the next token, by seed and position: batch mates and retries change no draw."""
-        return _splitmix(self._seed ^ _splitmix(self._num_drawn + 1)) / 2**64
+    def uniform(self, num_ahead: int = 0) -> float:
+        """A number in [0, 1) for the token after the next `num_ahead`, by seed and position: batch mates, drafts and
+        retries change no draw.
+        """
+        return _splitmix(self._seed ^ _splitmix(self._num_drawn + num_ahead + 1)) / 2**64
 
     def note(self, token_id: int) -> None:
         """The next token was chosen."""
         self._num_drawn += 1
         if self.has_penalty:
             self._counts[token_id] += 1
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
 
-    def penalise(self, logits: Tensor) -> None:
-        """Apply the penalties to one row [V] float32, in place."""
+    def penalise(self, logits: Tensor, ahead: Sequence[int] = ()) -> None:
+        """Apply the penalties to one row [V] float32, in place, as if the tokens `ahead` had been chosen too."""
+        chosen = self._counts + Counter(ahead)
         if self.params.repetition_penalty != 1:
-            seen = torch.tensor(sorted(self._prompt | self._counts.keys()), device=logits.device)
+            seen = torch.tensor(sorted(self._prompt | chosen.keys()), device=logits.device)
             values, penalty = logits[seen], self.params.repetition_penalty
             logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if self._counts:
-            ids = torch.tensor(list(self._counts), device=logits.device)
-            counts = torch.tensor(list(self._counts.values()), device=logits.device, dtype=torch.float32)
+        if chosen:
+            ids = torch.tensor(list(chosen), device=logits.device)
+            counts = torch.tensor(list(chosen.values()), device=logits.device, dtype=torch.float32)
             logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
-    """The next token of each row of `logits` ([N, V], any float dtype and device). Each sampler notes its token.
+# One row of logits: whose it is, and the drafts before it.
+_Row = tuple[Sampler, Sequence[int]]
 
-    A batch that is greedy and asks for nothing else costs one pass over the logits.
+
+def choose(
+    logits: Tensor,
+    samplers: Sequence[Sampler],
+    drafts: Sequence[Sequence[int]] | None = None,
+    masks: MaskFiller | None = None,
+) -> list[list[Choice]]:
+    """The next tokens of each request: one, and with drafts those that it would have chosen anyway and one more.
+
+    Every row is drawn as if the drafts before it were chosen, with the random number of its position; the first that
+    differs from its draft ends the request's tokens. So drafts change no answer, greedy or sampled. Each sampler notes
+    its tokens. A batch that is greedy and asks for nothing else costs one pass over the logits.
+
+    Args:
+        logits: [R, V], any float dtype and device; 1 + len(drafts[i]) rows of request i, one request after another.
+        drafts: per request the tokens that were computed ahead; None for none. With a matcher, for greedy requests
+            only: a row behind a draft has no mask, so the tokens end before one that may not follow.
+        masks: needed where a sampler has a matcher.
     Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
     """
-    scores = logits
-    penalised = [row for row, sampler in enumerate(samplers) if sampler.has_penalty]
-    if penalised:
-        scores = logits.float()
-        if scores is logits:
-            scores = logits.clone()
-        for row in penalised:
-            samplers[row].penalise(scores[row])
-    params = [sampler.params for sampler in samplers]
-    device = logits.device
-    token_ids = sample(
+    drafts = drafts or [()] * len(samplers)
+    rows = [
+        (sampler, draft[:n]) for sampler, draft in zip(samplers, drafts, strict=True) for n in range(len(draft) + 1)
+    ]
+    scores = _with_penalties(logits, rows)
+    bound = [row for row, (sampler, ahead) in enumerate(rows) if sampler.matcher is not None and not ahead]
+    drawn = [row for row in bound if rows[row][0].params.temperature > 0]
+    if drawn:
+        scores = scores.clone() if scores is logits else scores
+        scores[drawn] = _masked(scores, rows, drawn, masks)
+    token_ids = _sample(scores, rows)
+    # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
+    refused = [row for row in bound if row not in drawn and _num_allowed(rows[row][0], [token_ids[row]]) == 0]
+    if refused:
+        again = _sample(_masked(scores, rows, refused, masks), [rows[row] for row in refused])
+        for row, token_id in zip(refused, again, strict=True):
+            token_ids[row] = token_id
+    choices: list[list[Choice]] = []
+    first = 0
+    for sampler, draft in zip(samplers, drafts, strict=True):
+        mine = token_ids[first : first + len(draft) + 1]
+        num_right = next((n for n, token in enumerate(draft) if mine[n] != token), len(draft))
+        kept = mine[: num_right + 1]
+        if len(kept) > 1:
+            kept = kept[: max(_num_allowed(sampler, kept), 1)]
+        for token_id in kept:
+            sampler.note(token_id)
+        if sampler.params.logprobs is None:
+            choices.append([Choice(token_id) for token_id in kept])
+        else:
+            choices.append(score(logits[first : first + len(kept)], kept, sampler.params.logprobs))
+        first += len(draft) + 1
+    return choices
+
+
+def _with_penalties(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+    """`logits` itself where nobody has a penalty."""
+    penalised = [row for row, (sampler, _) in enumerate(rows) if sampler.has_penalty]
+    if not penalised:
+        return logits
+    scores = logits.float()
+    if scores is logits:
+        scores = logits.clone()
+    for row in penalised:
+        sampler, ahead = rows[row]
+        sampler.penalise(scores[row], ahead)
+    return scores
+
+
+def _masked(scores: Tensor, rows: Sequence[_Row], chosen: list[int], masks: MaskFiller | None) -> Tensor:
+    """[len(chosen), V]: a copy of these rows, minus infinity where a token may not follow."""
+    assert masks is not None
+    matchers = [matcher for row in chosen if (matcher := rows[row][0].matcher) is not None]
+    return scores[chosen].masked_fill_(masks.forbidden(matchers).to(scores.device), float("-inf"))
+
+
+def _num_allowed(sampler: Sampler, token_ids: list[int]) -> int:
+    """How many of the tokens may follow, one after another."""
+    return len(token_ids) if sampler.matcher is None else sampler.matcher.num_allowed(token_ids)
+
+
+def _sample(scores: Tensor, rows: Sequence[_Row]) -> list[int]:
+    params, device = [sampler.params for sampler, _ in rows], scores.device
+    token_ids: list[int] = sample(
         scores,
         torch.tensor([each.temperature for each in params], device=device),
         torch.tensor([each.top_k for each in params], device=device),
         torch.tensor([each.top_p for each in params], device=device),
         torch.tensor([each.min_p for each in params], device=device),
-        torch.tensor([sampler.uniform() for sampler in samplers], dtype=torch.float64, device=device),
+        torch.tensor([sampler.uniform(len(ahead)) for sampler, ahead in rows], dtype=torch.float64, device=device),
     ).tolist()
-    for sampler, token_id in zip(samplers, token_ids, strict=True):
-        sampler.note(token_id)
-    choices = [Choice(token_id) for token_id in token_ids]
-    for row, each in enumerate(params):
-        if each.logprobs is not None:
-            choices[row] = score(logits[row : row + 1], [token_ids[row]], each.logprobs)[0]
-    return choices
+    return token_ids
 
 
 def score(logits: Tensor, token_ids: Sequence[int], num_best: int) -> list[Choice]:

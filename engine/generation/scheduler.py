@@ -1,20 +1,24 @@
 """Choose the sequences of the next step, and keep the books of KV blocks. No torch, clock or I/O.
 
-A step is {sequence: number of new tokens}: a decode is one, a prompt chunk many, and nothing else tells them apart.
+A step is {sequence: number of new tokens}: a decode is one and its drafts, a prompt chunk many.
 Policy: decodes first, then chunks of admitted prompts, then admission in order of arrival, within the budget of a step
 (Sarathi-Serve, arXiv:2403.02310). Where blocks run out, the youngest sequence is set back: what it computed stays in
 the prefix tree as long as there is room, so it usually finds most of it again.
+A sequence with an adapter runs while the adapter has a slot; who gets one is the SlotTable's policy, and those that
+wait for one, or for their adapter to be read, are passed by.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
 from engine.errors import Overloaded, PromptTooLong
+from engine.generation.adapters.slots import SlotTable
 from engine.generation.block_pool import BlockPool
 from engine.generation.prefix_tree import Node, PrefixTree
 from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
@@ -55,8 +59,17 @@ class Scheduler:
     """Continuous batching (Orca, OSDI 2022) over a fixed pool of KV blocks. One thread calls it."""
 
     def __init__(
-        self, *, num_blocks: int, max_num_seqs: int, max_waiting: int, budget: TokenBudget, max_pinned_blocks: int = 0
+        self,
+        *,
+        num_blocks: int,
+        max_num_seqs: int,
+        max_waiting: int,
+        budget: TokenBudget,
+        max_pinned_blocks: int = 0,
+        slots: SlotTable | None = None,
+        is_loaded: Callable[[str], bool] = lambda digest: True,
     ) -> None:
+        """`slots` are the places of adapters; `is_loaded` tells whether an adapter, by digest, can be put into one."""
         self._pool = BlockPool(num_blocks)
         self._tree = PrefixTree(self._pool, max_pinned_blocks=max_pinned_blocks)
         self._max_blocks_each = num_blocks - max_pinned_blocks
@@ -66,6 +79,8 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()  # by arrival
         self._running: list[Sequence] = []  # by arrival
         self._arrivals = count()
+        self._slots = slots or SlotTable(1)
+        self._is_loaded = is_loaded
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.num_preemptions = 0
@@ -83,7 +98,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether `next_step` would give a step."""
-        return bool(self._running or self._waiting)
+        return bool(self._running) or any(self._can_run(sequence) for sequence in self._waiting)
 
     @property
     def num_used_blocks(self) -> int:
@@ -108,14 +123,20 @@ class Scheduler:
 
     def next_step(self) -> Step | None:
         """Admit, chunk or set back, then return the step; None when there is nothing to do. Touches no tensor."""
+        self._slots.tick()
+        self._displace()
+        return self._compose()
+
+    def _compose(self) -> Step | None:
         chosen: list[Sequence] = []
         num_tokens: list[int] = []
         for sequence in list(self._running):
             # The test of the status: an older one may have set it back just now.
             if sequence.is_decoding and sequence.status == "running" and self._make_room(sequence):
                 chosen.append(sequence)
-                num_tokens.append(1)
-        room = self._budget.prefill_tokens(len(chosen))
+        # After everybody's next token has its block, so that no draft sets anybody back.
+        num_tokens += [1 + self._room_for_drafts(sequence) for sequence in chosen]
+        room = self._budget.prefill_tokens(sum(num_tokens))
         computing: set[tuple[int, tuple[int, ...]]] = set()
         prefilling = [sequence for sequence in self._running if not sequence.is_decoding]
         for sequence in prefilling:
@@ -124,20 +145,30 @@ class Scheduler:
         if not chosen and self._running:
             # Prompts hold all blocks and none has enough: the youngest gives way to the others.
             self._preempt(self._running[-1])
-            return self.next_step()
+            return self._compose()
         return Step(tuple(chosen), tuple(num_tokens)) if chosen else None
 
+    def decoding(self) -> list[Sequence]:
+        """The running sequences where all decode and nobody waits; else none: prompts come first then."""
+        if self._waiting or not all(sequence.is_decoding for sequence in self._running):
+            return []
+        return self._running
+
     def finish_step(self, step: Step, new_tokens: SequenceOf[SequenceOf[int]]) -> None:
-        """Note that a step was computed, and append the tokens chosen after it (none while a prompt is incomplete).
+        """Note that a step was computed, and append the tokens chosen after it: none while a prompt is incomplete, else
+        the drafts that were right and one more.
 
         Blocks that became full enter the tree at once, so that others find them while this one still runs.
         """
         for sequence, num_tokens, tokens in zip(step.sequences, step.num_tokens, new_tokens, strict=True):
             if sequence.status != "running":
                 continue
-            sequence.num_computed += num_tokens
-            self._commit(sequence)
+            # Keys and values after a wrong draft are left where they are, to be overwritten.
+            num_wrong = max(len(sequence.drafts) + 1 - len(tokens), 0) if sequence.drafts else 0
             sequence.tokens += tokens
+            sequence.drafts = []
+            sequence.num_computed += num_tokens - num_wrong
+            self._commit(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """End a sequence in any state; its full blocks stay in the tree for others. Calling it again does nothing."""
@@ -161,6 +192,11 @@ class Scheduler:
         if self._running:
             self._preempt(self._running[-1])
 
+    def forget_adapter(self, digest: str) -> None:
+        """An adapter that no sequence will use again leaves its slot, and what was computed with it the tree."""
+        self._slots.release(digest)
+        self._tree.drop_adapter(digest)
+
     def check(self) -> None:
         """Every block is free, in the tree or owned by one sequence. Raises: AssertionError naming the leak."""
         self._tree.check()
@@ -179,6 +215,8 @@ class Scheduler:
             owned += sequence.blocks[num_tree:]
             assert sequence.num_computed <= len(sequence.blocks) * BLOCK_TOKENS, f"{sequence.id} lacks blocks"
             assert num_tree == sequence.num_computed // BLOCK_TOKENS, f"{sequence.id} keeps full blocks to itself"
+            slot = self._slots.slot_of(sequence.key.adapter) if sequence.key.adapter else -1
+            assert sequence.slot == slot, f"{sequence.id} runs in slot {sequence.slot}, its adapter has {slot}"
         for sequence in self._waiting:
             assert sequence.status == "waiting" and not sequence.blocks, f"{sequence.id} waits with blocks"
         for key, number in users.items():
@@ -235,11 +273,18 @@ class Scheduler:
     ) -> int:
         """Let waiting sequences in, in order of arrival; returns the tokens that they put into the step."""
         used = 0
-        while self._waiting and used < room and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting[0]
+        for sequence in list(self._waiting):
+            if used >= room or len(self._running) >= self._max_num_seqs:
+                break
+            if not self._can_run(sequence):
+                continue
             if not self._fits(sequence):
                 break
-            self._waiting.popleft()
+            slot = self._claim_slot(sequence)
+            if slot is None:
+                continue
+            self._waiting.remove(sequence)
+            sequence.slot = slot
             sequence.status = "running"
             sequence.node = self._tree.root(sequence.key)
             position = len(self._running)
@@ -250,6 +295,36 @@ class Scheduler:
                 self.prompt_tokens += sequence.num_prompt_tokens
             used += self._add_chunk(sequence, room - used, computing, chosen, num_tokens)
         return used
+
+    def _can_run(self, sequence: Sequence) -> bool:
+        """Whether there is nothing to wait for but room."""
+        return not sequence.key.adapter or self._is_loaded(sequence.key.adapter)
+
+    def _claim_slot(self, sequence: Sequence) -> int | None:
+        """The slot of a sequence's adapter, -1 without one; None while running sequences use all slots."""
+        adapter = sequence.key.adapter
+        if not adapter:
+            return -1
+        wanted = {other.key.adapter for other in self._waiting}
+        return self._slots.claim(adapter, in_use={other.key.adapter for other in self._running}, wanted=wanted)
+
+    def _displace(self) -> None:
+        """Set sequences back whose adapter's slot an older one waits for, as far as the SlotTable lets it."""
+        oldest: dict[str, int] = {}
+        for sequence in self._running:
+            if sequence.key.adapter:
+                oldest.setdefault(sequence.key.adapter, sequence.arrival)
+        if not oldest or len(self._running) >= self._max_num_seqs or self._slots.has_vacancy(oldest):
+            return
+        for sequence in self._waiting:
+            adapter = sequence.key.adapter
+            if not adapter or adapter in oldest or not self._can_run(sequence):
+                continue
+            victim = self._slots.displaced_by(sequence.arrival, oldest)
+            if victim is not None and self._fits(sequence):
+                for each in [each for each in self._running if each.key.adapter == victim]:
+                    self._preempt(each)
+            return
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether the whole prompt would find room beside what the running sequences still need, and one block each."""
@@ -300,7 +375,18 @@ class Scheduler:
                 return False
         return True
 
+    def _room_for_drafts(self, sequence: Sequence) -> int:
+        """Keep as many of the drafts as find blocks without evicting anything or setting anybody back."""
+        most = sequence.max_total_tokens - len(sequence.tokens) - 1
+        while len(sequence.drafts) > max(most, 0):
+            sequence.drafts.pop()
+        needed = num_blocks_for(len(sequence.tokens) + len(sequence.drafts)) - len(sequence.blocks)
+        sequence.blocks += self._pool.allocate(max(min(needed, self._pool.num_free), 0))
+        del sequence.drafts[max(len(sequence.blocks) * BLOCK_TOKENS - len(sequence.tokens), 0) :]
+        return len(sequence.drafts)
+
     def _preempt(self, sequence: Sequence) -> None:
+        sequence.drafts = []
         self._running.remove(sequence)
         self._give_up_blocks(sequence)
         sequence.num_computed = 0

@@ -24,11 +24,13 @@ class PrefixKey(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens` are prompt, then output. What follows `num_pinned_tokens` belongs to the scheduler.
+    """`tokens` are prompt, then output. What follows `drafts` belongs to the scheduler.
 
     `needs_prompt_logits`: the logits at every prompt position are wanted, so nothing of the prompt may come from the
     tree. `num_pinned_tokens`: leading tokens whose blocks are to stay in the tree. `deadline_s` is on the caller's
-    clock. `blocks` is the block table; its first `num_tree_blocks` belong to the tree and `node` is the last of those.
+    clock. `drafts`: guesses of what follows `tokens`, computed in the next step where there is room. `blocks` is the
+    block table; its first `num_tree_blocks` belong to the tree and `node` is the last of those. `slot` is its adapter's
+    while it runs; -1 for none.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Sequence:
     deadline_s: float | None
     needs_prompt_logits: bool = False
     num_pinned_tokens: int = 0
+    drafts: list[int] = field(default_factory=list)
     status: Literal["new", "waiting", "running", "finished"] = "new"
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -47,6 +50,7 @@ class Sequence:
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     arrival: int = 0
+    slot: int = -1
 
     @property
     def num_new(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
 from engine.retrieval.parsing.chunking import Chunker
-from engine.retrieval.parsing.formats import parse_document
+from engine.retrieval.parsing.formats import ParsedDocument, parse_document
 from engine.retrieval.store.write import NewChunk, NewDocument
 from engine.values import DocumentWrite
 
@@ -80,7 +80,11 @@ def body_hash(item: DocumentWrite) -> str:
 
 def prepare_document(item: DocumentWrite, chunker: Chunker) -> PreparedDocument:
     """Parse and chunk. Raises: UnparsableDocument, UnsupportedMediaType."""
-    parsed = parse_document(item.body, item.content_type, title=item.title)
+    return cut_document(item, parse_document(item.body, item.content_type, title=item.title), chunker)
+
+
+def cut_document(item: DocumentWrite, parsed: ParsedDocument, chunker: Chunker) -> PreparedDocument:
+    """Chunk what an item was parsed to. Thread-safe, and most of the time outside of Python's lock."""
     texts: dict[str, str] = {}
     chunks = []
     for ordinal, chunk in enumerate(chunker.chunks(parsed)):

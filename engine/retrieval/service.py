@@ -99,6 +99,7 @@ class Retriever:
             self._live,
             self._new_live,
             chunking=self._chunking,
+            threads=settings.threads,
             check_open=self._check_open,
         )
         self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)

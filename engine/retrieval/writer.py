@@ -32,12 +32,14 @@ class Writer:
         new_live: Callable[[str, float, int], LiveCollection],
         *,
         chunking: Mapping[str, Any],
+        threads: int,
         check_open: Callable[[], None],
     ) -> None:
         """
         Args:
             live: the collections by name; a first document adds one, made by `new_live(name, created_at, version)`.
             chunking: recorded with a collection that a write creates.
+            threads: that cut documents into chunks.
             check_open: raises once the retriever is closed.
         """
         self._store = store
@@ -46,6 +48,7 @@ class Writer:
         self._live = live
         self._new_live = new_live
         self._chunking = chunking
+        self._threads = threads
         self._check_open = check_open
         self._foreground = Foreground()
 
@@ -76,7 +79,8 @@ class Writer:
         while True:
             self._make_way(is_urgent)
             plan = WritePlan(items)
-            plan.prepare(self._chunker, self._store.content_hashes(collection, tenant, plan.ids()))
+            stored = self._store.content_hashes(collection, tenant, plan.ids())
+            plan.prepare(self._chunker, stored, threads=self._threads)
             vectors = self._vectors_of(plan, is_urgent)
             with self._store.transaction(is_urgent=is_urgent) as transaction:
                 self._check_open()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from engine.errors import InvalidRequest, RequestError, UnsupportedMediaType
 from engine.retrieval.parsing.chunking import Chunker
-from engine.retrieval.parsing.formats import MEDIA_TYPES
-from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, prepare_document
+from engine.retrieval.parsing.formats import MEDIA_TYPES, ParsedDocument, parse_document
+from engine.retrieval.preparing import PreparedDocument, check_document_id, content_hash, cut_document
 from engine.retrieval.store.write import Change
 from engine.values import DocumentWrite, WriteResult
 
@@ -57,8 +58,9 @@ class WritePlan:
             except RequestError as error:
                 self._errors[position] = error
 
-    def prepare(self, chunker: Chunker, stored: Mapping[str, tuple[str, int]]) -> None:
-        """Parse and chunk what differs from `stored` (id to content hash and number of chunks)."""
+    def prepare(self, chunker: Chunker, stored: Mapping[str, tuple[str, int]], *, threads: int = 1) -> None:
+        """Parse and chunk what differs from `stored` (id to content hash and number of chunks); `threads` chunk."""
+        parsed: list[tuple[DocumentWrite, ParsedDocument]] = []
         for position, item in enumerate(self._items):
             if position in self._errors:
                 continue
@@ -71,9 +73,11 @@ class WritePlan:
                 if new_hash == old_hash:
                     self._unchanged[item.id] = new_hash, num_chunks
                 else:
-                    self.puts.append(prepare_document(item, chunker))
+                    parsed.append((item, parse_document(item.body, item.content_type, title=item.title)))
             except RequestError as error:
                 self._errors[position] = error
+        with ThreadPoolExecutor(threads, "chunking") as pool:
+            self.puts = list(pool.map(lambda one: cut_document(one[0], one[1], chunker), parsed))
 
     def texts(self) -> dict[str, str]:
         """Hash to text of everything that the new chunks need embedded."""

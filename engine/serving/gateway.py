@@ -19,6 +19,7 @@ from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
+    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,
@@ -76,6 +77,15 @@ class RayBackends:
         model: ModelInfo = await _call("generator", self._generator.model.remote())
         self._model = model
         return model
+
+    async def adapters(self) -> list[AdapterStatus]:
+        return await _call("generator", self._generator.adapters.remote())
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+        return await _call("generator", self._generator.load_adapter.remote(name, path))
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None:
+        await _call("generator", self._generator.unload_adapter.remote(name, delete_files))
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await _call("retriever", self._retriever.write.remote(collection, items, tenant))

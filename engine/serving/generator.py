@@ -10,12 +10,14 @@ from typing import Any
 
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
+from engine.generation.adapters.registry import AdapterRegistry
+from engine.generation.adapters.service import AdapterService
 from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import GenerationRequest, TokenDelta
+from engine.values import AdapterStatus, GenerationRequest, TokenDelta
 
 
 class GeneratorDeployment:
@@ -32,6 +34,8 @@ class GeneratorDeployment:
             max_model_len=self._engine.max_model_len,
             created=int(time.time()),
         )
+        registry = AdapterRegistry(config.data / "adapters", settings.adapter_paths)
+        self._adapters = AdapterService(self._engine, registry, base_name=self._model.name)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[list[TokenDelta]]:
         """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
@@ -41,6 +45,18 @@ class GeneratorDeployment:
     async def model(self) -> ModelInfo:
         """Name and limits of the model."""
         return self._model
+
+    async def adapters(self) -> list[AdapterStatus]:
+        """What is loaded, and what could be."""
+        return await asyncio.to_thread(self._adapters.statuses)
+
+    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+        """Serve an adapter from now on."""
+        return await asyncio.to_thread(self._adapters.load, name, path)
+
+    async def unload_adapter(self, name: str, delete_files: bool) -> None:
+        """Serve an adapter no more."""
+        await asyncio.to_thread(self._adapters.unload, name, delete_files=delete_files)
 
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ray import serve
-
 from engine.config import EngineConfig, Profile
 from engine.errors import RequestError
 from engine.models import resolve_model
 from engine.retrieval.encoding.encoder import Encoder
 from engine.retrieval.encoding.reranker import Reranker
 from engine.retrieval.service import Retriever
+from engine.serving.batching import Batches
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
 from engine.values import DocumentWrite, Evidence, Judgement, Query, WriteResult
+
+_MAX_QUERIES = 512  # of one search
 
 
 class RetrieverDeployment:
@@ -26,25 +27,23 @@ class RetrieverDeployment:
         bind_replica_to_loopback()
         settings = config.retriever
         model = resolve_model(settings.model, kind="encoder")
-        encoder = Encoder(
-            model.path, threads=settings.threads, device=device(profile), batch_tokens=settings.batch_tokens
-        )
+        batch_tokens = settings.forward_tokens(device(profile))
+        encoder = Encoder(model.path, threads=settings.threads, device=device(profile), batch_tokens=batch_tokens)
         reranker = None
         if settings.reranker is not None:
             path = resolve_model(settings.reranker, kind="encoder").path
-            reranker = Reranker(path, device=device(profile), batch_tokens=settings.batch_tokens)
+            reranker = Reranker(path, device=device(profile), batch_tokens=batch_tokens)
         self._retriever = Retriever(config.data, encoder, settings, reranker, device=device(profile))
+        self._queries: Batches[Query, Evidence | RequestError] = Batches(self._evidence, max_size=_MAX_QUERIES)
 
     async def evidence(self, query: Query) -> Evidence:
         """Passages for one query."""
-        found: Evidence | RequestError = await self._evidence_batch(query)
+        found = await self._queries.submit(query)
         if isinstance(found, RequestError):
             raise found
         return found
 
-    @serve.batch(max_batch_size=512, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]  # Ray ships no types
-    async def _evidence_batch(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
-        # No waiting for company: while one batch is computed the next one gathers by itself.
+    async def _evidence(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
         return await asyncio.to_thread(self._retriever.evidence, queries)
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:

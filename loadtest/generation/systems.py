@@ -66,7 +66,13 @@ class OurEngine:
         """Answer one job; raises ValueError when it has another length than asked for."""
         sampling = SamplingParams(max_tokens=job.num_output, ignore_eos=True)
         request = GenerationRequest(
-            str(next(self._ids)), (), sampling=sampling, prompt_token_ids=job.prompt, cache_salt=salt
+            str(next(self._ids)),
+            (),
+            sampling=sampling,
+            adapter=job.adapter or None,
+            prompt_token_ids=job.prompt,
+            cache_salt=salt,
+            drafts=job.drafts,
         )
         arrivals: list[float] = []
         cached = 0

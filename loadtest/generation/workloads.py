@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TRACE = Path(__file__).with_name("rag_trace.json")
@@ -15,10 +15,15 @@ FREE_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: a prompt, and how many tokens to generate whatever they are."""
+    """One request: a prompt, how many tokens to generate whatever they are, and the adapter, if one.
+
+    `drafts`: whether our engine may guess.
+    """
 
     prompt: tuple[int, ...]
     num_output: int
+    adapter: str = ""
+    drafts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +63,33 @@ def read_trace(path: Path = TRACE) -> Trace:
 
 
 def free_jobs(count: int, *, seed: int, vocab_size: int = 49152) -> list[Job]:
-    """Prompts of random tokens, so that nothing is shared; special tokens, which come first, are left out."""
+    """Prompts of random tokens, so that nothing is shared, without drafts: a model that reads noise repeats itself.
+
+    Special tokens, which come first, are left out.
+    """
     drawn = random.Random(seed)
-    return [Job(tuple(drawn.randrange(100, vocab_size) for _ in range(FREE_TOKENS)), FREE_TOKENS) for _ in range(count)]
+    prompts = [tuple(drawn.randrange(100, vocab_size) for _ in range(FREE_TOKENS)) for _ in range(count)]
+    return [Job(prompt, FREE_TOKENS, drafts=False) for prompt in prompts]
+
+
+def with_adapters(jobs: Sequence[Job], names: Sequence[str], *, seed: int = 0) -> list[Job]:
+    """The jobs with adapters drawn by a power law: the n-th name is asked for 1/n times as often as the first."""
+    drawn = random.Random(seed)
+    chosen = drawn.choices(names, [1 / (rank + 1) for rank in range(len(names))], k=len(jobs))
+    return [replace(job, adapter=name) for job, name in zip(jobs, chosen, strict=True)]
 
 
 def ideal_reuse(jobs: Sequence[Job]) -> float:
     """Share of prompt tokens that a cache of whole blocks that never forgets saves, the requests one after another.
 
-    The last token of a prompt is always computed.
+    The last token of a prompt is always computed, and what was computed with another adapter is of no use.
     """
-    known: set[tuple[int, ...]] = set()
+    known: set[tuple[str, tuple[int, ...]]] = set()
     reused = 0
     for job in jobs:
         is_known = True
         for stop in _block_ends(job.prompt):
-            beginning = job.prompt[:stop]
+            beginning = (job.adapter, job.prompt[:stop])
             is_known = is_known and beginning in known and stop < len(job.prompt)
             reused += BLOCK_TOKENS * is_known
             known.add(beginning)

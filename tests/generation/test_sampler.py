@@ -14,7 +14,7 @@ LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.9, 0.0, -3.0])
 
 def draws(params: SamplingParams, count: int, prompt: tuple[int, ...] = ()) -> list[int]:
     sampler = Sampler(params, prompt)
-    return [choose(LOGITS[None], [sampler])[0].token_id for _ in range(count)]
+    return [choose(LOGITS[None], [sampler])[0][0].token_id for _ in range(count)]
 
 
 def test_greedy_takes_the_most_probable_token():
@@ -35,7 +35,7 @@ def test_draw_depends_on_seed_and_position_and_not_on_the_batch():
     for step in range(12):
         others = [Sampler(SamplingParams(temperature=1.0, seed=step + i), ()) for i in range(step % 4)]
         samplers = [*others, sampler]
-        beside.append(choose(LOGITS.expand(len(samplers), -1), samplers)[-1].token_id)
+        beside.append(choose(LOGITS.expand(len(samplers), -1), samplers)[-1][0].token_id)
     assert beside == alone
 
 
@@ -72,7 +72,7 @@ def test_penalties_change_a_row_and_leave_its_neighbours_and_the_logits_alone():
     logits = LOGITS.expand(2, -1).clone()
     tired = Sampler(SamplingParams(frequency_penalty=1.0), ())
     plain = Sampler(SamplingParams(), ())
-    chosen = [tuple(choice.token_id for choice in choose(logits, [tired, plain])) for _ in range(3)]
+    chosen = [tuple(choice.token_id for (choice,) in choose(logits, [tired, plain])) for _ in range(3)]
     assert chosen == [(1, 1), (3, 1), (1, 1)]
     torch.testing.assert_close(logits, LOGITS.expand(2, -1))
 
@@ -80,7 +80,7 @@ def test_penalties_change_a_row_and_leave_its_neighbours_and_the_logits_alone():
 @pytest.mark.parametrize("num_best", [0, 1, 3, 50])
 def test_log_probabilities_are_those_of_the_model_before_temperature_and_penalties(num_best: int):
     params = SamplingParams(temperature=0.3, seed=1, repetition_penalty=1.9, logprobs=num_best)
-    (choice,) = choose(LOGITS[None], [Sampler(params, (1,))])
+    ((choice,),) = choose(LOGITS[None], [Sampler(params, (1,))])
     expected = LOGITS.log_softmax(-1)
     assert choice.logprob == pytest.approx(float(expected[choice.token_id]))
     best = expected.sort(descending=True)

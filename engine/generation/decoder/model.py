@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.generation.adapters.store import AdapterPlan, LayerSlots
 from engine.generation.attention.base import Attention, HeadNorms
 from engine.generation.decoder.loading import Checkpoint
 from engine.generation.decoder.spec import DecoderSpec
 from kernels.linear import LinearWeight, linear, pack_linear
+from kernels.lora_add import LoraPlan, LoraSlots, lora_add
 from kernels.rms_norm import rms_norm
 from kernels.silu_mul import silu_mul
 
@@ -49,19 +51,27 @@ class Decoder:
             self._head = pack_linear(head)
             weights.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
 
-    def forward(self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor, adapters: AdapterPlan | None = None
+    ) -> Tensor:
         """Logits [R, V] (the model's dtype) after the tokens at `rows` of the flat batch.
 
-        `token_ids` [T] int64; `plan` is what `attention` made of the step; `rows` [R] int64 indices into T.
+        `token_ids` [T] int64; `plan` is what `attention` made of the step; `rows` [R] int64 indices into T; `adapters`
+        is None where no row uses one.
         """
         residual = functional.embedding(token_ids, self._embedding)  # [T, M]
         eps = self.spec.norm_eps
         x = rms_norm(residual, self._layers[0].attention_norm, eps)
         last = len(self._layers) - 1
         for index, layer in enumerate(self._layers):
-            attended = attention.run(index, linear(x, layer.qkv), layer.head_norms, plan)  # [T, H * D]
-            x = rms_norm(linear(attended, layer.output), layer.mlp_norm, eps, residual=residual)
-            x = linear(silu_mul(linear(x, layer.gate_up)), layer.down)
+            slots = _NO_SLOTS if adapters is None else adapters.layers[index]
+            lora_rows = None if adapters is None else adapters.rows
+            qkv = _linear(x, layer.qkv, slots.qkv, lora_rows)
+            attended = attention.run(index, qkv, layer.head_norms, plan)  # [T, H * D]
+            x = _linear(attended, layer.output, slots.output, lora_rows)
+            x = rms_norm(x, layer.mlp_norm, eps, residual=residual)
+            x = silu_mul(_linear(x, layer.gate_up, slots.gate_up, lora_rows))
+            x = _linear(x, layer.down, slots.down, lora_rows)
             if index == last:
                 # Only these rows are looked at; the others' last norm and logits would be thrown away.
                 if len(rows) == 0:
@@ -70,6 +80,16 @@ class Decoder:
                 return linear(rms_norm(x, self._norm, eps, residual=residual), self._head)
             x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
         raise AssertionError("a decoder has at least one layer")
+
+
+_NO_SLOTS = LayerSlots()
+
+
+def _linear(x: Tensor, weight: LinearWeight, slots: LoraSlots | None, rows: LoraPlan | None) -> Tensor:
+    out = linear(x, weight)
+    if slots is not None and rows is not None:
+        lora_add(out, x, slots, rows)
+    return out
 
 
 def _read_layer(weights: Checkpoint, spec: DecoderSpec, index: int) -> Layer:

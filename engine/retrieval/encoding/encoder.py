@@ -1,4 +1,4 @@
-"""The encoder: any sentence-transformers folder on transformers, batched by padded tokens."""
+"""The encoder: any sentence-transformers folder, on our own forward where it has one and on transformers elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Encoding, Tokenizer
-from transformers import AutoModel
 
 from engine.errors import ConfigError, ModelSourceError
+from engine.retrieval.encoding.bert import Bert, runs_bert
 from engine.retrieval.encoding.folder import read_encoder_folder
+from engine.retrieval.encoding.padded import PaddedModel
 from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors, token_batches
 from engine.retrieval.encoding.turns import Turns
 
@@ -39,28 +40,17 @@ class Encoder:
         self._batch_tokens = batch_tokens
         self._turns = Turns()
         torch.set_num_threads(threads)
+        weights_dtype = choose_dtype(dtype, self._device)
         try:
             self.tokenizer = _tokenizer(path)
             self._cutting_tokenizer = _tokenizer(path)
-            model, report = AutoModel.from_pretrained(
-                path,
-                output_loading_info=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=choose_dtype(dtype, self._device),
-            )
+            has_own = self._device.type == "cpu" and weights_dtype == torch.float32 and runs_bert(path)
+            self._model = Bert(path) if has_own else PaddedModel(path, self._device, weights_dtype)
         except (OSError, ValueError) as error:
             raise ModelSourceError(f"{path}: cannot be loaded as an encoder ({error}).") from None
-        # transformers fills missing weights with random numbers; BERT's own pooler is never used here.
-        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-        if missing:
-            raise ModelSourceError(f"{path}: the weights lack {', '.join(missing[:3])}. Fetch the model anew.")
         self._cutting_tokenizer.enable_truncation(self._folder.max_tokens)
-        self._model = model.eval().to(self._device)
-        self._pad_id: int = model.config.pad_token_id or 0
         self.max_tokens = self._folder.max_tokens - self._num_prompt_tokens()
-        self.dim: int = model.config.hidden_size
+        self.dim = self._model.dim
         self.identity = EncoderIdentity(
             name=self._folder.name,
             digest=_digest(self._folder.files),
@@ -84,20 +74,12 @@ class Encoder:
         return vectors
 
     def _forward(self, encodings: Sequence[Encoding]) -> Vectors:
-        longest = max(len(encoding.ids) for encoding in encodings)
-        ids = np.full((len(encodings), longest), self._pad_id, np.int64)  # [N, T]
-        mask = np.zeros((len(encodings), longest), np.int64)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
-        attention_mask = torch.from_numpy(mask).to(self._device)
-        output = self._model(input_ids=torch.from_numpy(ids).to(self._device), attention_mask=attention_mask)
-        hidden = output.last_hidden_state.float()  # [N, T, M]
+        hidden = self._model.states(encodings)  # [T, M]
+        lengths = torch.tensor([len(encoding.ids) for encoding in encodings], device=hidden.device)
         if self._folder.pooling == "cls":
-            pooled = hidden[:, 0]
+            pooled = hidden[lengths.cumsum(0) - lengths]
         else:
-            weights = attention_mask.unsqueeze(-1).float()
-            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+            pooled = torch.segment_reduce(hidden, "mean", lengths=lengths)
         if self._folder.normalise:
             pooled = torch.nn.functional.normalize(pooled, dim=-1)
         vectors: Vectors = pooled.cpu().numpy()

@@ -38,15 +38,15 @@ def read_encoder_folder(path: Path) -> EncoderFolder:
     weights = tuple(sorted(path.glob("*.safetensors")))
     if not weights:
         raise ModelSourceError(f"{path}: has no *.safetensors file; weights in other formats are not read.")
-    config = _read(path / "config.json")
-    settings = _read(path / "sentence_bert_config.json")
+    config = read_json(path / "config.json")
+    settings = read_json(path / "sentence_bert_config.json")
     if settings.get("do_lower_case"):
         raise ModelSourceError(f"{path}: sentence_bert_config.json asks for do_lower_case, which is not supported.")
     limits = (settings.get("max_seq_length"), config.get("max_position_embeddings"))
     max_tokens = min((limit for limit in limits if isinstance(limit, int)), default=512)
     pooling, normalise, pooling_file = _modules(path)
     prompts_file = path / "config_sentence_transformers.json"
-    prompts = _read(prompts_file).get("prompts") or {}
+    prompts = read_json(prompts_file).get("prompts") or {}
     named = [path / name for name in ("config.json", "tokenizer.json", "modules.json", "sentence_bert_config.json")]
     return EncoderFolder(
         name=config.get("_name_or_path") or path.name,
@@ -62,7 +62,7 @@ def read_encoder_folder(path: Path) -> EncoderFolder:
 def _modules(path: Path) -> tuple[str, bool, Path]:
     """Pooling, whether vectors are normalised, and the pooling's file."""
     pooling, normalise, pooling_file = "mean", False, path / "1_Pooling" / "config.json"
-    modules = _read(path / "modules.json")
+    modules = read_json(path / "modules.json")
     for module in modules.get("", []):
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
@@ -79,7 +79,7 @@ def _modules(path: Path) -> tuple[str, bool, Path]:
 
 
 def _pooling(file: Path) -> str:
-    config = _read(file)
+    config = read_json(file)
     modes = [name for name, is_on in config.items() if name.startswith("pooling_mode_") and is_on is True]
     named = config.get("pooling_mode")
     pooling = str(named or (_POOLING_FLAGS.get(modes[0]) if len(modes) == 1 else None))
@@ -91,7 +91,7 @@ def _pooling(file: Path) -> str:
     return pooling
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file, {} when there is no file; a list (modules.json) comes under the key ""."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,4 +1,8 @@
-"""Vector rows in float32 on a CPU, searched by FAISS; many queries at once, or under a filter, by matrix products."""
+"""Vector rows in float32 on a CPU.
+
+A half-precision copy narrows the search where its kernel can be compiled. Else FAISS searches, and many queries at
+once, or a filter, are matrix products.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ import torch
 from torch import Tensor
 
 from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.index.half_rows import HalfRows, exact_scores
 from engine.retrieval.index.products import best_products, with_ties
 from engine.retrieval.index.rows import FIRST_CAPACITY, Keys, Mask, VectorRows, grown
+from kernels.native import absence
+from kernels.row_scan import MAX_DIM
 
 # More queries than this are faster as one matrix product: 3 times for 32 queries over 100,000 rows (2 cores, AVX2).
 _MAX_FAISS_QUERIES = 4
@@ -24,9 +31,14 @@ _GATHER_SHARE = 0.25
 class CpuRows(VectorRows):
     """See VectorRows."""
 
-    def __init__(self, dim: int, *, threads: int = 1) -> None:
+    def __init__(self, dim: int, *, threads: int = 1, is_halved: bool = True) -> None:
+        """`threads` of a search; `is_halved` keeps a half-precision copy where there is a kernel to scan it: searches
+        become faster, and a row larger by half. 100,000 rows of 384 on 2 cores with AVX2: 4 ms for one query and
+        28 for 32, against 14 and 180 by FAISS, 14 and 56 by a matrix product.
+        """
         super().__init__(dim)
         self._threads = threads
+        self._halves = HalfRows(dim) if is_halved and dim <= MAX_DIM and absence() is None else None
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dim), np.float32)  # [capacity, E]
 
     @property
@@ -36,14 +48,40 @@ class CpuRows(VectorRows):
 
     def _grow(self, capacity: int) -> None:
         self._vectors = grown(self._vectors, capacity, len(self))
+        if self._halves is not None:
+            self._halves.grow(capacity, len(self))
 
     def _write(self, first: int, vectors: Vectors) -> None:
         self._vectors[first : first + len(vectors)] = vectors
+        if self._halves is not None:
+            self._halves.write(first, vectors)
 
     def _move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self._vectors[targets] = self._vectors[sources]
+        if self._halves is not None:
+            self._halves.move(sources, targets)
+
+    def _narrowed(self, queries: Vectors, num_results: int, is_allowed: Mask | None) -> tuple[Keys, Vectors] | None:
+        """The best rows by way of the half-precision copy; None where it does not help."""
+        if self._halves is None:
+            return None
+        if torch.get_num_threads() != self._threads:  # OpenMP keeps the number for each calling thread
+            torch.set_num_threads(self._threads)
+        candidates = self._halves.candidates(queries, len(self), num_results, is_allowed)
+        if candidates is None:
+            return None
+        rows = np.empty((len(queries), num_results), np.int64)
+        scores = np.empty((len(queries), num_results), np.float32)
+        for i, mine in enumerate(candidates):
+            exact = exact_scores(queries[i], self.vectors, mine)
+            best = np.lexsort((self._keys[mine], -exact))[:num_results]
+            rows[i], scores[i] = mine[best], exact[best]
+        return rows, scores
 
     def _nearest(self, queries: Vectors, num_results: int) -> tuple[Keys, Vectors]:
+        narrowed = self._narrowed(queries, num_results, None)
+        if narrowed is not None:
+            return narrowed
         stored = self._vectors[: len(self)]
 
         def search(k: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +96,11 @@ class CpuRows(VectorRows):
         return rows.numpy(), scores.numpy()
 
     def _nearest_allowed(self, queries: Vectors, num_results: int, is_allowed: Mask) -> tuple[Keys, Vectors]:
-        """Each block of rows is scored, and its best join those of the blocks before: faiss.knn takes no selection."""
+        if is_allowed.mean() >= _GATHER_SHARE:
+            narrowed = self._narrowed(queries, num_results, is_allowed)
+            if narrowed is not None:
+                return narrowed
+        # Each block of rows is scored, and its best join those of the blocks before: faiss.knn takes no selection.
         best_rows = np.empty((len(queries), 0), np.int64)
         best_scores = np.empty((len(queries), 0), np.float32)
         for first in range(0, len(self), _BLOCK_ROWS):

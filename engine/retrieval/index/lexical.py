@@ -120,7 +120,7 @@ class LexicalIndex:
         queries: Sequence[str],
         k: int,
         *,
-        tenant: str,
+        tenant: str | None,
         documents: NDArray[np.int64] | None = None,
         excluded: NDArray[np.int64] | None = None,
     ) -> list[Hits]:
@@ -129,12 +129,16 @@ class LexicalIndex:
         Args:
             queries: Q plain texts; nothing in them is query syntax. Terms behind the 256th distinct one are not read.
             k: most hits per query.
+            tenant: None where the collection is one tenant's alone: tantivy then skips blocks of chunks that cannot be
+                among the best, as it does for no query with a second condition (2.5 times faster at 100,000).
             documents: [n] the only documents whose chunks may be found; None allows all.
             excluded: [n] documents whose chunks may not be found.
         Returns: per query at most k pairs of key and BM25 score, above 0.
         """
         schema = self._schema
-        scope = [(Occur.Must, Query.term_query(schema, "tenant", tenant_term(tenant), "basic"))]
+        scope: list[tuple[Occur, Query]] = []
+        if tenant is not None:
+            scope.append((Occur.Must, Query.term_query(schema, "tenant", tenant_term(tenant), "basic")))
         if documents is not None:
             scope.append((Occur.Must, Query.term_set_query(schema, "document", documents.tolist())))
         if excluded is not None:
@@ -187,7 +191,7 @@ class LexicalIndex:
         limit = min(k, num_docs)
         if match is None or limit <= 0:
             return []
-        query = Query.boolean_query([(Occur.Must, match), *scope])
+        query = Query.boolean_query([(Occur.Must, match), *scope]) if scope else match
         num_fetched = min(limit + 1, num_docs)
         while True:
             found = searcher.search(query, num_fetched, count=False).hits

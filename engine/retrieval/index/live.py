@@ -225,7 +225,8 @@ class LiveCollection:
         lexical: dict[int, Ranking] = {}
         if by_words:
             texts = [queries[i].text for i in by_words]
-            ranked = self._lexical.search(texts, depth, tenant=queries[0].tenant, **_documents(shelf.metadata, allowed))
+            tenant = queries[0].tenant if len(self._shelves) > 1 else None
+            ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
             lexical = dict(zip(by_words, ranked, strict=True))
         alpha = self._fitted.get(queries[0].tenant, self._alpha)
         return [

@@ -156,6 +156,9 @@ def test_index_equals_a_dict_after_any_history(history):
                 for word in WORDS:
                     mine = sorted(key for key, value in expected.items() if value == (tenant, word))
                     assert sorted(keys_of(index, word, tenant=tenant)) == mine
+            for word in WORDS:
+                everybodys = sorted(key for key, value in expected.items() if value[1] == word)
+                assert sorted(keys_of(index, word, tenant=None)) == everybodys
     finally:
         index.close()
         shutil.rmtree(folder)
@@ -215,3 +218,16 @@ def test_chunks_replaced_many_times_are_found_once_with_their_last_text(index):
         index.apply(keys, [chunk(key, f"apple v{version}") for key in keys], version)
         assert sorted(keys_of(index, f"v{version}")) == sorted(keys)
     assert sorted(keys_of(index, "apple old")) == list(range(20))
+
+
+@settings(max_examples=25, deadline=None)
+@given(chunks_of_words, st.lists(st.sampled_from(WORDS), min_size=1, max_size=3), st.integers(1, 20))
+def test_index_of_one_tenant_gives_the_same_hits_without_asking_for_it(chunks, words, k):
+    folder = Path(tempfile.mkdtemp())
+    index = LexicalIndex(folder / "lexical")
+    try:
+        index.rebuild([chunk(key, " ".join(text), tenant="a") for key, text in enumerate(chunks)], 1)
+        assert index.search([" ".join(words)], k, tenant=None) == index.search([" ".join(words)], k, tenant="a")
+    finally:
+        index.close()
+        shutil.rmtree(folder)

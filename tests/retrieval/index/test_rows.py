@@ -28,7 +28,10 @@ def half_frozen(dim: int) -> FrozenRows:
     return FrozenRows(partial(CpuRows, dim), freezer, freeze_at=40)
 
 
-backends = pytest.mark.parametrize("new_rows", [CpuRows, ON_TORCH, half_frozen], ids=["faiss", "torch", "frozen"])
+ON_FAISS = partial(CpuRows, is_halved=False)
+backends = pytest.mark.parametrize(
+    "new_rows", [CpuRows, ON_FAISS, ON_TORCH, half_frozen], ids=["halves", "faiss", "torch", "frozen"]
+)
 
 
 def vectors_of(*keys: int) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""`/v1/adapters`: what is loaded, and what could be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from engine.api.backends import Backends
+from engine.api.schemas_adapters import AdapterCard, AdapterGone, AdapterList, LoadAdapter
+from engine.api.strict_json import StrictRoute
+from engine.values import AdapterStatus
+
+DeleteFiles = Annotated[bool, Query(description="Delete the adapter's folder as well.")]
+
+
+def adapters_router(backends: Backends) -> APIRouter:
+    """The routes that manage adapters."""
+    router = APIRouter(route_class=StrictRoute, tags=["adapters"])
+
+    @router.get("/v1/adapters")
+    async def adapters() -> AdapterList:
+        """Adapters that are loaded, and those in the data folder that are not."""
+        parent = (await backends.model()).name
+        return AdapterList(data=[_card(status, parent) for status in await backends.adapters()])
+
+    @router.post("/v1/adapters")
+    async def load(request: LoadAdapter) -> AdapterCard:
+        """Load an adapter, or load it again from its changed files; requests in progress keep the earlier weights."""
+        parent = (await backends.model()).name
+        return _card(await backends.load_adapter(request.name, request.path), parent)
+
+    @router.delete("/v1/adapters/{name}")
+    async def unload(name: str, files: DeleteFiles = False) -> AdapterGone:
+        """Refuse new requests for an adapter; those in progress are completed."""
+        await backends.unload_adapter(name, files)
+        return AdapterGone(name=name, files_deleted=files)
+
+    return router
+
+
+def _card(status: AdapterStatus, parent: str) -> AdapterCard:
+    return AdapterCard(
+        name=status.name,
+        parent=parent,
+        loaded=status.is_loaded,
+        digest=status.digest,
+        rank=status.rank,
+        targets=list(status.targets),
+        path=status.path,
+        error=status.error,
+    )

@@ -1,0 +1,49 @@
+"""Bodies of `/v1/adapters`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from engine.api.schemas_chat import Body
+
+
+class LoadAdapter(Body):
+    """Body of `POST /v1/adapters`."""
+
+    name: str = Field(description="Name that `model` may take from now on.", max_length=64, examples=["support-bot"])
+    path: str | None = Field(
+        None,
+        max_length=4096,
+        description="Folder with PEFT's files, in the data folder's adapters/ or one of generator.adapter_paths; "
+        "default: the one with the adapter's name.",
+    )
+
+
+class AdapterCard(BaseModel):
+    """One adapter. `digest`, `rank` and `targets` are known of loaded ones; `error` says why one could not be."""
+
+    name: str
+    object: Literal["adapter"] = "adapter"
+    parent: str = Field(description="The base model.")
+    loaded: bool
+    digest: str | None = Field(description="SHA-256 of the adapter's files.")
+    rank: int | None
+    targets: list[str]
+    path: str = Field(description="Its folder, relative to the data folder's adapters/ where it lies there.")
+    error: str | None
+
+
+class AdapterList(BaseModel):
+    """Response of `GET /v1/adapters`."""
+
+    object: Literal["list"] = "list"
+    data: list[AdapterCard]
+
+
+class AdapterGone(BaseModel):
+    """Response of `DELETE /v1/adapters/{name}`."""
+
+    name: str
+    files_deleted: bool

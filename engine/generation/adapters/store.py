@@ -1,0 +1,158 @@
+"""The adapters on the device: A and B of every linear by slot, and what one step uses of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from engine.generation.adapters.files import AdapterWeights, target_shapes
+from engine.generation.decoder.spec import DecoderSpec
+from kernels.dispatch import Backend
+from kernels.lora_add import (
+    LoraPlan,
+    LoraSlots,
+    clear_slot,
+    copy_slot,
+    empty_slots,
+    pack_lora,
+    padded_rank,
+    plan_lora,
+)
+
+Fused = Literal["qkv", "output", "gate_up", "down"]
+# The decoder's linears, and the targets that each computes at once.
+FUSED: dict[Fused, tuple[str, ...]] = {
+    "qkv": ("q", "k", "v"),
+    "output": ("o",),
+    "gate_up": ("gate", "up"),
+    "down": ("down",),
+}
+
+
+@dataclass(slots=True)
+class LayerSlots:
+    """One layer's linears; None where no adapter that was loaded changes that linear."""
+
+    qkv: LoraSlots | None = None
+    output: LoraSlots | None = None
+    gate_up: LoraSlots | None = None
+    down: LoraSlots | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPlan:
+    """What the decoder needs of a step whose rows `rows` use adapters."""
+
+    layers: Sequence[LayerSlots]
+    rows: LoraPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """An adapter on the CPU, laid out as the device's slots are: to put it there is a copy. One slot each."""
+
+    digest: str
+    rank: int
+    linears: Mapping[tuple[int, Fused], LoraSlots]
+
+
+class AdapterStore:
+    """S slots over all layers. Memory is taken when the first adapter comes, for the linears that it changes."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        *,
+        num_slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        backend: Backend = "auto",
+    ) -> None:
+        """`backend` is that of `lora_add`."""
+        self._layers = [LayerSlots() for _ in range(spec.num_layers)]
+        self._shapes = target_shapes(spec)
+        self._num_slots = num_slots
+        self._dtype = dtype
+        self._device = device
+        # An adapter is laid out on the CPU for the device that computes with it.
+        self._backend: Backend = backend if device.type == "cpu" else "torch"
+        self._digests = [""] * num_slots
+        self._ranks = [0] * num_slots
+        self._rank = 0  # of the slots' tensors
+
+    def pack(self, weights: AdapterWeights) -> PackedAdapter:
+        """Lay an adapter out. Any thread."""
+        linears: dict[tuple[int, Fused], LoraSlots] = {}
+        for layer in range(len(self._layers)):
+            for fused, targets in FUSED.items():
+                parts = [weights.pairs.get((layer, target)) for target in targets]
+                if any(part is not None for part in parts):
+                    slots = self._empty(fused, 1, padded_rank(weights.rank), torch.device("cpu"))
+                    pack_lora(slots, 0, parts)
+                    linears[layer, fused] = slots
+        return PackedAdapter(weights.digest, padded_rank(weights.rank), linears)
+
+    def holds(self, slot: int, digest: str) -> bool:
+        """Whether the slot has that adapter's weights."""
+        return self._digests[slot] == digest
+
+    def put(self, slot: int, adapter: PackedAdapter) -> None:
+        """Make the slot hold the adapter, whatever it held."""
+        self._digests[slot], self._ranks[slot] = adapter.digest, adapter.rank
+        self._fit_rank()
+        for index, layer in enumerate(self._layers):
+            for fused in FUSED:
+                source = adapter.linears.get((index, fused))
+                target: LoraSlots | None = getattr(layer, fused)
+                if source is None:
+                    if target is not None:
+                        clear_slot(target, slot)
+                    continue
+                if target is None:
+                    target = self._empty(fused, self._num_slots, self._rank, self._device)
+                    setattr(layer, fused, target)
+                copy_slot(target, slot, source, 0)
+
+    def plan(self, runs: Sequence[tuple[int, int, int]]) -> AdapterPlan:
+        """What a step needs whose rows from start to stop use a slot: (start, stop, slot), ascending."""
+        rows = plan_lora(runs, self._ranks, num_slots=self._num_slots, dtype=self._dtype, device=self._device)
+        return AdapterPlan(self._layers, rows)
+
+    def _fit_rank(self) -> None:
+        """Give the tensors the rank of the largest adapter in a slot, not of the largest allowed.
+
+        The native kernel computes each adapter at its own rank, so there they only grow.
+        """
+        needed = max(self._ranks)
+        is_native = any(slots.is_native for layer in self._layers for slots in _linears(layer))
+        if needed == self._rank or (needed < self._rank and is_native):
+            return
+        self._rank = needed
+        for layer in self._layers:
+            for fused in FUSED:
+                old: LoraSlots | None = getattr(layer, fused)
+                if old is None:
+                    continue
+                new = self._empty(fused, self._num_slots, needed, self._device)
+                for slot in range(self._num_slots):
+                    copy_slot(new, slot, old, slot)
+                setattr(layer, fused, new)
+
+    def _empty(self, fused: Fused, num_slots: int, rank: int, device: torch.device) -> LoraSlots:
+        targets = FUSED[fused]
+        return empty_slots(
+            [self._shapes[target][0] for target in targets],
+            self._shapes[targets[0]][1],
+            num_slots=num_slots,
+            rank=rank,
+            dtype=self._dtype,
+            device=device,
+            backend=self._backend,
+        )
+
+
+def _linears(layer: LayerSlots) -> list[LoraSlots]:
+    return [slots for slots in (layer.qkv, layer.output, layer.gate_up, layer.down) if slots is not None]
