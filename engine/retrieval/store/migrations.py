@@ -81,7 +81,7 @@ _STEPS: dict[int, tuple[str, ...]] = {
             query_hash VARCHAR(64) NOT NULL,
             document VARCHAR(512) NOT NULL,
             grade INTEGER NOT NULL,
-            query TEXT NOT NULL,
+            "query" TEXT NOT NULL,
             PRIMARY KEY (collection, tenant, query_hash, document),
             FOREIGN KEY(collection) REFERENCES collections (id)
         )""",
