@@ -154,7 +154,7 @@ class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
 
     def __init__(self, content_type: str, allowed: Iterable[str]) -> None:
-        super().__init__(f"content type {content_type!r} is not supported; allowed: {', '.join(sorted(allowed))}.")
+        super().__init__(f"content type {content_type[:80]!r} is not supported; allowed: {', '.join(sorted(allowed))}.")
         self.param = "content_type"
 
 

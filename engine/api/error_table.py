@@ -107,7 +107,8 @@ def install(app: FastAPI) -> None:
 
 def describe_problem(problem: Any) -> InvalidRequest:
     """One validation problem in words. The input is not echoed: it may be large or not printable."""
-    where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
+    # The name of a field that we do not know is input as well.
+    where = ".".join(str(part)[:80] for part in problem["loc"] if part not in ("body", "query", "path"))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "unknown field; GET /openapi.json lists the fields of this request"

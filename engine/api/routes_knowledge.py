@@ -30,6 +30,7 @@ from engine.api.tenancy import Tenant
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, UnknownCollection, UnknownDocument, UnsupportedMediaType
 from engine.retrieval.parsing.formats import BINARY_TYPES, MEDIA_TYPES
+from engine.retrieval.preparing import MAX_ID_CHARS
 from engine.values import DocumentWrite, Evidence, WriteResult
 from engine.values import Query as RetrieverQuery
 
@@ -223,7 +224,7 @@ def _batch_item(line: bytes, number: int) -> DocumentWrite | WriteOutcome:
     except (InvalidRequest, ValidationError) as error:
         problem = describe_problem(error.errors()[0]) if isinstance(error, ValidationError) else error
         known = raw.get("id") if isinstance(error, ValidationError) and isinstance(raw, dict) else None
-        name = known if isinstance(known, str) else f"line {number}"
+        name = _short(known) if isinstance(known, str) else f"line {number}"
         return WriteOutcome(
             id=name,
             status="failed",
@@ -238,7 +239,7 @@ def _batch_item(line: bytes, number: int) -> DocumentWrite | WriteOutcome:
 
 def _outcome(result: WriteResult) -> WriteOutcome:
     return WriteOutcome(
-        id=result.id,
+        id=_short(result.id),
         status=result.status,
         version=result.version,
         chunks=result.chunks,
@@ -247,6 +248,11 @@ def _outcome(result: WriteResult) -> WriteOutcome:
         code=result.error.code if result.error else None,
         job=result.job,
     )
+
+
+def _short(id: str) -> str:
+    """An id as it is, or the beginning of what is too long for one."""
+    return id if len(id) <= MAX_ID_CHARS else f"{id[:60]}..."
 
 
 def _succeeded(result: WriteResult) -> WriteOutcome:

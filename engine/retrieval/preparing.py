@@ -15,7 +15,7 @@ from engine.retrieval.store.write import NewChunk, NewDocument
 from engine.values import DocumentWrite
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_MAX_ID_CHARS = 512
+MAX_ID_CHARS = 512
 _MAX_TITLE_CHARS = 1000
 _GENERATION = 1
 
@@ -43,8 +43,8 @@ def check_document_id(document_id: str) -> None:
     problem = None
     if not document_id.strip():
         problem = "is empty"
-    elif len(document_id) > _MAX_ID_CHARS:
-        problem = f"has {len(document_id)} characters, allowed are {_MAX_ID_CHARS}"
+    elif len(document_id) > MAX_ID_CHARS:
+        problem = f"has {len(document_id)} characters, allowed are {MAX_ID_CHARS}"
     elif any(unicodedata.category(character) in ("Cc", "Cs") for character in document_id):
         problem = "holds a control character or half a surrogate pair"
     if problem is not None:

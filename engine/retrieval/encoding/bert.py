@@ -48,6 +48,13 @@ def runs_bert(path: Path) -> bool:
     )
 
 
+def scores_bert(path: Path) -> bool:
+    """Whether config.json in `path` describes a cross-encoder that `BertScorer` computes as transformers does."""
+    config = read_json(path / "config.json")
+    is_scorer = config.get("architectures") == ["BertForSequenceClassification"]
+    return is_scorer and len(config.get("id2label") or "two") == 1 and runs_bert(path)
+
+
 class Bert:
     """An encoder's layers in float32 on the CPU, without a head."""
 
@@ -80,7 +87,7 @@ class Bert:
         positions = torch.from_numpy(np.concatenate([self._places(encoding) for encoding in encodings]))
         words = self._words[ids]
         places = self._positions[positions]
-        if has_types:
+        if has_types and len(self._types) > 1:
             places += self._types[torch.tensor([kind for encoding in encodings for kind in encoding.type_ids])]
         else:
             places += self._types[0]
@@ -98,6 +105,26 @@ class Bert:
         is_real = np.asarray(encoding.ids) != self._padding
         places: np.ndarray[Any, np.dtype[np.int64]] = np.cumsum(is_real) * is_real + self._padding
         return places
+
+
+class BertScorer:
+    """A cross-encoder's layers and the one score on top, in float32 on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: folder with config.json, for which `scores_bert`, and safetensors in any number format.
+        Raises: ModelSourceError when weights cannot be read or are missing.
+        """
+        weights = _Weights(path)
+        self._bert = Bert(path)
+        self._pooler, self._classifier = weights.linear("pooler.dense"), weights.linear("classifier")
+
+    def scores(self, encodings: Sequence[Encoding]) -> Tensor:
+        """The score of each: [N] float32."""
+        lengths = torch.tensor([len(encoding.ids) for encoding in encodings])
+        firsts = self._bert.states(encodings, has_types=True)[lengths.cumsum(0) - lengths]
+        return float_linear(torch.tanh(float_linear(firsts, self._pooler)), self._classifier)[:, 0]
 
 
 class _Weights:

@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from engine.errors import ConfigError, ModelSourceError
 from engine.retrieval.encoding.bert import Bert, runs_bert
 from engine.retrieval.encoding.folder import read_encoder_folder
-from engine.retrieval.encoding.padded import PaddedModel
+from engine.retrieval.encoding.padded import PaddedEncoder
 from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors, token_batches
 from engine.retrieval.encoding.turns import Turns
 
@@ -45,7 +45,7 @@ class Encoder:
             self.tokenizer = _tokenizer(path)
             self._cutting_tokenizer = _tokenizer(path)
             has_own = self._device.type == "cpu" and weights_dtype == torch.float32 and runs_bert(path)
-            self._model = Bert(path) if has_own else PaddedModel(path, self._device, weights_dtype)
+            self._model = Bert(path) if has_own else PaddedEncoder(path, self._device, weights_dtype)
         except (OSError, ValueError) as error:
             raise ModelSourceError(f"{path}: cannot be loaded as an encoder ({error}).") from None
         self._cutting_tokenizer.enable_truncation(self._folder.max_tokens)

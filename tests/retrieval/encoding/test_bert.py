@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, XLM
 from engine.errors import ModelSourceError
 from engine.retrieval.encoding.bert import Bert, runs_bert
 from engine.retrieval.encoding.encoder import Encoder
-from engine.retrieval.encoding.padded import PaddedModel
+from engine.retrieval.encoding.padded import PaddedEncoder
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def save(path, model, config, **fields):
 
 @pytest.fixture(scope="session")
 def pair(folder):
-    return Bert(folder), PaddedModel(folder, torch.device("cpu"), torch.float32)
+    return Bert(folder), PaddedEncoder(folder, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def test_positions_of_the_roberta_family_start_behind_the_padding(tmp_path, mode
     assert runs_bert(path)
     # [UNK] has the id of the padding here, as a text may hold it too.
     encodings = Tokenizer.from_file(str(path / "tokenizer.json")).encode_batch(["ab", "日 ab 本 c", "", "x" * 62])
-    theirs = PaddedModel(path, torch.device("cpu"), torch.float32)
+    theirs = PaddedEncoder(path, torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         for encoding in encodings:
             ids = torch.tensor([encoding.ids])
@@ -81,7 +81,7 @@ def test_default_encoder_equals_transformers(default_encoder_path, length):
     ours = Encoder(default_encoder_path, threads=2, dtype="float32", batch_tokens=512)
     theirs = Encoder(default_encoder_path, threads=2, dtype="float32", batch_tokens=512)
     assert isinstance(ours._model, Bert)
-    theirs._model = PaddedModel(default_encoder_path, torch.device("cpu"), torch.float32)
+    theirs._model = PaddedEncoder(default_encoder_path, torch.device("cpu"), torch.float32)
     texts = ["volume " * (length // (i + 1)) for i in range(5)]
     np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
 
@@ -114,10 +114,10 @@ def test_what_differs_from_bert_is_left_to_transformers(tmp_path, field):
 def test_encoder_runs_on_transformers_where_bert_does_not_fit(tmp_path):
     path = write_tiny_encoder(tmp_path / "encoder")
     assert isinstance(Encoder(path, threads=1, dtype="float32", batch_tokens=64)._model, Bert)
-    assert isinstance(Encoder(path, threads=1, dtype="bfloat16", batch_tokens=64)._model, PaddedModel)
+    assert isinstance(Encoder(path, threads=1, dtype="bfloat16", batch_tokens=64)._model, PaddedEncoder)
     config = path / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_act": "relu"}))
-    assert isinstance(Encoder(path, threads=1, dtype="float32", batch_tokens=64)._model, PaddedModel)
+    assert isinstance(Encoder(path, threads=1, dtype="float32", batch_tokens=64)._model, PaddedEncoder)
 
 
 def test_weights_of_a_model_with_a_head_and_old_names_of_norms_are_found(folder, tmp_path):

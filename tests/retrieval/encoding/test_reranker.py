@@ -12,6 +12,8 @@ from tiny_encoder import write_tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from engine.errors import ModelSourceError
+from engine.retrieval.encoding.bert import BertScorer
+from engine.retrieval.encoding.padded import PaddedScorer
 from engine.retrieval.encoding.reranker import Reranker
 from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite, Evidence, Query
@@ -38,6 +40,17 @@ def test_scores_are_those_of_transformers_whatever_the_batches(tmp_path: Path, b
         inputs = tokenizer(QUERY, text, return_tensors="pt", truncation=True, max_length=64)
         with torch.inference_mode():
             assert float(model.eval()(**inputs).logits) == pytest.approx(float(score), abs=1e-4)
+
+
+def test_cross_encoder_of_bert_runs_on_our_forward_and_others_on_transformers(tmp_path: Path):
+    path = write_cross_encoder(tmp_path)
+    ours, theirs = Reranker(path, dtype="float32", batch_tokens=512), Reranker(path, dtype="float32", batch_tokens=512)
+    assert isinstance(ours._model, BertScorer)
+    theirs._model = PaddedScorer(path, torch.device("cpu"), torch.float32)
+    np.testing.assert_allclose(ours.scores(QUERY, TEXTS), theirs.scores(QUERY, TEXTS), atol=1e-5)
+    config = path / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    assert isinstance(Reranker(path, dtype="float32", batch_tokens=512)._model, PaddedScorer)
 
 
 def test_question_longer_than_the_model_reads_is_cut(tmp_path: Path):
