@@ -266,6 +266,15 @@ class DocumentWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """How relevant a document is to a query: 0 is not at all, a higher grade is more."""
+
+    query: str
+    document: str
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
 class WriteResult:
     """What became of one write. `status` is failed exactly where `error` is set.
 

@@ -20,6 +20,7 @@ from engine.values import (
     DocumentWrite,
     Evidence,
     GenerationRequest,
+    Judgement,
     Query,
     Route,
     TokenDelta,
@@ -93,6 +94,15 @@ class LocalBackends:
         self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
         return self.retriever.list_documents(collection, source=source, after=after, limit=limit, tenant=tenant)
+
+    async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> list[str]:
+        return [*await asyncio.to_thread(self.retriever.judge, collection, items, tenant=tenant)]
+
+    async def judgements(self, collection: str, tenant: str) -> dict[str, Any]:
+        return await asyncio.to_thread(self.retriever.judgements, collection, tenant=tenant)
+
+    async def forget_judgements(self, collection: str, tenant: str) -> int:
+        return await asyncio.to_thread(self.retriever.forget_judgements, collection, tenant=tenant)
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         return self.retriever.collections(tenant=tenant)

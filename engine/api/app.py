@@ -13,6 +13,7 @@ from engine.api.routes_adapters import adapters_router
 from engine.api.routes_chat import chat_router
 from engine.api.routes_health import health_router
 from engine.api.routes_jobs import jobs_router
+from engine.api.routes_judgements import judgements_router
 from engine.api.routes_knowledge import knowledge_router
 from engine.config import EngineConfig
 
@@ -24,6 +25,7 @@ def create_app(backends: Backends, config: EngineConfig) -> FastAPI:
     app.add_middleware(RequestLimits, settings=config.gateway)
     app.include_router(chat_router(backends, Answerer(backends, config)))
     app.include_router(knowledge_router(backends, config))
+    app.include_router(judgements_router(backends))
     app.include_router(jobs_router(backends))
     app.include_router(adapters_router(backends))
     app.include_router(health_router(backends))

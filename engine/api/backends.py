@@ -12,6 +12,7 @@ from engine.values import (
     DocumentWrite,
     Evidence,
     GenerationRequest,
+    Judgement,
     Query,
     Route,
     TokenDelta,
@@ -69,6 +70,14 @@ class Backends(Protocol):
     async def documents(
         self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]: ...
+
+    async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> list[str]:
+        """Durable when it returns; what is fitted to the judgements follows in the background."""
+        ...
+
+    async def judgements(self, collection: str, tenant: str) -> dict[str, Any]: ...
+
+    async def forget_judgements(self, collection: str, tenant: str) -> int: ...
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]: ...
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "jobs": "engine.cli.jobs:jobs",
     "ask": "engine.cli.ask:ask",
     "search": "engine.cli.search:search",
+    "judge": "engine.cli.judge:judge",
     "adapters": "engine.cli.adapters:adapters",
     "snapshot": "engine.cli.snapshot:snapshot",
     "models": "engine.cli.models:models",

@@ -32,14 +32,16 @@ from engine.retrieval.index.freezing import Freezer
 from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.index.rows import Rows
+from engine.retrieval.judging import Judging
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
 from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.jobs import Job, Jobs
+from engine.retrieval.store.judgements import JudgementStatus
 from engine.retrieval.store.store import CollectionState, Store
 from engine.retrieval.writer import Writer
 from engine.retrieval.writing import WritePlan
-from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
+from engine.values import DocumentWrite, Evidence, Judgement, Passage, Query, WriteResult
 
 _MAX_TENANT_CHARS = 64
 
@@ -56,11 +58,11 @@ class Retriever:
         *,
         device: str = "cpu",
         freezing: Executor | None = None,
+        fitting: Executor | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
 
-        `freezing` builds the frozen shards; default: a thread of low priority.
-
+        `freezing` builds the frozen shards and `fitting` fits fusion weights; default: a thread of low priority each.
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
             ConfigError when the settings do not fit the encoder.
@@ -101,6 +103,7 @@ class Retriever:
             check_open=self._check_open,
         )
         self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)
+        self._judging = Judging(self._store, encoder, self._live, alpha=self._alpha, executor=fitting)
         try:
             self._jobs.fail_interrupted()
             for state in self._store.collections():
@@ -108,8 +111,10 @@ class Retriever:
                 live = self._new_live(state.name, state.created_at, state.version)
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
+            self._judging.load()
         except BaseException:
             self._freezer.close()
+            self._judging.close()
             self._store.close()
             raise
         self._remove_other_indexes()
@@ -215,6 +220,25 @@ class Retriever:
         self._check_known(collection, tenant)
         return self._store.documents(collection, tenant, source=source, after=after, limit=limit)
 
+    def judge(self, collection: str, items: Sequence[Judgement], *, tenant: str = "") -> list[JudgementStatus]:
+        """Keep judgements, each in place of an earlier one of its query and document, and fit the weight of meaning.
+
+        Returns: per item what became of it; durable. The fit goes on in the background.
+        Raises: UnknownCollection; InvalidRequest for too many; StorageFull, with none of them kept.
+        """
+        self._check_known(collection, tenant)
+        return self._judging.put(collection, tenant, items)
+
+    def judgements(self, collection: str, *, tenant: str = "") -> dict[str, Any]:
+        """How many judgements the tenant has, and what was fitted to them. Raises: UnknownCollection."""
+        self._check_known(collection, tenant)
+        return self._judging.describe(collection, tenant)
+
+    def forget_judgements(self, collection: str, *, tenant: str = "") -> int:
+        """Remove the tenant's judgements and what was fitted; how many there were. Raises: UnknownCollection."""
+        self._check_known(collection, tenant)
+        return self._judging.clear(collection, tenant)
+
     def collections(self, *, tenant: str = "") -> list[dict[str, Any]]:
         """name, documents, chunks, version and sources of each collection."""
         self._check_open()
@@ -243,6 +267,7 @@ class Retriever:
         What waits in the inbox is applied after the next start.
         """
         self._freezer.close()
+        self._judging.close()
         self._backlog.stop()
         self._is_closed = True
         self._backlog.close()

@@ -24,6 +24,7 @@ from engine.values import (
     DocumentWrite,
     Evidence,
     GenerationRequest,
+    Judgement,
     Query,
     Route,
     TokenDelta,
@@ -110,6 +111,15 @@ class RayBackends:
         self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
         return await _call("retriever", self._retriever.documents.remote(collection, source, after, limit, tenant))
+
+    async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> list[str]:
+        return await _call("retriever", self._retriever.judge.remote(collection, items, tenant))
+
+    async def judgements(self, collection: str, tenant: str) -> dict[str, Any]:
+        return await _call("retriever", self._retriever.judgements.remote(collection, tenant))
+
+    async def forget_judgements(self, collection: str, tenant: str) -> int:
+        return await _call("retriever", self._retriever.forget_judgements.remote(collection, tenant))
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         return await _call("retriever", self._retriever.collections.remote(tenant))

@@ -15,7 +15,7 @@ from engine.retrieval.service import Retriever
 from engine.serving.batching import Batches
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import DocumentWrite, Evidence, Query, WriteResult
+from engine.values import DocumentWrite, Evidence, Judgement, Query, WriteResult
 
 _MAX_QUERIES = 512  # of one search
 
@@ -79,6 +79,18 @@ class RetrieverDeployment:
         return await asyncio.to_thread(
             self._retriever.list_documents, collection, source=source, after=after, limit=limit, tenant=tenant
         )
+
+    async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> Sequence[str]:
+        """Keep judgements; durable when it returns."""
+        return await asyncio.to_thread(self._retriever.judge, collection, items, tenant=tenant)
+
+    async def judgements(self, collection: str, tenant: str) -> dict[str, Any]:
+        """How many judgements there are and what was fitted to them."""
+        return await asyncio.to_thread(self._retriever.judgements, collection, tenant=tenant)
+
+    async def forget_judgements(self, collection: str, tenant: str) -> int:
+        """Remove judgements."""
+        return await asyncio.to_thread(self._retriever.forget_judgements, collection, tenant=tenant)
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         """Every collection."""

@@ -10,6 +10,7 @@ import ir_measures
 import numpy as np
 from rich.console import Console
 
+from engine.cli.judged_files import Qrels
 from engine.config import RetrieverSettings
 from engine.errors import RequestError
 from engine.retrieval.encoding.protocol import EncoderLike, Vectors
@@ -18,7 +19,7 @@ from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite, Query, SearchMode
 from loadtest.bench_format import Spread
 from loadtest.measures import percentile
-from loadtest.retrieval.collection_files import Collection, Qrels
+from loadtest.retrieval.collection_files import Collection
 from loadtest.retrieval.filling import COLLECTION, write_all
 from loadtest.retrieval.progress import progress_bar
 from loadtest.retrieval.sentence_transformers_peer import SentenceTransformersPeer

@@ -44,7 +44,7 @@ class Freezer:
         self._recall = recall
         self._threads = threads
         self._is_stopped = threading.Event()
-        self._executor = executor or ThreadPoolExecutor(1, "freezer", initializer=_step_behind)
+        self._executor = executor or ThreadPoolExecutor(1, "freezer", initializer=step_behind)
 
     def start(self, parts: Sequence[Part]) -> Future[Shard]:
         """Build a shard of all rows in `parts`, whose keys differ; one row at least.
@@ -129,7 +129,7 @@ def _num_lists(num_rows: int) -> int:
     return max(1, min(4 * math.isqrt(num_rows), num_rows // _LEAST_ROWS_PER_LIST))
 
 
-def _step_behind() -> None:
+def step_behind() -> None:
     """Lower the priority of this thread alone, which only Linux can."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

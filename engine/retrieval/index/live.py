@@ -17,21 +17,13 @@ from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
 from engine.retrieval.index.filters import Filter, parse_filter
 from engine.retrieval.index.frozen import FrozenRows
-from engine.retrieval.index.fusion import FUSED_DEPTH, convex, reciprocal_rank_fusion
+from engine.retrieval.index.fusion import FUSED_DEPTH, Ranking, hybrid
 from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
 from engine.retrieval.index.rows import Rows
 from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
 from engine.values import Evidence, Passage, Query, ScoreBackground
-
-# By ranks, support questions want k0 small and a little more weight on meaning: they rarely use the page's words. Their
-# page is among the first five for 24 and 24 of 30 in two versions of Fly.io's documentation, against 23 and 22 with
-# equal weights and the customary 60.
-_RRF_K0 = 6
-_RRF_WEIGHTS = (1.1, 1.0)  # dense, lexical
-
-Ranking = list[tuple[int, float]]  # keys and scores, best first
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +66,7 @@ class LiveCollection:
         rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks.
         """
         self._alpha = alpha
+        self._fitted: dict[str, float] = {}
         self._name = name
         self._store = store
         self._questions = questions
@@ -99,6 +92,13 @@ class LiveCollection:
         """Whether a tenant has documents here."""
         shelf = self._shelves.get(tenant)
         return shelf is not None and len(shelf.metadata) > 0
+
+    def use_alpha(self, tenant: str, alpha: float | None) -> None:
+        """From now on, hybrid searches of `tenant` weigh meaning by `alpha`; None: as those of the other tenants."""
+        with self._turns.take():
+            self._fitted.pop(tenant, None)
+            if alpha is not None:
+                self._fitted[tenant] = alpha
 
     def load(self, collection: int, encoder: str) -> None:
         """Bring every index to the store's version."""
@@ -228,9 +228,10 @@ class LiveCollection:
             tenant = queries[0].tenant if len(self._shelves) > 1 else None
             ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
             lexical = dict(zip(by_words, ranked, strict=True))
+        alpha = self._fitted.get(queries[0].tenant, self._alpha)
         return [
             _Found(
-                _by_mode(query, dense[i], lexical.get(i, []), self._alpha)[: query.k],
+                _by_mode(query, dense[i], lexical.get(i, []), alpha)[: query.k],
                 tuple(score for _, score in dense[i][: query.k]),
             )
             for i, query in enumerate(queries)
@@ -263,12 +264,7 @@ def _by_mode(query: Query, dense: Ranking, lexical: Ranking, alpha: float | None
         return dense
     if query.mode == "lexical":
         return lexical
-    if alpha is not None:
-        return convex(dict(dense), dict(lexical), alpha)
-    legs = [[key for key, _ in leg] for leg in (dense, lexical)]
-    fused = reciprocal_rank_fusion(legs, k0=_RRF_K0, weights=_RRF_WEIGHTS)
-    best_possible = sum(_RRF_WEIGHTS) / (_RRF_K0 + 1)
-    return [(key, score / best_possible) for key, score in fused]
+    return hybrid(dense, lexical, alpha)
 
 
 def _evidence(

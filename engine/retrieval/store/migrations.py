@@ -74,6 +74,28 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX inbox_by_collection ON inbox (collection, tenant, sequence)",
         "CREATE INDEX ix_inbox_job ON inbox (job)",
     ),
+    3: (
+        """CREATE TABLE judgements (
+            collection INTEGER NOT NULL,
+            tenant VARCHAR(64) NOT NULL,
+            query_hash VARCHAR(64) NOT NULL,
+            document VARCHAR(512) NOT NULL,
+            grade INTEGER NOT NULL,
+            "query" TEXT NOT NULL,
+            PRIMARY KEY (collection, tenant, query_hash, document),
+            FOREIGN KEY(collection) REFERENCES collections (id)
+        )""",
+        """CREATE TABLE fits (
+            collection INTEGER NOT NULL,
+            tenant VARCHAR(64) NOT NULL,
+            revision BIGINT NOT NULL,
+            fitted BIGINT NOT NULL,
+            alpha FLOAT,
+            report JSON NOT NULL,
+            PRIMARY KEY (collection, tenant),
+            FOREIGN KEY(collection) REFERENCES collections (id)
+        )""",
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 # A change of the tables raises it and comes with a step in migrations.py.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 # SQLite numbers rows by itself only where the column's type is INTEGER.
@@ -158,4 +158,30 @@ inbox = Table(
     Index("inbox_by_collection", "collection", "tenant", "sequence"),
     # A worker that comes back with a number must not meet a later write under it.
     sqlite_autoincrement=True,
+)
+
+# How relevant a document is to a query, by a person's judgement. In the key a hash (SHA-256, hex) stands for the text,
+# which may be longer than databases allow in one. Documents may be deleted and come back.
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("collection", ForeignKey("collections.id"), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("query_hash", String(64), primary_key=True),
+    Column("document", String(512), primary_key=True),
+    Column("grade", Integer, nullable=False),
+    Column("query", Text, nullable=False),
+)
+
+# What was fitted to a tenant's judgements. `revision` counts their changes, `fitted` is the last that was
+# fitted, `alpha` is the weight of meaning, null where the default fusion stays.
+fits = Table(
+    "fits",
+    metadata,
+    Column("collection", ForeignKey("collections.id"), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("fitted", BigInteger, nullable=False),
+    Column("alpha", Float),
+    Column("report", JSON, nullable=False),
 )
