@@ -99,7 +99,7 @@ def measure(
         retriever = Retriever(Path(folder), encoder, settings)
         try:
             race_queries(
-                *(retriever, encoder, rows, bench_questions(), plan.calls, plan.query_rounds),
+                *(model, retriever, encoder, rows, bench_questions(), plan.calls, plan.query_rounds),
                 threads=settings.threads,
                 found=found,
                 console=console,

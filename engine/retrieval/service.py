@@ -345,7 +345,11 @@ class Retriever:
         # An earlier collection of this name may have left an index at the very version of this one.
         folder = self._indexes / f"{name}-{round(created_at * 1e6):x}"
         return LiveCollection(
-            name, self._store, folder, self._questions, new_rows=self._new_rows, alpha=self._alpha, version=version
+            *(name, self._store, folder, self._questions),
+            new_rows=self._new_rows,
+            alpha=self._alpha,
+            version=version,
+            threads=self._threads,
         )
 
     def _new_rows(self) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from loadtest.retrieval.filling import COLLECTION, write_all
 from loadtest.retrieval.findings import Findings
 
 RAW, ALONE = "raw legs", "one at a time"
+INSTALLED = f"{peer.NAME} + faiss"  # the sum of what anybody can install
 K = 10
 _PAGES_PER_WRITE = 32  # as `switchyard ingest` sends them
 
@@ -76,6 +78,7 @@ def ingestion_s(encoder: EncoderLike, settings: RetrieverSettings, sample: Sampl
 
 
 def race_queries(
+    model: Path,
     retriever: Retriever,
     encoder: EncoderLike,
     rows: Vectors,
@@ -89,34 +92,51 @@ def race_queries(
 ) -> None:
     """Batches of questions in one call, their raw legs, and the same questions one after another; cases `query n`.
 
+    Where the peer is installed, its encoding takes the place of ours in a second sum.
+
     Args:
+        model: folder of the encoder, for the peer.
         rows: [N, E] what the retriever holds, for the raw search.
         calls: size of a batch to batches in a round.
     """
-    for size, num_batches in calls.items():
-        case = f"query {size}"
-        console.print(f"{case}: {rounds} rounds of {num_batches} batches over {len(rows):,} chunks, in turn ...")
-        batches = [[questions[(n * size + i) % len(questions)] for i in range(size)] for n in range(num_batches)]
-        ways = _ways(retriever, encoder, rows, batches, threads)
-        latencies: dict[str, list[float]] = {name: [] for name in ways}
-        for way in ways.values():
-            way(batches[0])
-        for _ in range(rounds):
-            for name, way in ways.items():
-                latencies[name].append(_median_ms(way, batches))
-        legs = [embed + search for embed, search in zip(latencies["encode"], latencies["knn"], strict=True)]
-        for name in latencies:
-            if name.startswith(OURS):
-                found.add(case, name, "latency_p50", "ms", latencies[name])
-        found.add(case, RAW, "latency_p50", "ms", legs)
-        for leg in ("encode", "knn"):
-            found.add(case, RAW, f"{leg}_p50", "ms", latencies[leg])
-        found.compare(case, "latency_p50", RAW, latencies[OURS], legs, higher=False)
-        if ALONE in ways:
-            rates = {name: [1e3 * size / ms for ms in latencies[name]] for name in (OURS, ALONE)}
-            for name, values in rates.items():
-                found.add(case, name, "queries_per_s", "queries/s", values)
-            found.compare(case, "queries_per_s", ALONE, rates[OURS], rates[ALONE], higher=True)
+    with contextlib.ExitStack() as stack:
+        library = None
+        if peer.absence() is None:
+            library = stack.enter_context(peer.sentence_transformers(model, threads))
+        for size, num_batches in calls.items():
+            case = f"query {size}"
+            console.print(f"{case}: {rounds} rounds of {num_batches} batches over {len(rows):,} chunks, in turn ...")
+            batches = [[questions[(n * size + i) % len(questions)] for i in range(size)] for n in range(num_batches)]
+            ways = _ways(retriever, encoder, rows, batches, threads)
+            latencies: dict[str, list[float]] = {name: [] for name in ways}
+            theirs: list[float] = []
+            for way in ways.values():
+                way(batches[0])
+            if library is not None:
+                library.seconds(batches[0])
+            for _ in range(rounds):
+                for name, way in ways.items():
+                    latencies[name].append(_median_ms(way, batches))
+                if library is not None:
+                    theirs.append(percentile([1e3 * library.seconds(texts) for texts in batches], 50))
+            legs = [embed + search for embed, search in zip(latencies["encode"], latencies["knn"], strict=True)]
+            for name in latencies:
+                if name.startswith(OURS):
+                    found.add(case, name, "latency_p50", "ms", latencies[name])
+            found.add(case, RAW, "latency_p50", "ms", legs)
+            for leg in ("encode", "knn"):
+                found.add(case, RAW, f"{leg}_p50", "ms", latencies[leg])
+            found.compare(case, "latency_p50", RAW, latencies[OURS], legs, higher=False)
+            if theirs:
+                installed = [embed + search for embed, search in zip(theirs, latencies["knn"], strict=True)]
+                found.add(case, INSTALLED, "latency_p50", "ms", installed)
+                found.add(case, INSTALLED, "encode_p50", "ms", theirs)
+                found.compare(case, "latency_p50", INSTALLED, latencies[OURS], installed, higher=False)
+            if ALONE in ways:
+                rates = {name: [1e3 * size / ms for ms in latencies[name]] for name in (OURS, ALONE)}
+                for name, values in rates.items():
+                    found.add(case, name, "queries_per_s", "queries/s", values)
+                found.compare(case, "queries_per_s", ALONE, rates[OURS], rates[ALONE], higher=True)
 
 
 def _ways(

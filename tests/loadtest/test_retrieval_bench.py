@@ -58,7 +58,9 @@ def test_bench_names_rows_and_ratios_as_promised(tmp_path: Path):
     assert {(ratio["case"], ratio["ours_over"], ratio["metric"]) for ratio in content["ratios"]} == {
         ("ingest", "sentence-transformers", "passages_per_s"),
         ("query 1", "raw legs", "latency_p50"),
+        ("query 1", "sentence-transformers + faiss", "latency_p50"),
         ("query 32", "raw legs", "latency_p50"),
+        ("query 32", "sentence-transformers + faiss", "latency_p50"),
         ("query 32", "one at a time", "queries_per_s"),
     }
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
@@ -80,6 +82,9 @@ def test_raw_legs_are_the_sum_of_both_legs(tmp_path: Path):
     legs = values["raw legs", "encode_p50"] + values["raw legs", "knn_p50"]
     assert values["raw legs", "latency_p50"] == pytest.approx(legs)
     assert values[OURS, "latency_p50"] > 0
+    installed = {metric: value for (system, metric), value in values.items() if "+" in system}
+    if installed:
+        assert installed["latency_p50"] == pytest.approx(installed["encode_p50"] + values["raw legs", "knn_p50"])
 
 
 def test_absent_peer_is_named_and_gives_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -88,6 +93,7 @@ def test_absent_peer_is_named_and_gives_no_ratio(tmp_path: Path, monkeypatch: py
     report, _ = bench_retrieval.measure(model, TINY_SETTINGS, TINY, PAGES, QUIET)
     assert report.extra["missing_peers"] == {"sentence-transformers": "not installed: pip install '.[bench]'"}
     assert "ingest" not in {ratio.case for ratio in report.ratios}
+    assert "sentence-transformers + faiss" not in {ratio.ours_over for ratio in report.ratios}
     assert [row.system for row in report.rows if row.case == "ingest"] == [OURS]
 
 

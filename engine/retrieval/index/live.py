@@ -61,9 +61,10 @@ class LiveCollection:
         new_rows: Callable[[], Rows],
         alpha: float | None = None,
         version: int = 0,
+        threads: int = 1,
     ) -> None:
-        """`folder` holds the lexical index; `questions` [N, E] measure the score background; `new_rows` makes empty
-        rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks.
+        """`folder` holds the lexical index, which `threads` search; `questions` [N, E] measure the score background;
+        `new_rows` makes empty rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks.
         """
         self._alpha = alpha
         self._fitted: dict[str, float] = {}
@@ -74,7 +75,7 @@ class LiveCollection:
         self._turns = Turns()
         self._shelves: dict[str, _Shelf] = {}
         self.folder = folder
-        self._lexical = LexicalIndex(folder)
+        self._lexical = LexicalIndex(folder, threads=threads)
         self._is_lexical_behind = False
         self.version = version
 

@@ -231,3 +231,39 @@ def test_index_of_one_tenant_gives_the_same_hits_without_asking_for_it(chunks, w
     finally:
         index.close()
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("num_queries", [0, 1, 2, 7, 40])
+def test_several_threads_answer_each_query_as_one_does(tmp_path: Path, threads: int, num_queries: int):
+    texts = [" ".join(WORDS[(i * step) % len(WORDS)] for step in range(1, 6)) for i in range(60)]
+    queries = [*texts, "", "nowhere"][-num_queries:] if num_queries else []
+    answers = []
+    for used in (1, threads):
+        index = LexicalIndex(tmp_path / str(used), threads=used)
+        index.open()
+        index.rebuild((chunk(key, text) for key, text in enumerate(texts)), 1)
+        answers.append(index.search(queries, 5, tenant=""))
+        # Closed and opened again, it searches on.
+        index.close()
+        assert index.open() == 1
+        assert index.search(queries, 5, tenant="") == answers[-1]
+        index.close()
+    assert answers[0] == answers[1] and len(answers[0]) == num_queries
+
+
+def test_a_failing_search_of_another_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    index = LexicalIndex(tmp_path / "lexical", threads=2)
+    index.open()
+    index.rebuild([chunk(1, WORDS[0])], 1)
+    hits = index._hits
+
+    def fail_for_the_second(searcher, match, scope, k):
+        if match is None:
+            raise ValueError("the file is gone")
+        return hits(searcher, match, scope, k)
+
+    monkeypatch.setattr(index, "_hits", fail_for_the_second)
+    with pytest.raises(ValueError, match="the file is gone"):
+        index.search([WORDS[0], ""], 5, tenant="")
+    index.close()
