@@ -142,6 +142,14 @@ class GrammarCompiler:
 _NAMES = {"json_schema": "schema", "regex": "regular expression", "choice": "choice"}
 # How the library says that nothing matches.
 _NO_EXTENSION = "NoExtension"
+# Parts of the library's messages that users cannot do anything with, and what they read instead.
+_HINTS = (
+    ("<non-verbose/>", ""),
+    (
+        "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf",
+        "oneOf whose alternatives overlap cannot be enforced; use anyOf, or make them differ in a constant",
+    ),
+)
 
 
 def compile_error(error: BaseException) -> SwitchyardError:
@@ -185,4 +193,6 @@ def _too_complex(message: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.replace("<non-verbose/>", "").split())
+    for theirs, ours in _HINTS:
+        message = message.replace(theirs, ours)
+    return " ".join(message.split())

@@ -52,6 +52,10 @@ REFUSED = [
     (schema({"$ref": "#"}), "no text matches the schema"),
     (schema({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}), "no text"),
     (schema({"enum": []}), "Unsatisfiable schema"),
+    (
+        schema({"properties": {"a": {"oneOf": [{"type": "integer"}, {"minimum": 3, "type": "integer"}]}}}),
+        r"at properties\.a: oneOf whose alternatives overlap cannot be enforced; use anyOf, .* constant\.$",
+    ),
     (schema({"enum": [str(i) for i in range(20_000)]}), "schema has 168900 bytes; at most 65536"),
     (schema(nested(40)), "levels; at most 32"),
     (schema({"x-guidance": {"lenient": True}, "not": {}}), "Unimplemented keys"),
