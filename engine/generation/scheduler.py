@@ -41,6 +41,11 @@ class Step:
         """New tokens of all sequences."""
         return sum(self.num_tokens)
 
+    def completes(self, index: int) -> bool:
+        """Whether it computes all tokens of sequence `index`, so that the next one can be chosen."""
+        sequence = self.sequences[index]
+        return sequence.num_computed + self.num_tokens[index] == len(sequence.tokens) + len(sequence.drafts)
+
 
 class TokenBudget(Protocol):
     """How large a step may be."""

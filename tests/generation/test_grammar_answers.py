@@ -247,7 +247,7 @@ async def test_a_grammar_is_compiled_while_others_are_answered_and_refused_after
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     engine._grammars.close()
     engine._grammars = GrammarCompiler(tokenizer, {0, 2}, engine.vocab_size, build=slow)
-    monkeypatch.setattr("engine.generation.engine.MAX_COMPILE_S", 0.05)
+    monkeypatch.setattr("engine.generation.jobs.MAX_COMPILE_S", 0.05)
     try:
         stream = engine.submit(request("slow", choice("a", "b")))
         assert (await answer(engine, request("free", None, max_tokens=5)))[1] == "length"

@@ -150,10 +150,6 @@ class Scorer:
                 self._drop(parent, scheduler)
         return copies
 
-    def owns(self, sequence: Sequence) -> bool:
-        """Whether a sequence is a node rather than an answer."""
-        return sequence in self._runs
-
     def read(self, step: Step, output: StepLogits) -> None:
         """Note what a step's logits say of its nodes. Reading a step again changes nothing.
 

@@ -1,0 +1,217 @@
+"""The answers in flight: who came and left, which tokens come next, and what their readers get of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+from concurrent.futures import CancelledError, Future
+from threading import Condition
+
+from engine.errors import ComponentUnavailable, DeadlineExceeded
+from engine.generation.budget import StepBudget
+from engine.generation.drafts import DraftRate, share_drafts
+from engine.generation.grammar.compiler import MAX_COMPILE_S, Compiled, became_too_complex, compile_error, too_slow
+from engine.generation.grammar.matcher import MaskFiller
+from engine.generation.job import Job
+from engine.generation.runner import StepLogits
+from engine.generation.sampler import Choice, choose
+from engine.generation.scheduler import Scheduler, Step
+from engine.generation.sequence import Sequence
+from engine.generation.stream import Item, Mailbox, post
+from engine.values import Grammar
+
+_log = logging.getLogger(__name__)
+
+
+class Jobs:
+    """The jobs of one engine by id. `end`, `get`, `of` and `all` may be called from any thread."""
+
+    def __init__(self, condition: Condition, on_end: Callable[[Job], None]) -> None:
+        """`condition` is the engine's: it guards the books and every job's `is_done`, and is notified of news.
+
+        `on_end` is called under it, once for each job.
+        """
+        self._condition = condition
+        self._on_end = on_end
+        self._jobs: dict[str, Job] = {}
+        self._inbox: deque[Job] = deque()
+        self._ended: list[Job] = []  # sequences to take out of the scheduler
+
+    @property
+    def has_news(self) -> bool:
+        """Whether jobs came or ended since `take`."""
+        return bool(self._inbox or self._ended)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    def __getitem__(self, job_id: str) -> Job:
+        return self._jobs[job_id]
+
+    def get(self, job_id: str) -> Job | None:
+        """The job in flight with that id."""
+        return self._jobs.get(job_id)
+
+    def of(self, sequence: Sequence) -> Job | None:
+        """The job in flight whose sequence that is. Its id alone would not do: a new request may have the id of one
+        that was cancelled during the step.
+        """
+        job = self._jobs.get(sequence.id)
+        return job if job is not None and job.sequence is sequence else None
+
+    def all(self) -> list[Job]:
+        """Those in flight."""
+        return list(self._jobs.values())
+
+    def add(self, job: Job) -> None:
+        """Count a job in; it waits for `begin`. Under the lock."""
+        self._jobs[job.id] = job
+
+    def begin(self, job: Job) -> None:
+        """Let a job join the batch."""
+        with self._condition:
+            self._inbox.append(job)
+            self._condition.notify()
+
+    def begin_when_compiled(self, job: Job, grammar: Grammar, compiled: Future[Compiled]) -> None:
+        """Let a job join the batch as soon as its grammar is known; end it where that fails or takes too long."""
+
+        def begin(done: Future[Compiled]) -> None:
+            error = CancelledError() if done.cancelled() else done.exception()
+            if error is not None:
+                self.end(job, compile_error(error))
+                return
+            job.sampler.matcher = done.result().start()
+            self.begin(job)
+
+        def give_up() -> None:
+            if not compiled.done():
+                self.end(job, too_slow(grammar))
+
+        if not compiled.done():
+            job.mailbox.loop.call_later(MAX_COMPILE_S, give_up)
+        compiled.add_done_callback(begin)
+
+    def end(self, job: Job, item: Item) -> None:
+        """End a job early, telling its reader `item`; one that is complete is left alone."""
+        with self._condition:
+            if job.is_done:
+                return
+            self.forget([job])
+            self._condition.notify()
+        post([(job.mailbox, item)])
+
+    def forget(self, jobs: Iterable[Job]) -> None:
+        """Take jobs out of the books, each once; their sequences leave before the next step. Under the lock."""
+        for job in jobs:
+            if not job.is_done:
+                job.is_done = True
+                del self._jobs[job.id]
+                self._ended.append(job)
+                self._on_end(job)
+
+    # What follows runs in the engine's thread.
+
+    def take(self) -> tuple[deque[Job], list[Job]]:
+        """The jobs that came and those that ended since the last call. Under the lock."""
+        arrived, self._inbox = self._inbox, deque()
+        ended, self._ended = self._ended, []
+        return arrived, ended
+
+    def take_in(self, arrived: Iterable[Job], ended: Iterable[Job], scheduler: Scheduler, now_s: float) -> None:
+        """Queue new sequences, and take out those whose readers left or whose time is up."""
+        for job in arrived:
+            if not job.is_done:
+                scheduler.add(job.sequence)
+        for sequence in scheduler.expired(now_s):
+            late = self.of(sequence)
+            if late is not None and sequence.deadline_s is not None:
+                self.end(late, DeadlineExceeded(1000 * (sequence.deadline_s - late.answer.submitted_s)))
+            scheduler.finish(sequence)
+        for job in ended:
+            scheduler.finish(job.sequence)
+
+    def draft(self, decoding: SequenceOf[Sequence], budget: StepBudget, *, max_each: int, max_tokens: int) -> None:
+        """Give sequences that decode guesses of what comes next: at most `max_each` tokens, as far as they pay.
+
+        `max_tokens` bounds the step with them.
+        """
+        jobs = [self.of(sequence) for sequence in decoding]
+        guesses = [[] if job is None else job.guess(max_each) for job in jobs]
+        if not any(guesses):
+            return
+        rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
+        offers = [(rate, len(guess)) for rate, guess in zip(rates, guesses, strict=True)]
+        most = min(sum(map(len, guesses)), max_tokens - len(decoding))
+        step_s = budget.draft_step_s(len(decoding), max(most, 0))
+        for sequence, guess, granted in zip(decoding, guesses, share_drafts(offers, step_s), strict=True):
+            sequence.drafts = guess[:granted]
+
+    def start(self, step: Step) -> None:
+        """A step is about to run."""
+        for sequence in step.sequences:
+            if (job := self.of(sequence)) is not None:
+                job.start()
+
+    def choose(self, step: Step, output: StepLogits, masks: MaskFiller) -> list[list[Choice]]:
+        """The next tokens of each sequence of a step: none where tokens of it are not computed, or its job has ended.
+
+        Raises: ValueError for logits that are no numbers; nothing is chosen then.
+        """
+        due: list[tuple[int, Job]] = []
+        for index, sequence in enumerate(step.sequences):
+            if (job := self.of(sequence)) is None:
+                continue
+            if sequence.needs_prompt_logits:
+                job.score_prompt(output.logits[slice(*output.spans[index])])
+            if step.completes(index):
+                due.append((index, job))
+        choices: list[list[Choice]] = [[] for _ in step.sequences]
+        if not due:
+            return choices
+        drafts = [job.sequence.drafts for _, job in due]
+        ends = [output.spans[index][1] for index, _ in due]
+        rows = [row for end, draft in zip(ends, drafts, strict=True) for row in range(end - 1 - len(draft), end)]
+        logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
+        chosen = choose(logits, [job.sampler for _, job in due], drafts, masks)
+        for (index, job), each in zip(due, chosen, strict=True):
+            job.note_drafts(each)
+            choices[index] = each
+        return choices
+
+    def deliver(self, step: Step, choices: SequenceOf[SequenceOf[Choice]]) -> int:
+        """Turn chosen tokens into deltas; complete answers leave. Returns how many tokens were said."""
+        letters: list[tuple[Mailbox, Item]] = []
+        over: list[Job] = []
+        jobs = [self.of(sequence) for sequence in step.sequences]
+        for job, chosen in zip(jobs, choices, strict=True):
+            for number, choice in enumerate(chosen, start=1):
+                if job is None or job.is_done:
+                    break
+                if job.sampler.matcher is not None and job.sampler.matcher.failure is not None:
+                    self.end(job, became_too_complex(job.sampler.matcher.failure))
+                    break
+                try:
+                    delta = job.delta(choice, is_latest=number == len(chosen))
+                except Exception as error:
+                    _log.error("request %s failed", job.id, exc_info=error)
+                    self.fail(job.sequence, error)
+                    break
+                letters.append((job.mailbox, delta))
+                if delta.finish_reason is not None:  # what was chosen after an end is not said
+                    over.append(job)
+                    break
+        unreachable = post(letters)
+        with self._condition:
+            self.forget([*over, *(job for job in jobs if job is not None and job.mailbox in unreachable)])
+        return len(letters)
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """An answer's step failed by itself, so it ends."""
+        if (job := self.of(sequence)) is not None:
+            self.end(job, ComponentUnavailable("generator", f"its step failed: {type(error).__name__}"))
