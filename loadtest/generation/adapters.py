@@ -69,8 +69,8 @@ async def race(
             }
 
 
-def write_adapter(folder: Path, model: Path, *, seed: int) -> Path:
-    """Save a random adapter of every target of the checkpoint, as PEFT would. Returns `folder`."""
+def write_adapter(folder: Path, model: Path, *, seed: int, std: float = 0.01) -> Path:
+    """Save a random adapter of every target of the checkpoint, as PEFT would, A and B of `std`. Returns `folder`."""
     spec = read_spec(model)
     # Not by torch: a second team of its threads in this process would slow the engine's steps several times.
     random = np.random.default_rng(seed)
@@ -81,10 +81,13 @@ def write_adapter(folder: Path, model: Path, *, seed: int) -> Path:
             block = "self_attn" if target in "qkvo" else "mlp"
             for half, shape in (("A", (RANK, inputs)), ("B", (outputs, RANK))):
                 key = f"base_model.model.model.layers.{layer}.{block}.{target}_proj.lora_{half}.weight"
-                tensors[key] = (0.01 * random.standard_normal(shape)).astype(np.float16)
+                tensors[key] = (std * random.standard_normal(shape)).astype(np.float16)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"}
+    config = {
+        **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"},
+        "target_modules": [f"{target}_proj" for target in TARGETS],
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 

@@ -88,7 +88,14 @@ class OurEngine:
     async def token_ids(self, job: Job) -> list[int]:
         """The greedy answer to one job, as ids."""
         sampling = SamplingParams(max_tokens=job.num_output, ignore_eos=True, logprobs=0)
-        request = GenerationRequest(str(next(self._ids)), (), sampling=sampling, prompt_token_ids=job.prompt)
+        request = GenerationRequest(
+            str(next(self._ids)),
+            (),
+            sampling=sampling,
+            adapter=job.adapter or None,
+            prompt_token_ids=job.prompt,
+            drafts=job.drafts,
+        )
         return [token.token_id async for delta in self._engine.submit(request) for token in delta.logprobs]
 
 

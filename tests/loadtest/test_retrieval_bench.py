@@ -237,11 +237,13 @@ def test_dry_run_checks_parity_and_times_every_dtype(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out.json").read_text())
     assert set(content["parity"]) == {
-        f"torch {dtype} {size}" for dtype in ("fp32", "fp16", "bf16") for size in ("2k", "5k")
+        *(f"torch {dtype} {size}" for dtype in ("fp32", "fp16", "bf16") for size in ("2k", "5k")),
+        *(f"engine fp16 {size}" for size in ("2k", "5k")),
     }
     assert set(content["parity"].values()) == {"recall@10 1.0000"}
     assert "torch alone" in content["faiss"] or "knn_gpu" in content["faiss"]
     assert {row["case"] for row in content["rows"]} >= {"index flat-fp16 5k batch 4", "index flat-fp32 2k batch 1"}
+    assert {row["case"] for row in content["rows"] if row["system"] == "engine"} >= {"index flat-fp16 2k batch 1"}
 
 
 @pytest.mark.parametrize("dtype", list(gpu_retrieval.DTYPES.values()))
@@ -270,6 +272,23 @@ def test_a_search_that_misses_rows_ends_the_script(
     right = gpu_retrieval.torch_search
     monkeypatch.setattr(gpu_retrieval, "torch_search", lambda rows, asked: right(rows, -asked))
     assert gpu_retrieval.main(["--dry-run", "--rows", "500", "--dtypes", "fp32"]) == 1
+
+
+def test_search_without_time_left_is_skipped_and_said(tmp_path: Path):
+    arguments = [
+        "--dry-run",
+        "--rows",
+        "500",
+        "--dtypes",
+        "fp16",
+        "--budget-s",
+        "0",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    assert gpu_retrieval.main(arguments) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["skipped"] == {"fp16 500": "no time left"} and content["rows"] == []
 
 
 def test_without_a_gpu_the_way_out_is_named(capsys: pytest.CaptureFixture[str]):

@@ -34,8 +34,11 @@ _faiss_lock = threading.Lock()
 @lru_cache(maxsize=1)
 def faiss_gpu() -> tuple[Any, Any] | None:
     """FAISS and its resources where a GPU build is installed and sees a GPU, None otherwise. Says once which it is."""
-    import faiss
-
+    try:
+        import faiss
+    except ImportError as error:
+        _log.info("vector search runs on torch: FAISS cannot be imported (%s)", error)
+        return None
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         _log.info("vector search runs on torch: this build of FAISS has no GPU")
         return None

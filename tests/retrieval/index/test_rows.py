@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import numpy as np
@@ -233,3 +234,12 @@ def test_faiss_without_a_gpu_is_said_and_not_used(caplog):
     with caplog.at_level("INFO"):
         assert gpu_rows.faiss_gpu() is None
     assert "this build of FAISS has no GPU" in caplog.text
+
+
+def test_without_faiss_the_gpu_rows_run_on_torch(caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    gpu_rows.faiss_gpu.cache_clear()
+    with caplog.at_level("INFO"):
+        assert gpu_rows.faiss_gpu() is None
+    gpu_rows.faiss_gpu.cache_clear()
+    assert "runs on torch: FAISS cannot be imported" in caplog.text

@@ -1,0 +1,172 @@
+"""Every operation of a step on the device against float32, held to the error that the same dtype has on a CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engine.retrieval.index.products import best_products
+from kernels.kv_write import kv_write
+from kernels.linear import linear, pack_linear
+from kernels.lora_add import empty_slots, lora_add, pack_lora, plan_lora
+from kernels.paged_attention import paged_attention, plan_paged
+from kernels.rms_norm import rms_norm
+from kernels.sampling import sample
+from kernels.sampling.reference import sample_reference
+from kernels.silu_mul import silu_mul
+from loadtest.gpu.record import Record
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Sums in another order, as a share of the largest result.
+_ORDER = 1e-5
+# (device, dtype, whether in float32 from numbers rounded to dtype) to the result on the CPU.
+Operation = Callable[[str, torch.dtype, bool], Tensor]
+
+
+def check_operations(record: Record, device: str) -> None:
+    """All of them in every dtype; each that is wrong is named."""
+    for name, operation in OPERATIONS.items():
+        wrong = []
+        worst = 0.0
+        for dtype in DTYPES:
+            error, allowed = errors(operation, device, dtype)
+            worst = max(worst, error / allowed)
+            if not error <= allowed:  # NaN is wrong too
+                wrong.append(f"{dtype}: error {error:.3g}, allowed {allowed:.3g}")
+        words = "; ".join(wrong) or f"at most {worst:.2f} of the error allowed"
+        record.check(f"operation {name}", is_right=not wrong, words=words)
+    record.attempt("operation sampling", lambda: _check_sampling(record, device))
+    record.attempt("operation vector rows", lambda: _check_rows(record, device))
+
+
+def errors(operation: Operation, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Largest error on the device against float32 on the CPU, and what is allowed: twice that of dtype on the CPU."""
+    exact = operation("cpu", dtype, True)
+    result, eager = (operation(where, dtype, False) for where in (device, "cpu"))
+    allowed = 2 * (eager - exact).abs().max() + _ORDER * exact.abs().max()
+    return float((result - exact).abs().max()), float(allowed)
+
+
+class _Inputs:
+    """Random tensors, the same on every device."""
+
+    def __init__(self, device: str, dtype: torch.dtype, is_exact: bool) -> None:
+        self._random = torch.Generator().manual_seed(0)
+        self.device, self._rounded = torch.device(device), dtype
+        self.dtype = torch.float32 if is_exact else dtype
+
+    def __call__(self, *shape: int) -> Tensor:
+        drawn = torch.randn(shape, generator=self._random).to(self._rounded)
+        return drawn.to(self.device, self.dtype)
+
+
+def _linear(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+    inputs = _Inputs(device, dtype, is_exact)
+    weight = pack_linear(inputs(515, 1026), inputs(515), backend="torch")
+    return linear(inputs(29, 1026), weight).float().cpu()
+
+
+def _rms_norm(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+    inputs = _Inputs(device, dtype, is_exact)
+    residual = inputs(33, 1024)
+    normed = rms_norm(inputs(33, 1024), inputs(1024), 1e-6, residual=residual, backend="torch")
+    return torch.cat([normed, residual]).float().cpu()
+
+
+def _silu_mul(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+    return silu_mul(8 * _Inputs(device, dtype, is_exact)(33, 2 * 1537), backend="torch").float().cpu()
+
+
+def _lora_add(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+    """Rows that decode, a prompt, and rows without an adapter; one adapter lacks a part."""
+    inputs = _Inputs(device, dtype, is_exact)
+    parts, ranks = (512, 128, 128), (16, 8)
+    slots = empty_slots(parts, 256, num_slots=2, rank=16, dtype=inputs.dtype, device=inputs.device, backend="torch")
+    for slot, rank in enumerate(ranks):
+        pairs = [(inputs(rank, 256) / 16, inputs(width, rank)) for width in parts]
+        pack_lora(slots, slot, [None if (slot, part) == (1, 1) else pair for part, pair in enumerate(pairs)])
+    runs = [(0, 2, 1), (2, 3, 0), (5, 12, 1), (20, 120, 0)]
+    plan = plan_lora(runs, ranks, num_slots=2, dtype=inputs.dtype, device=inputs.device)
+    out = inputs(131, sum(parts))
+    lora_add(out, inputs(131, 256), slots, plan)
+    return out.float().cpu()
+
+
+def _kv_write(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+    inputs = _Inputs(device, dtype, is_exact)
+    heads, kv_heads, dim, tokens = 16, 8, 128, 7
+    angle = torch.randn(tokens, dim // 2, generator=torch.Generator().manual_seed(1)).to(device)
+    slots = torch.tensor([0, 17, -1, 5, 47, -1, 31], device=device)
+    keys, values = (torch.zeros(3, 16, kv_heads, dim, dtype=inputs.dtype, device=device) for _ in range(2))
+    query = kv_write(
+        *(inputs(tokens, (heads + 2 * kv_heads) * dim), angle.cos(), angle.sin(), slots, keys, values),
+        num_heads=heads,
+        q_norm=inputs(dim),
+        k_norm=inputs(dim),
+        eps=1e-6,
+        backend="torch",
+    )
+    return torch.cat([tensor.flatten() for tensor in (query, keys, values)]).float().cpu()
+
+
+def _paged(window: int) -> Operation:
+    """Decodes, drafts and a prompt; slots that nobody wrote hold NaN."""
+
+    def run(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+        inputs = _Inputs(device, dtype, is_exact)
+        contexts, num_new = [1, 15, 16, 17, 700, 33, 40, 300], [1, 1, 1, 1, 1, 3, 8, 200]
+        free = random.Random(0).sample(range(128), 128)
+        tables = [[free.pop() for _ in range(-(-context // 16))] for context in contexts]
+        keys, values = inputs(128, 16, 8, 128), inputs(128, 16, 8, 128)
+        written = torch.zeros(128 * 16, dtype=torch.bool)
+        for context, table in zip(contexts, tables, strict=True):
+            written[[table[position // 16] * 16 + position % 16 for position in range(context)]] = True
+        for cache in (keys, values):
+            cache.flatten(0, 1)[~written.to(device)] = float("nan")
+        plan = plan_paged(num_new, contexts, tables, device=inputs.device)
+        query = inputs(sum(num_new), 16, 128)
+        return paged_attention(query, keys, values, plan, scale=128**-0.5, window=window, backend="torch").float().cpu()
+
+    return run
+
+
+OPERATIONS: dict[str, Operation] = {
+    "linear": _linear,
+    "rms_norm": _rms_norm,
+    "silu_mul": _silu_mul,
+    "lora_add": _lora_add,
+    "kv_write": _kv_write,
+    "paged_attention": _paged(0),
+    "paged_attention, window": _paged(20),
+}
+
+
+def _check_sampling(record: Record, device: str) -> None:
+    """Ids as the definition draws them in float64 on the CPU, greedy ones among them."""
+    random_ = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 5000, generator=random_) * 2
+    columns = [
+        torch.tensor([[0.0, 0.7, 1.0, 1.5][row % 4] for row in range(64)]),
+        torch.tensor([[0, 0, 50, 300][row // 4 % 4] for row in range(64)]),
+        torch.tensor([[1.0, 0.9][row // 16 % 2] for row in range(64)]),
+        torch.tensor([[0.0, 0.05][row // 32 % 2] for row in range(64)]),
+        torch.rand(64, generator=random_, dtype=torch.float64),
+    ]
+    ours = sample(logits.to(device), *(column.to(device) for column in columns)).cpu()
+    equal = int((ours == sample_reference(logits, *columns)).sum())
+    record.check("operation sampling", is_right=equal == 64, words=f"{equal} of 64 ids equal to the definition")
+
+
+def _check_rows(record: Record, device: str) -> None:
+    """Scores of the best rows in half precision, among more rows than a tile holds."""
+    drawn = torch.Generator().manual_seed(0)
+    rows, queries = (torch.randn(n, 384, generator=drawn).half() for n in (150_000, 16))
+    exact = (queries.float() @ rows.float().T).topk(10).values
+    scores, found = best_products(queries.to(device), rows.to(device), 10)
+    own = torch.einsum("qke,qe->qk", rows[found.cpu()].float(), queries.float())
+    error = float(torch.maximum((scores.cpu() - exact).abs(), (own - exact).abs()).max())
+    limit = _ORDER * float(exact.abs().max())
+    record.check("operation vector rows", is_right=error <= limit, words=f"error {error:.3g}, allowed {limit:.3g}")

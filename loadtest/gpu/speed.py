@@ -1,0 +1,115 @@
+"""Tokens a second in bfloat16, ours and transformers' `generate` in turn, and what adapters cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine.config import GeneratorSettings, usable_cores
+from engine.generation.engine import Engine
+from loadtest.bench_generation import GENERATE
+from loadtest.generation import adapters
+from loadtest.generation.systems import OurEngine, System, TransformersPeer, transformers_worker
+from loadtest.generation.workloads import Job, Trace, free_jobs, read_trace
+from loadtest.gpu.record import Budget, Record
+
+DTYPE = "bfloat16"
+# Three rounds of a case at 30 ms a token of each system, and of what four runs with adapters take.
+CASE_S, LORA_S = 12.0, 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Cases in order, as (workload, clients, jobs of a round): the first matter most, the last may find no time."""
+
+    cases: tuple[tuple[str, int, int], ...]
+    rounds: int
+    lora: dict[int, int]
+    kv_tokens: int = 65536
+
+
+FULL = Plan(
+    (
+        ("free", 1, 1),
+        ("free", 32, 64),
+        ("rag", 8, 16),
+        ("free", 8, 8),
+        ("free", 128, 128),
+        ("rag", 1, 2),
+        ("rag", 32, 32),
+    ),
+    rounds=3,
+    lora={8: 8},
+)
+QUICK = Plan((("free", 1, 1), ("free", 32, 32), ("rag", 8, 8)), rounds=2, lora={8: 8})
+DRY = Plan((("free", 1, 1), ("free", 2, 2), ("rag", 2, 2)), rounds=1, lora={2: 2}, kv_tokens=8192)
+
+
+def race_shape(record: Record, shape: str, model: Path, device: str, plan: Plan, budget: Budget) -> None:
+    """All cases of the plan for which there is time, each noted on its own."""
+    settings = GeneratorSettings(
+        dtype=DTYPE, max_num_seqs=128, max_batched_tokens=2048, kv_tokens=plan.kv_tokens, threads=usable_cores()
+    )
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            worker = runner.run(stack.enter_async_context(transformers_worker(model, usable_cores(), DTYPE, device)))
+            peer = TransformersPeer(worker, GENERATE.removeprefix("transformers "))
+            engine = Engine(model, settings, device=device)
+            stack.callback(engine.close)
+            ours, trace = OurEngine(engine), read_trace().within(engine.vocab_size)
+            systems: tuple[System, ...] = (ours, peer)
+            warm_up = [Job(job.prompt, 4) for job in free_jobs(2, seed=99, vocab_size=engine.vocab_size)]
+            for system in systems:
+                runner.run(system.seconds(warm_up, 2))
+            for workload, clients, count in plan.cases:
+                jobs = _jobs(workload, count, trace, engine.vocab_size)
+                name = f"{shape} {workload} c={clients}"
+                race = partial(_run_race, runner, record, name, jobs, clients, systems, plan.rounds, budget)
+                record.attempt(name, race, estimate_s=CASE_S)
+            lora = adapters.race(
+                engine, ours, model, trace, plan.lora, plan.rounds - 1 or 1, record.found, record.console, f"{shape} "
+            )
+            if not record.attempt(f"{shape} lora8", lambda: runner.run(lora), estimate_s=LORA_S):
+                lora.close()
+        finally:
+            runner.run(stack.aclose())
+
+
+def _run_race(runner: asyncio.Runner, *arguments: Any) -> None:
+    runner.run(_race(*arguments))
+
+
+def _jobs(workload: str, count: int, trace: Trace, vocab_size: int) -> list[Job]:
+    return free_jobs(count, seed=count, vocab_size=vocab_size) if workload == "free" else trace.jobs()[:count]
+
+
+async def _race(
+    record: Record,
+    case: str,
+    jobs: Sequence[Job],
+    clients: int,
+    systems: Sequence[System],
+    rounds: int,
+    budget: Budget,
+) -> None:
+    """Rounds in turn; fewer where the next one would not end in time."""
+    num_tokens = sum(job.num_output for job in jobs)
+    rates: dict[str, list[float]] = {}
+    round_s = 0.0
+    for _ in range(rounds):
+        if budget.left_s() < 1.2 * round_s:
+            break
+        started = time.monotonic()
+        for system in systems:
+            rates.setdefault(system.name, []).append(num_tokens / await system.seconds(jobs, clients))
+        round_s = time.monotonic() - started
+    record.found.add_case(case, rates)
+    words = ", ".join(f"{name} {max(values):.0f}" for name, values in rates.items())
+    record.console.print(f"{case}: best tokens/s {words}", markup=False, soft_wrap=True)

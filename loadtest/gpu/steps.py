@@ -1,0 +1,178 @@
+"""Where the time of a step goes on the device: by part, by kernel, and whether the device waits for the host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from engine.generation.attention import base, gpu
+from engine.generation.attention.gpu import GpuAttention
+from engine.generation.decoder import model as decoder_module
+from engine.generation.decoder.model import Decoder
+from engine.generation.decoder.spec import read_spec
+from engine.generation.runner import Runner
+from engine.generation.sampler import Sampler, choose
+from engine.generation.scheduler import Step
+from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from loadtest.gpu.record import Record
+
+# Of a step; where each part's function is looked up.
+_PARTS: dict[str, tuple[Any, str]] = {
+    "linear": (decoder_module, "linear"),
+    "attention": (gpu, "paged_attention"),
+    "rope and kv write": (base, "kv_write"),
+    "norm and residual": (decoder_module, "rms_norm"),
+    "activation": (decoder_module, "silu_mul"),
+}
+# Decodes by width and context, and one chunk of a prompt.
+DECODES = ((1, 128), (8, 128), (32, 128), (32, 1200), (128, 256))
+PROMPT_TOKENS = 512
+NUM_RUNS = 7
+NUM_PROFILED = 3
+NUM_KERNELS = 15
+
+Mark = Any  # a CUDA event, or seconds on a CPU
+
+
+def profile_steps(
+    record: Record, shape: str, model: Path, device: str, *, decodes: tuple[tuple[int, int], ...]
+) -> None:
+    """Steps of bfloat16 decodes of several widths and of a prompt chunk, each noted on its own."""
+    spec = read_spec(model)
+    decoder = Decoder(model, spec, dtype=torch.bfloat16, device=device)
+    for width, context in decodes:
+        name = f"{shape} decode {width}x{context}"
+        record.attempt(f"step {name}", partial(_note, record, name, decoder, width, context, 1), estimate_s=5)
+    name = f"{shape} prompt 1x{PROMPT_TOKENS}"
+    record.attempt(f"step {name}", partial(_note, record, name, decoder, 1, PROMPT_TOKENS, PROMPT_TOKENS), estimate_s=5)
+
+
+def _note(record: Record, name: str, decoder: Decoder, width: int, context: int, num_new: int) -> None:
+    """One kind of step: `num_new` tokens of each of `width` sequences, the last of `context`."""
+    each = num_blocks_for(context)
+    attention = GpuAttention(
+        decoder.spec, num_blocks=width * each, max_model_len=context, dtype=decoder.dtype, device=decoder.device
+    )
+    cache = attention._cache
+    cache.keys.normal_()
+    cache.values.normal_()
+    runner = Runner(decoder, attention)
+    sequences = tuple(
+        Sequence(
+            *(str(i), [5 + i % 90] * context, context - (num_new == 1), context + 1, PrefixKey("", "", ""), None),
+            num_computed=context - num_new,
+            blocks=list(range(i * each, (i + 1) * each)),
+        )
+        for i in range(width)
+    )
+    step = Step(sequences, (num_new,) * width)
+    samplers = [Sampler.greedy() for _ in sequences]
+
+    def run() -> None:
+        choose(runner.run(step).logits, samplers)  # its ids are read, so the device is waited for
+
+    found = measured(run, is_cuda=decoder.device.type == "cuda")
+    record.found.extra.setdefault("steps", {})[name] = found
+    record.console.print(f"{name}: {summary(found)}", markup=False, soft_wrap=True)
+
+
+def measured(run: Callable[[], None], *, is_cuda: bool) -> dict[str, Any]:
+    """Milliseconds of a step alone, of its parts, and of its kernels. A part's time includes gaps between kernels."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(NUM_RUNS):
+        started = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - started))
+    parts = _part_ms(run, is_cuda)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with profile(activities=activities) as profiled:
+        for _ in range(NUM_PROFILED):
+            run()
+    events: list[Any] = list(profiled.key_averages())
+    where = "CUDA" if is_cuda else "CPU"
+    kernels = [
+        (e.key, _self_us(e, is_cuda) / 1000 / NUM_PROFILED, e.count)
+        for e in events
+        if str(e.device_type).endswith(where)
+    ]
+    kernels.sort(key=lambda kernel: -kernel[1])
+    waits = sum(event.count for event in events if "Synchronize" in event.key) / NUM_PROFILED
+    return {
+        "step_ms": round(median(times), 3),
+        "kernel_ms": round(sum(ms for _, ms, _ in kernels), 3),
+        "num_kernels": round(sum(count for _, _, count in kernels) / NUM_PROFILED),
+        "num_waits": round(waits),
+        "part_ms": {name: round(ms, 3) for name, ms in parts.items()},
+        "kernels": [
+            {"name": name[:90], "ms": round(ms, 4), "count": round(count / NUM_PROFILED)}
+            for name, ms, count in kernels[:NUM_KERNELS]
+        ],
+    }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """One line."""
+    share = found["kernel_ms"] / found["step_ms"]
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["part_ms"].items())
+    bound = "launch-bound" if share < 0.8 else "device-bound"
+    return (
+        f"{found['step_ms']:.2f} ms, kernels {found['kernel_ms']:.2f} ms in {found['num_kernels']} launches "
+        f"({100 * share:.0f} %: {bound}), {found['num_waits']} waits; {parts}"
+    )
+
+
+def _self_us(event: Any, is_cuda: bool) -> float:
+    return float(event.self_device_time_total if is_cuda else event.self_cpu_time_total)
+
+
+def _part_ms(run: Callable[[], None], is_cuda: bool) -> dict[str, float]:
+    """By part, in one step, as the device's clock sees it."""
+    with _marked(is_cuda) as marks:
+        run()
+    if is_cuda:
+        torch.cuda.synchronize()
+        return {name: sum(start.elapsed_time(end) for start, end in pairs) for name, pairs in marks.items()}
+    return {name: sum(1000 * (end - start) for start, end in pairs) for name, pairs in marks.items()}
+
+
+@contextmanager
+def _marked(is_cuda: bool) -> Iterator[dict[str, list[tuple[Mark, Mark]]]]:
+    """While open, every call of a part leaves its beginning and end."""
+    marks: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in _PARTS}
+    originals = {name: getattr(module, function) for name, (module, function) in _PARTS.items()}
+
+    new_event: Any = torch.cuda.Event
+
+    def mark() -> Mark:
+        if not is_cuda:
+            return time.perf_counter()
+        event = new_event(enable_timing=True)
+        event.record()
+        return event
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = mark()
+            result = originals[name](*args, **kwargs)
+            marks[name].append((start, mark()))
+            return result
+
+        return call
+
+    try:
+        for name, (module, function) in _PARTS.items():
+            setattr(module, function, wrapped(name))
+        yield marks
+    finally:
+        for name, (module, function) in _PARTS.items():
+            setattr(module, function, originals[name])
