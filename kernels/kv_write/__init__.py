@@ -39,7 +39,7 @@ def kv_write(
         num_heads: H, query heads.
         q_norm, k_norm: [D] weights of an RMS norm of each query and key head (Qwen3), both or neither.
         eps: of that norm.
-        backend: "auto" takes the native kernel on a CPU and torch otherwise.
+        backend: "auto" takes the native kernel on a CPU, Triton's on a GPU, and torch where there is none.
     Returns: [T, H, D] rotated queries.
     Raises: ValueError when shapes or dtypes disagree.
     """
@@ -59,8 +59,13 @@ def kv_write(
             f"values {tuple(values.shape)}, cos {tuple(cos.shape)}, slots {tuple(slots.shape)}, {num_heads} heads "
             f"of at most {MAX_HEAD_DIM} dimensions, norms both or neither"
         )
-    if choose_backend("kv_write", backend, qkv.device) == "torch":
+    chosen = choose_backend("kv_write", backend, qkv.device, has_triton=True)
+    if chosen == "torch":
         return kv_write_reference(qkv, cos, sin, slots, keys, values, num_heads, q_norm, k_norm, eps)
+    if chosen == "triton":
+        from kernels.kv_write.triton_op import kv_write_triton
+
+        return kv_write_triton(qkv, cos, sin, slots, keys, values, num_heads, q_norm, k_norm, eps)
     query = torch.empty((tokens, num_heads, dim), dtype=qkv.dtype)
     _native()(
         *(query.data_ptr(), qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr()),

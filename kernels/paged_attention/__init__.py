@@ -37,7 +37,8 @@ def paged_attention(
         plan: `plan_paged` of the step, shared by its layers.
         scale: multiplies the scores, usually D ** -0.5.
         window: a token sees itself and the `window - 1` before it; 0 is no limit.
-        backend: "auto" takes the native kernel on a CPU, made for a few new tokens per request, and torch otherwise.
+        backend: "auto" takes the native kernel on a CPU, made for a few new tokens per request, Triton's on a GPU,
+            and torch where there is none.
     Returns: [T, H, D] of query's dtype, accumulated in float32.
     Raises: ValueError when shapes or dtypes disagree.
     Source: PagedAttention, arXiv:2309.06180; split KV and merging: FlashDecoding; shared blocks read once: Hydragen,
@@ -58,8 +59,13 @@ def paged_attention(
             f"paged_attention: query {tuple(query.shape)} {query.dtype}, keys {tuple(keys.shape)} {keys.dtype}, "
             f"values {tuple(values.shape)}; heads up to {MAX_HEAD_DIM} wide, up to {MAX_GROUP} for a KV head"
         )
-    if choose_backend("paged_attention", backend, query.device) == "torch":
+    chosen = choose_backend("paged_attention", backend, query.device, has_triton=True)
+    if chosen == "torch":
         return paged_attention_torch(query, keys, values, plan, scale=scale, window=window)
+    if chosen == "triton":
+        from kernels.paged_attention.triton_op import paged_attention_triton
+
+        return paged_attention_triton(query, keys, values, plan, scale=scale, window=window)
     out = torch.empty_like(query)
     _native()(
         *(out.data_ptr(), query.data_ptr(), keys.data_ptr(), values.data_ptr()),

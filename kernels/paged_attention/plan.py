@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,22 @@ class PagedPlan:
     contexts: tuple[int, ...]
     tables: Tensor
     min_shared_blocks: int
+    _tiles: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def tiles(self, num_tokens: int) -> Tensor:
+        """Each request's new tokens in pieces of at most `num_tokens`: [n, 4] int32 on the tables' device.
+
+        Columns: request, first row of the flat batch, tokens, position of the first.
+        """
+        if num_tokens not in self._tiles:
+            starts = np.cumsum((0, *self.num_new))
+            found = [
+                (request, starts[request] + first, min(num_tokens, new - first), context - new + first)
+                for request, (new, context) in enumerate(zip(self.num_new, self.contexts, strict=True))
+                for first in range(0, new, num_tokens)
+            ]
+            self._tiles[num_tokens] = torch.tensor(np.array(found, np.int32), device=self.tables.device)
+        return self._tiles[num_tokens]
 
     @cached_property
     def items(self) -> list[Item]:

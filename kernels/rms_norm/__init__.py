@@ -23,7 +23,7 @@ def rms_norm(
         weight: [M], dtype and device of x.
         eps: added to the mean square.
         residual: [T, M] like x; `x` is added to it in place, rounded to its dtype.
-        backend: "auto" takes the native kernel on a CPU and torch otherwise.
+        backend: "auto" takes the native kernel on a CPU, Triton's on a GPU, and torch where there is none.
     Returns: [T, M] of x's dtype. The normalised value is rounded before it is multiplied by the weight.
     Raises: ValueError when shapes or dtypes disagree.
     Source: arXiv:1910.07467.
@@ -32,8 +32,13 @@ def rms_norm(
         raise ValueError(f"rms_norm: x {tuple(x.shape)} {x.dtype} and weight {tuple(weight.shape)} {weight.dtype}")
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         raise ValueError(f"rms_norm: x {tuple(x.shape)} {x.dtype}, residual {tuple(residual.shape)} {residual.dtype}")
-    if choose_backend("rms_norm", backend, x.device) == "torch":
+    chosen = choose_backend("rms_norm", backend, x.device, has_triton=True)
+    if chosen == "torch":
         return rms_norm_reference(x, weight, eps, residual)
+    if chosen == "triton":
+        from kernels.rms_norm.triton_op import rms_norm_triton
+
+        return rms_norm_triton(x, weight, eps, residual)
     out = torch.empty_like(x)
     stream = None if residual is None else residual.data_ptr()
     _native()(out.data_ptr(), x.data_ptr(), stream, weight.data_ptr(), x.shape[0], x.shape[1], eps, DTYPES[x.dtype])

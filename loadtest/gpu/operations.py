@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.retrieval.index.products import best_products
+from kernels.dispatch import Backend
 from kernels.kv_write import kv_write
 from kernels.linear import linear, pack_linear
 from kernels.lora_add import empty_slots, lora_add, pack_lora, plan_lora
@@ -50,6 +51,11 @@ def errors(operation: Operation, device: str, dtype: torch.dtype) -> tuple[float
     return float((result - exact).abs().max()), float(allowed)
 
 
+def _backend(device: str) -> Backend:
+    """What the engine uses on a GPU; torch on a CPU, which it is compared with."""
+    return "torch" if device == "cpu" else "auto"
+
+
 class _Inputs:
     """Random tensors, the same on every device."""
 
@@ -72,12 +78,12 @@ def _linear(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
 def _rms_norm(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
     inputs = _Inputs(device, dtype, is_exact)
     residual = inputs(33, 1024)
-    normed = rms_norm(inputs(33, 1024), inputs(1024), 1e-6, residual=residual, backend="torch")
+    normed = rms_norm(inputs(33, 1024), inputs(1024), 1e-6, residual=residual, backend=_backend(device))
     return torch.cat([normed, residual]).float().cpu()
 
 
 def _silu_mul(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
-    return silu_mul(8 * _Inputs(device, dtype, is_exact)(33, 2 * 1537), backend="torch").float().cpu()
+    return silu_mul(8 * _Inputs(device, dtype, is_exact)(33, 2 * 1537), backend=_backend(device)).float().cpu()
 
 
 def _lora_add(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
@@ -107,7 +113,7 @@ def _kv_write(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
         q_norm=inputs(dim),
         k_norm=inputs(dim),
         eps=1e-6,
-        backend="torch",
+        backend=_backend(device),
     )
     return torch.cat([tensor.flatten() for tensor in (query, keys, values)]).float().cpu()
 
@@ -128,7 +134,11 @@ def _paged(window: int) -> Operation:
             cache.flatten(0, 1)[~written.to(device)] = float("nan")
         plan = plan_paged(num_new, contexts, tables, device=inputs.device)
         query = inputs(sum(num_new), 16, 128)
-        return paged_attention(query, keys, values, plan, scale=128**-0.5, window=window, backend="torch").float().cpu()
+        return (
+            paged_attention(query, keys, values, plan, scale=128**-0.5, window=window, backend=_backend(device))
+            .float()
+            .cpu()
+        )
 
     return run
 

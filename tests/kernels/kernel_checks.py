@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from kernels.native import absence, bf16_products_absence
+from kernels.triton_absence import triton_absence
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 BACKENDS = [
     "torch",
     pytest.param("native", marks=pytest.mark.skipif(absence() is not None, reason=f"no native kernels: {absence()}")),
+]
+NEEDS_TRITON = pytest.mark.skipif(
+    triton_absence("cpu") is not None, reason=f"no Triton kernels: {triton_absence('cpu')}"
+)
+WITH_TRITON = [*BACKENDS, pytest.param("triton", marks=NEEDS_TRITON)]
+# Triton's interpreter does not compute in bfloat16; `python -m loadtest.gpu` checks that on a GPU.
+WITH_TRITON_AND_DTYPE = [
+    *(
+        pytest.param(*backend.values, dtype, marks=backend.marks)
+        if isinstance(backend, ParameterSet)
+        else (backend, dtype)
+        for backend in BACKENDS
+        for dtype in DTYPES
+    ),
+    *(pytest.param("triton", dtype, marks=NEEDS_TRITON) for dtype in (torch.float32, torch.float16)),
 ]
 # Backend and dtype of the kernels that multiply bfloat16 in pairs.
 NEEDS_BF16_PRODUCTS = pytest.mark.skipif(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import BACKENDS, DTYPES, assert_earned, poison
+from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 
 from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
@@ -47,8 +47,7 @@ def tables_for(contexts: list[int], num_shared: int = 0, seed: int = 0) -> list[
     return [[*shared, *(free.pop() for _ in range(max(-(-c // 16) - num_shared, 0)))] for c in contexts]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (8, 2, 128), (4, 4, 80), (7, 1, 16), (5, 5, 64)])
 @pytest.mark.parametrize("window", [0, 20])
 def test_decodes_and_drafts_equal_float32(backend, dtype, heads, kv_heads, dim, window):
@@ -57,8 +56,7 @@ def test_decodes_and_drafts_equal_float32(backend, dtype, heads, kv_heads, dim, 
     check(plan, heads, kv_heads, dim, dtype, window, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
 @pytest.mark.parametrize("window", [0, 20])
 def test_shared_blocks_read_once_give_the_same(backend, dtype, window):
     contexts = [70, 81, 64, 100]
@@ -113,3 +111,15 @@ def test_plans_and_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"paged_attention: query \(1, 3, 8\)"):
         paged_attention(torch.zeros(1, 3, 8), cache, cache, plan, scale=1.0)
     poison(cache)
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize("window", [0, 150])
+def test_long_contexts_are_split_among_programs_and_prompts_into_tiles(window):
+    from kernels.paged_attention.triton_op import _num_splits
+
+    contexts = [300, 17, 290, 40]
+    plan = plan_paged([1, 1, 40, 40], contexts, tables_for(contexts), device=CPU)
+    assert _num_splits(len(plan.tiles(16)) * 2, max(contexts)) == 2
+    assert [tile.tolist()[2] for tile in plan.tiles(16)] == [1, 1, 16, 16, 8, 16, 16, 8]
+    check(plan, 8, 2, 32, torch.float32, window, "triton")

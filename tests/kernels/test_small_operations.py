@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import BACKENDS, DTYPES, assert_earned, poison
+from kernel_checks import WITH_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 from torch.nn.functional import silu
 
 from kernels.kv_write import kv_write
@@ -15,8 +15,7 @@ from kernels.rope import rope
 from kernels.silu_mul import silu_mul
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
 @pytest.mark.parametrize(("rows", "width"), [(1, 64), (7, 61), (33, 576)])
 @pytest.mark.parametrize("has_residual", [False, True])
 def test_rms_norm_equals_float32_and_adds_to_the_residual(backend, dtype, rows, width, has_residual):
@@ -32,7 +31,7 @@ def test_rms_norm_equals_float32_and_adds_to_the_residual(backend, dtype, rows, 
         torch.testing.assert_close(residual, stream, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_not_a_number_goes_through_instead_of_vanishing(backend):
     x = torch.ones(2, 32)
     x[1, 3] = float("nan")
@@ -41,8 +40,7 @@ def test_not_a_number_goes_through_instead_of_vanishing(backend):
     assert silu_mul(x, backend=backend).isnan().sum() == 1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (7, 61), (33, 1536)])
 def test_silu_mul_equals_float32(backend, dtype, rows, width):
     torch.manual_seed(0)
@@ -52,7 +50,7 @@ def test_silu_mul_equals_float32(backend, dtype, rows, width):
     assert_earned(silu_mul(gate_up, backend=backend), exact, silu(gate) * up)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_silu_mul_of_extreme_values_is_finite(backend):
     gate_up = torch.tensor([[-1000.0, 1000.0, 0.0, 1.0, 1.0, 1.0]])
     assert silu_mul(gate_up, backend=backend)[0].tolist() == pytest.approx([0.0, 1000.0, 0.0], abs=1e-30)
@@ -67,8 +65,7 @@ def test_rope_turns_pairs_of_dimensions_by_the_angle_of_their_token():
         rope(x, angle[:1].cos(), angle[:1].sin())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 80), (7, 1, 16), (8, 2, 128)])
 @pytest.mark.parametrize("has_norm", [False, True])
 def test_kv_write_rotates_and_scatters_and_leaves_other_slots_alone(backend, dtype, heads, kv_heads, dim, has_norm):

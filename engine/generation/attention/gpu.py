@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.generation.attention.base import FlatBatch, HeadNorms, PagedCache, Places
 from engine.generation.decoder.spec import DecoderSpec
@@ -41,8 +42,7 @@ class GpuAttention:
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
         query = self._cache.write(layer, qkv, norms, plan.places)
-        out = torch.zeros_like(query)
-        out[: plan.num_tokens] = paged_attention(
+        attended = paged_attention(
             query[: plan.num_tokens],
             self._cache.keys[layer],
             self._cache.values[layer],
@@ -52,4 +52,5 @@ class GpuAttention:
             # Named so that tests on a CPU take the same path as a GPU without Triton.
             backend="auto" if query.is_cuda else "torch",
         )
-        return out.flatten(1)
+        num_padding = len(query) - plan.num_tokens
+        return functional.pad(attended, (0, 0, 0, 0, 0, num_padding)).flatten(1) if num_padding else attended.flatten(1)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Rows that are scored at once, in float32.
+# Rows that are scored at once, in float32; on a GPU as many as make so many scores, for it is slow to be asked often.
 _TILE_ROWS = 65_536
+_TILE_SCORES = 1 << 27
 
 # (k) to scores [Q, k] descending and rows [Q, k].
 Search = Callable[[int], tuple[Tensor, Tensor]]
@@ -24,12 +25,21 @@ def best_products(queries: Tensor, stored: Tensor, k: int) -> tuple[Tensor, Tens
     """
     best = torch.empty((len(queries), 0), device=stored.device)
     rows = torch.empty((len(queries), 0), dtype=torch.long, device=stored.device)
-    for first in range(0, len(stored), _TILE_ROWS):
-        tile = stored[first : first + _TILE_ROWS].float()
-        scores, found = (queries.float() @ tile.T).topk(min(k, len(tile)))
+    num_rows = max(_TILE_ROWS, _TILE_SCORES // max(len(queries), 1)) if stored.is_cuda else _TILE_ROWS
+    for first in range(0, len(stored), num_rows):
+        tile = stored[first : first + num_rows]
+        scores, found = _products(queries, tile).topk(min(k, len(tile)))
         best, order = torch.cat([best, scores], 1).topk(min(k, best.shape[1] + scores.shape[1]))
         rows = torch.cat([rows, found + first], 1).gather(1, order)
     return best, rows
+
+
+def _products(queries: Tensor, tile: Tensor) -> Tensor:
+    """[Q, n] float32, summed in float32."""
+    if tile.is_cuda and tile.dtype != torch.float32 and queries.dtype == tile.dtype:
+        # Products of half precision are exact in float32, and a float32 copy of the rows would be five times the bytes.
+        return torch.mm(queries, tile.T, out_dtype=torch.float32)
+    return queries.float() @ tile.float().T
 
 
 def with_ties(search: Search, num_rows: int, num_results: int) -> tuple[Tensor, Tensor]:

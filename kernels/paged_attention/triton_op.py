@@ -1,0 +1,181 @@
+"""Paged attention on a GPU: one launch for decodes, drafts and prompt chunks, read block by block where they lie.
+
+A program has a tile of query tokens of one request, with all query heads of one KV head as its rows. Where there are
+too few tiles to fill the device, several programs share a tile's keys and a second launch merges what they found.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.paged_attention.plan import PagedPlan
+
+_LOG2_E = 1.4426950408889634
+# Programs that keep a large GPU busy, and the fewest keys that are worth a program of their own.
+_ENOUGH_PROGRAMS = 256
+_MIN_SPLIT_TOKENS = 128
+_MAX_SPLITS = 16
+_CHUNK_ROWS = 64
+_LEAST_ROWS = 16  # of a matrix product
+
+
+def paged_attention_triton(
+    query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan, *, scale: float, window: int
+) -> Tensor:
+    """See `paged_attention`."""
+    tokens, heads, dim = query.shape
+    kv_heads = keys.shape[2]
+    group = heads // kv_heads
+    out = torch.empty_like(query)
+    if tokens == 0:
+        return out
+    rows = max(triton.next_power_of_2(group), _LEAST_ROWS if max(plan.num_new) == 1 else _CHUNK_ROWS)
+    tiles = plan.tiles(rows // group)  # [n, 4]
+    num_splits = _num_splits(len(tiles) * kv_heads, max(plan.contexts))
+    block_dim = max(triton.next_power_of_2(dim), 16)
+    parts = stats = out
+    if num_splits > 1:
+        parts = torch.empty((num_splits, tokens, heads, dim), dtype=torch.float32, device=query.device)
+        stats = torch.empty((num_splits, tokens, heads, 2), dtype=torch.float32, device=query.device)
+    _attend[len(tiles), kv_heads, num_splits](
+        *(out, parts, stats, query, keys, values, plan.tables, tiles),
+        *(scale * _LOG2_E, window, plan.tables.shape[1], tokens),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        DIM=dim,
+        SPLITS=num_splits,
+        HAS_WINDOW=window > 0,
+        IS_EXACT=query.dtype == torch.float32,
+        BLOCK_DIM=block_dim,
+        BLOCK_ROWS=rows,
+        BLOCK_KEYS=max(min(64, 16384 // (block_dim * query.element_size())), 16),
+        num_warps=4,
+        num_stages=2,
+    )
+    if num_splits > 1:
+        _merge[tokens, heads](
+            out, parts, stats, tokens, HEADS=heads, DIM=dim, SPLITS=num_splits, BLOCK_DIM=block_dim, num_warps=2
+        )
+    return out
+
+
+def _num_splits(num_programs: int, max_context: int) -> int:
+    """A power of two, so that a program can hold the figures of all."""
+    most = min(-(-_ENOUGH_PROGRAMS // num_programs), max_context // _MIN_SPLIT_TOKENS, _MAX_SPLITS)
+    return 1 << max(most.bit_length() - 1, 0)
+
+
+@triton.jit
+def _attend(
+    out,
+    parts,
+    stats,
+    query,
+    keys,
+    values,
+    tables,
+    tiles,
+    scale,
+    window,
+    table_width,
+    num_tokens,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    IS_EXACT: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    request = tl.load(tiles + tile * 4).to(tl.int64)
+    first_token = tl.load(tiles + tile * 4 + 1).to(tl.int64)
+    count = tl.load(tiles + tile * 4 + 2)
+    first_position = tl.load(tiles + tile * 4 + 3)
+
+    row = tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, BLOCK_DIM)
+    is_row = row // GROUP < count
+    is_column = column < DIM
+    position = first_position + row // GROUP
+    head = (first_token + row // GROUP) * (KV_HEADS * GROUP) + kv_head * GROUP + row % GROUP
+    is_query = is_row[:, None] & is_column[None, :]
+    asked = tl.load(query + head[:, None] * DIM + column[None, :], is_query, 0.0)
+
+    end = first_position + count
+    begin = 0
+    if HAS_WINDOW:
+        begin = tl.maximum(first_position - window + 1, 0) // BLOCK_KEYS * BLOCK_KEYS
+    each = tl.cdiv(tl.cdiv(end - begin, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    begin += split * each
+    best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    sums = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    for start in range(begin, tl.minimum(begin + each, end), BLOCK_KEYS):
+        place = start + tl.arange(0, BLOCK_KEYS)
+        is_key = place < end
+        block = tl.load(tables + request * table_width + place // 16, is_key, 0).to(tl.int64)
+        offset = ((block * 16 + place % 16) * KV_HEADS + kv_head) * DIM
+        # What lies behind the end may never have been written.
+        is_wanted = is_key[:, None] & is_column[None, :]
+        key = tl.load(keys + offset[:, None] + column[None, :], is_wanted, 0.0)
+        value = tl.load(values + offset[:, None] + column[None, :], is_wanted, 0.0)
+        if IS_EXACT:
+            scores = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
+        else:
+            scores = tl.dot(asked, tl.trans(key)) * scale
+        is_visible = is_key[None, :] & (place[None, :] <= position[:, None])
+        if HAS_WINDOW:
+            is_visible = is_visible & (place[None, :] > position[:, None] - window)
+        scores = tl.where(is_visible, scores, float("-inf"))
+        higher = tl.maximum(best, tl.max(scores, 1))
+        anchor = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+        weights = tl.exp2(scores - anchor[:, None])
+        fade = tl.exp2(best - anchor)
+        total = total * fade + tl.sum(weights, 1)
+        if IS_EXACT:
+            sums = sums * fade[:, None] + tl.dot(weights, value, input_precision="ieee")
+        else:
+            sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value)
+        best = higher
+
+    if SPLITS == 1:
+        total = tl.where(is_row, total, 1.0)
+        result = (sums / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
+    else:
+        part = split.to(tl.int64) * num_tokens * (KV_HEADS * GROUP) + head
+        tl.store(parts + part[:, None] * DIM + column[None, :], sums, is_query)
+        tl.store(stats + part * 2, best, is_row)
+        tl.store(stats + part * 2 + 1, total, is_row)
+
+
+@triton.jit
+def _merge(
+    out,
+    parts,
+    stats,
+    num_tokens,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    head = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
+    split = tl.arange(0, SPLITS).to(tl.int64)
+    column = tl.arange(0, BLOCK_DIM)
+    is_column = column < DIM
+    part = split * num_tokens * HEADS + head
+    best = tl.load(stats + part * 2)
+    share = tl.exp2(best - tl.max(best, 0))  # a split without keys has the best of -infinity
+    total = tl.sum(tl.load(stats + part * 2 + 1) * share, 0)
+    sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_column[None, :], 0.0)
+    merged = tl.sum(sums * share[:, None], 0) / total
+    tl.store(out + head * DIM + column, merged.to(out.dtype.element_ty), is_column)
