@@ -117,18 +117,21 @@ def _rank_in(retriever: Retriever, collection: Collection, mode: SearchMode, nam
 
 
 def _documents(retriever: Retriever, queries: Mapping[str, str], mode: SearchMode) -> Rankings:
-    """DEPTH documents for each query, or as many as are found: more chunks are asked for until there are enough."""
-    rankings: Rankings = {}
+    """DEPTH documents for each query, or as many as are found: more chunks are asked for until there are enough.
+
+    A hybrid search for more than FUSED_DEPTH chunks joins longer legs than users get, so what it finds comes behind.
+    """
+    rankings: Rankings = {query: [] for query in queries}
     waiting = dict(queries)
-    k = 2 * DEPTH
+    k = DEPTH
     while waiting:
         answers = retriever.evidence([Query(text, COLLECTION, k, mode=mode) for text in waiting.values()])
         for query, answer in zip(list(waiting), answers, strict=True):
             if isinstance(answer, RequestError):
                 raise answer
-            ranked = list(dict.fromkeys(passage.document for passage in answer.passages))
+            ranked = dict.fromkeys([*rankings[query], *(passage.document for passage in answer.passages)])
+            rankings[query] = list(ranked)[:DEPTH]
             if len(ranked) >= DEPTH or len(answer.passages) < k:
-                rankings[query] = ranked[:DEPTH]
                 del waiting[query]
         k *= 2
     return rankings

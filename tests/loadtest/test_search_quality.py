@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from math import log2
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from retrieval.stub_encoder import SETTINGS, StubEncoder
 from rich.console import Console
 from tiny_encoder import write_tiny_encoder
 
+from engine.config import RetrieverSettings
 from engine.errors import ConfigError
+from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 from loadtest import search_quality
 from loadtest.retrieval import quality
 from loadtest.retrieval.collection_files import Collection, Document, read_collection, read_squad
@@ -188,6 +191,27 @@ def test_chunks_are_fetched_until_there_are_documents_enough(monkeypatch: pytest
     collection = collection_of(zebra=many, cat="cats", dog="dogs")
     ranked = rank_chunks(collection, StubEncoder(), {"dense": DENSE}, QUIET)["dense"]["q"]
     assert len(ranked) == 2 and ranked[0] == "zebra"
+
+
+def test_what_a_deeper_search_finds_comes_behind_what_a_usual_one_ranks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(quality, "DEPTH", 2)
+    found = {2: ["cat", "cat"], 4: ["dog", "cat", "cow", "cat"]}
+
+    class Reordering:
+        def __init__(self, folder: Path, encoder: StubEncoder, settings: RetrieverSettings) -> None: ...
+
+        def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
+            return []
+
+        def evidence(self, queries: Sequence[Query]) -> list[Evidence]:
+            passages = [Passage("c", name, "", "", "", 0, 1, 1.0) for name in found[queries[0].k]]
+            return [Evidence(tuple(passages), None, 1)]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(quality, "Retriever", Reordering)
+    ranked = rank_chunks(collection_of(cat="cats"), StubEncoder(), {"hybrid": SETTINGS}, QUIET)
+    assert ranked["hybrid"]["q"] == ["cat", "dog"]
 
 
 # The program
