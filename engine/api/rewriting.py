@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from engine.api.backends import Backends
 from engine.config import FollowUps
 from engine.errors import SwitchyardError
 from engine.retrieval.followups import standalone_query
-from engine.values import GenerationRequest, Message, SamplingParams
+from engine.values import GenerationRequest, Message, SamplingParams, TokenDelta
 
 MAX_TOKENS = 48
 MAX_REWRITE_S = 10.0
@@ -28,6 +28,14 @@ INSTRUCTION = (
     "Write only the question."
 )
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
+
+
+class Generates(Protocol):
+    """What a rewrite needs of `Backends`."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+        """Deltas in bundles."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class SearchText:
 
 async def search_text(
     how: FollowUps,
-    backends: Backends,
+    backends: Generates,
     messages: Sequence[Message],
     *,
     request_id: str,
@@ -75,7 +83,7 @@ async def search_text(
     return SearchText(text, reason, rewrite_ms)
 
 
-async def _generate(backends: Backends, turns: Sequence[Message], request_id: str, tenant: str, limit_s: float) -> str:
+async def _generate(backends: Generates, turns: Sequence[Message], request_id: str, tenant: str, limit_s: float) -> str:
     """The question in the generator's words, on one line; empty where it fails, says nothing or is too slow."""
     if limit_s <= 0:
         return ""

@@ -25,6 +25,7 @@ class Document:
 
     title: str
     text: str
+    content_type: str = "text/plain"
 
     def whole(self) -> str:
         """Title and text, joined as sentence-transformers' evaluators do."""
@@ -54,7 +55,7 @@ def read_collection(corpus: Path, queries: Path, qrels: Path) -> Collection:
     asked: dict[str, str] = {}
     for where, row in objects(queries):
         _add(asked, text_id(row, where, "id", "_id"), text_of(row, where), where)
-    return _checked(documents, asked, read_qrels(qrels), str(qrels))
+    return checked(documents, asked, read_qrels(qrels), str(qrels))
 
 
 def read_squad(file: Path) -> Collection:
@@ -77,11 +78,11 @@ def read_squad(file: Path) -> Collection:
                 query = text_id(question, where, "id")
                 _add(asked, query, text_of(question, where, "question"), where)
                 qrels[query] = {paragraph: 1}
-    return _checked(documents, asked, qrels, str(file))
+    return checked(documents, asked, qrels, str(file))
 
 
-def _checked(documents: dict[str, Document], queries: dict[str, str], qrels: Qrels, where: str) -> Collection:
-    """Leave out what cannot be searched or scored, and say so."""
+def checked(documents: dict[str, Document], queries: dict[str, str], qrels: Qrels, where: str) -> Collection:
+    """Leave out what cannot be searched or scored, and say so. Raises: ConfigError when nothing is left."""
     skipped = {}
     empty = [name for name, document in documents.items() if not document.whole()]
     if empty:

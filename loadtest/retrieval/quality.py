@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import ir_measures
@@ -29,6 +30,7 @@ DEPTH = 100
 MEASURES = {
     "nDCG@10": ir_measures.nDCG(dcg="log2") @ 10,
     "MRR@10": ir_measures.RR @ 10,
+    "recall@5": ir_measures.R @ 5,
     "recall@10": ir_measures.R @ 10,
     "recall@100": ir_measures.R @ 100,
 }
@@ -73,31 +75,40 @@ def _best(query: Vectors, documents: Vectors, ids: Sequence[str]) -> list[str]:
 def rank_chunks(
     collection: Collection,
     encoder: EncoderLike,
-    settings: RetrieverSettings,
-    modes: Sequence[SearchMode],
+    searches: Mapping[str, RetrieverSettings],
     console: Console,
 ) -> dict[str, Rankings]:
-    """Documents through a retriever; by mode. A document stands where the best of its chunks does."""
+    """Documents through a retriever, ranked by each of `searches`. A document stands where the best of its chunks does.
+
+    What is ingested once is opened with the settings of each search in turn: they may differ in mode and fusion alone.
+    """
     items = [
-        DocumentWrite(name, (document.text or document.title).encode(), "text/plain", title=document.title or None)
+        DocumentWrite(
+            name, (document.text or document.title).encode(), document.content_type, title=document.title or None
+        )
         for name, document in collection.documents.items()
     ]
+    rankings = {}
     with tempfile.TemporaryDirectory() as folder:
-        retriever = Retriever(Path(folder), encoder, settings)
-        try:
-            with progress_bar(console, f"ingesting {len(items):,} documents", len(items)) as advance:
-                for first in range(0, len(items), _TEXTS_PER_CALL):
-                    write_all(retriever, items[first : first + _TEXTS_PER_CALL])
-                    advance(len(items[first : first + _TEXTS_PER_CALL]))
-            return {mode: _rank_in(retriever, collection, mode, console) for mode in modes}
-        finally:
-            retriever.close()
+        for number, (name, settings) in enumerate(searches.items()):
+            with closing(Retriever(Path(folder), encoder, settings)) as retriever:
+                if number == 0:
+                    _ingest(retriever, items, console)
+                rankings[name] = _rank_in(retriever, collection, settings.mode, name, console)
+    return rankings
 
 
-def _rank_in(retriever: Retriever, collection: Collection, mode: SearchMode, console: Console) -> Rankings:
+def _ingest(retriever: Retriever, items: Sequence[DocumentWrite], console: Console) -> None:
+    with progress_bar(console, f"ingesting {len(items):,} documents", len(items)) as advance:
+        for first in range(0, len(items), _TEXTS_PER_CALL):
+            write_all(retriever, items[first : first + _TEXTS_PER_CALL])
+            advance(len(items[first : first + _TEXTS_PER_CALL]))
+
+
+def _rank_in(retriever: Retriever, collection: Collection, mode: SearchMode, name: str, console: Console) -> Rankings:
     rankings: Rankings = {}
     queries = list(collection.queries.items())
-    with progress_bar(console, f"asking {len(queries):,} queries, {mode}", len(queries)) as advance:
+    with progress_bar(console, f"asking {len(queries):,} queries, {name}", len(queries)) as advance:
         for first in range(0, len(queries), _QUERIES_PER_CALL):
             part = queries[first : first + _QUERIES_PER_CALL]
             rankings |= _documents(retriever, dict(part), mode)
@@ -106,18 +117,21 @@ def _rank_in(retriever: Retriever, collection: Collection, mode: SearchMode, con
 
 
 def _documents(retriever: Retriever, queries: Mapping[str, str], mode: SearchMode) -> Rankings:
-    """DEPTH documents for each query, or as many as are found: more chunks are asked for until there are enough."""
-    rankings: Rankings = {}
+    """DEPTH documents for each query, or as many as are found: more chunks are asked for until there are enough.
+
+    A hybrid search for more than FUSED_DEPTH chunks joins longer legs than users get, so what it finds comes behind.
+    """
+    rankings: Rankings = {query: [] for query in queries}
     waiting = dict(queries)
-    k = 2 * DEPTH
+    k = DEPTH
     while waiting:
         answers = retriever.evidence([Query(text, COLLECTION, k, mode=mode) for text in waiting.values()])
         for query, answer in zip(list(waiting), answers, strict=True):
             if isinstance(answer, RequestError):
                 raise answer
-            ranked = list(dict.fromkeys(passage.document for passage in answer.passages))
+            ranked = dict.fromkeys([*rankings[query], *(passage.document for passage in answer.passages)])
+            rankings[query] = list(ranked)[:DEPTH]
             if len(ranked) >= DEPTH or len(answer.passages) < k:
-                rankings[query] = ranked[:DEPTH]
                 del waiting[query]
         k *= 2
     return rankings

@@ -11,6 +11,8 @@ from engine.values import Message
 from loadtest import followup_quality
 from loadtest.followup_quality import (
     GAIN,
+    GENERATOR,
+    GENERATOR_GAIN,
     HISTORY,
     LAST,
     RULES,
@@ -84,6 +86,23 @@ def test_the_gain_of_the_rules_is_paired_and_a_first_turn_has_none(tmp_path: Pat
     assert figures["all", GAIN].num_questions == 2
     halves = [case for case, system in figures if case.startswith("follow-up, ") and system == GAIN]
     assert len(halves) == 1, "one conversation lies in one half"
+
+
+def test_the_generator_is_measured_beside_the_rules_where_it_has_rewritten(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl.gz",
+        row("How do I begin?", "By command.", "Is it safe?", contexts=(VOLUMES,)),
+        *(row(f"is it {number}", contexts=({"document_id": "f", "text": f"is it {number}"},)) for number in range(6)),
+    )
+    conversations, corpus = read_conversations(path)
+    rewritten = {one.messages: one.messages[-1].content for one in conversations}
+    rewritten[conversations[0].messages] = "resize a volume with extend"
+    figures = {(one.case, one.system): one for one in measure(conversations, corpus, StubEncoder(), rewritten)}
+    assert figures["follow-up", LAST].value == 0.0
+    assert figures["follow-up", GENERATOR].value == figures["follow-up", GENERATOR_GAIN].value == 1.0
+    assert figures["first turn", GENERATOR_GAIN].value == 0.0
+    without = measure(conversations, corpus, StubEncoder())
+    assert not {GENERATOR, GENERATOR_GAIN} & {one.system for one in without}
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_values() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from math import log2
 from pathlib import Path
 
@@ -12,13 +13,16 @@ from retrieval.stub_encoder import SETTINGS, StubEncoder
 from rich.console import Console
 from tiny_encoder import write_tiny_encoder
 
+from engine.config import RetrieverSettings
 from engine.errors import ConfigError
+from engine.values import DocumentWrite, Evidence, Passage, Query, WriteResult
 from loadtest import search_quality
 from loadtest.retrieval import quality
 from loadtest.retrieval.collection_files import Collection, Document, read_collection, read_squad
 from loadtest.retrieval.quality import rank_chunks, rank_whole_documents, scores
 
 QUIET = Console(quiet=True)
+DENSE = SETTINGS.model_copy(update={"mode": "dense"})
 CORPUS = [
     {"id": "wing", "title": "lift of a wing", "text": "lift of a wing in a slipstream of a propeller"},
     {"id": "heat", "text": "heat transfer through a slab of metal"},
@@ -173,7 +177,7 @@ def collection_of(**documents: str) -> Collection:
 def test_a_document_stands_where_the_best_of_its_chunks_does():
     filler = " ".join(f"word{i}." for i in range(60))
     collection = collection_of(cat="cats and dogs", zebra=f"{filler}\n\nzebra stripes\n\n{filler}", horse="a zebra")
-    ranked = rank_chunks(collection, StubEncoder(), SETTINGS, ["dense"], QUIET)["dense"]["q"]
+    ranked = rank_chunks(collection, StubEncoder(), {"dense": DENSE}, QUIET)["dense"]["q"]
     assert sorted(ranked) == ["cat", "horse", "zebra"]
     assert ranked.index("zebra") < ranked.index("cat")
     whole = rank_whole_documents(collection, StubEncoder(), QUIET)["q"]
@@ -185,8 +189,29 @@ def test_chunks_are_fetched_until_there_are_documents_enough(monkeypatch: pytest
     # The first document fills the first ranks alone, with more chunks than are asked for at first.
     many = "\n\n".join(f"zebra stripes {' '.join(f'w{i}x{j}' for j in range(20))}" for i in range(12))
     collection = collection_of(zebra=many, cat="cats", dog="dogs")
-    ranked = rank_chunks(collection, StubEncoder(), SETTINGS, ["dense"], QUIET)["dense"]["q"]
+    ranked = rank_chunks(collection, StubEncoder(), {"dense": DENSE}, QUIET)["dense"]["q"]
     assert len(ranked) == 2 and ranked[0] == "zebra"
+
+
+def test_what_a_deeper_search_finds_comes_behind_what_a_usual_one_ranks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(quality, "DEPTH", 2)
+    found = {2: ["cat", "cat"], 4: ["dog", "cat", "cow", "cat"]}
+
+    class Reordering:
+        def __init__(self, folder: Path, encoder: StubEncoder, settings: RetrieverSettings) -> None: ...
+
+        def write(self, collection: str, items: Sequence[DocumentWrite]) -> list[WriteResult]:
+            return []
+
+        def evidence(self, queries: Sequence[Query]) -> list[Evidence]:
+            passages = [Passage("c", name, "", "", "", 0, 1, 1.0) for name in found[queries[0].k]]
+            return [Evidence(tuple(passages), None, 1)]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(quality, "Retriever", Reordering)
+    ranked = rank_chunks(collection_of(cat="cats"), StubEncoder(), {"hybrid": SETTINGS}, QUIET)
+    assert ranked["hybrid"]["q"] == ["cat", "dog"]
 
 
 # The program
@@ -219,6 +244,29 @@ def test_chunks_of_a_collection_are_scored_in_each_mode(tmp_path, files):
     assert all(0 <= row["p20"] <= row["p80"] <= 1 for row in rows)
 
 
+def test_hybrid_searches_are_scored_once_for_each_fusion_and_weight(tmp_path, files):
+    encoder = write_tiny_encoder(tmp_path / "encoder")
+    options = ["--corpus", str(files[0]), "--queries", str(files[1]), "--qrels", str(files[2])]
+    options += ["--model", str(encoder), "--mode", "dense", "lexical", "hybrid"]
+    out = tmp_path / "out.json"
+    options += ["--fusion", "scores", "ranks", "--dense-weight", "0", "0.5", "1", "--json", str(out)]
+    assert search_quality.main(options) == 0
+    figures: dict[str, dict[str, float]] = {}
+    for row in json.loads(out.read_text())["rows"]:
+        figures.setdefault(row["case"].removeprefix("chunks "), {})[row["metric"]] = row["value"]
+    hybrid = ["hybrid, scores 0", "hybrid, scores 0.5", "hybrid, scores 1", "hybrid, ranks"]
+    assert list(figures) == ["dense", "lexical", *hybrid]
+    assert figures["hybrid, scores 1"] == figures["dense"] != figures["lexical"] == figures["hybrid, scores 0"]
+
+
+def test_fusion_is_the_configured_one_where_none_is_named(tmp_path, files):
+    encoder = write_tiny_encoder(tmp_path / "encoder")
+    options = ["--corpus", str(files[0]), "--queries", str(files[1]), "--qrels", str(files[2])]
+    out = tmp_path / "out.json"
+    assert search_quality.main([*options, "--model", str(encoder), "--mode", "hybrid", "--json", str(out)]) == 0
+    assert {row["case"] for row in json.loads(out.read_text())["rows"]} == {"chunks hybrid"}
+
+
 def test_a_file_that_cannot_be_read_ends_the_program_with_one_line(tmp_path, capsys: pytest.CaptureFixture[str]):
     missing = str(tmp_path / "none.jsonl")
     assert search_quality.main(["--corpus", missing, "--queries", missing, "--qrels", missing]) == 1
@@ -229,8 +277,17 @@ def test_a_file_that_cannot_be_read_ends_the_program_with_one_line(tmp_path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name --corpus, --queries and --qrels, or --squad alone"),
-        (["--corpus", "c", "--squad", "s"], "name --corpus, --queries and --qrels, or --squad alone"),
+        ([], "name --corpus, --queries and --qrels, or one of --squad, --faq, --dialogues, --site alone"),
+        (["--corpus", "c", "--squad", "s"], "or one of --squad, --faq, --dialogues, --site alone"),
+        (["--site", "t", "q", "--squad", "s"], "or one of --squad, --faq, --dialogues, --site alone"),
+        (["--squad", "s", "--mode", "dense", "--fusion", "ranks"], "concern --mode hybrid, which is not asked for"),
+        (["--squad", "s", "--mode", "dense", "--dense-weight", "0.5"], "concern --mode hybrid, which is not asked for"),
+        (
+            ["--squad", "s", "--mode", "hybrid", "--fusion", "ranks", "--dense-weight", "0.5"],
+            "--dense-weight concerns --fusion scores, which is not asked for",
+        ),
+        (["--squad", "s", "--mode", "hybrid", "--dense-weight", "1.5"], "1.5 is not from 0 (words alone) to 1"),
+        (["--squad", "s", "--mode", "hybrid", "--dense-weight", "half"], "invalid share value: 'half'"),
         (["--squad", "s", "--mode", "fuzzy"], "invalid choice: 'fuzzy'"),
     ],
 )
