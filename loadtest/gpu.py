@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM
 from engine.config import GeneratorSettings
 from engine.generation.engine import Engine
 from loadtest.bench_format import Report
-from loadtest.bench_generation import GENERATE, Findings, Plan, race
+from loadtest.bench_generation import race
+from loadtest.generation.plan import GENERATE, Findings, Plan
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
 from loadtest.generation.systems import OurEngine
 from loadtest.generation.workloads import Job, free_jobs, read_trace
