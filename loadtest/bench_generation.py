@@ -4,7 +4,7 @@ The systems take turns, round by round, on the same jobs. What is counted are th
 time until all are there.
 
 switchyard bench generation --quick                                every case but lora8, few requests
-python -m loadtest.bench_generation --cases copied rag             some cases, all their sizes and rounds
+python -m loadtest.bench_generation --cases copied classify        some cases, all their sizes and rounds
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.generation.engine import Engine
 from engine.generation.model_files import torch_multiplies_bfloat16
 from engine.models import resolve_model
 from loadtest.bench_format import Report
-from loadtest.generation import adapters, drafts, latency
+from loadtest.generation import adapters, classify, drafts, latency
 from loadtest.generation.peer_choice import PeerChoice
 from loadtest.generation.plan import BATCH, CASES, FULL, GENERATE, LLAMA, QUICK, Findings, Plan
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, transformers_worker
@@ -146,6 +146,7 @@ async def race(
         await adapters.race(engine, ours, model, trace, plan.lora, plan.rounds, found, console, case_prefix)
         drafted = (ours, trace, plan, found, console, vocabulary)
         await drafts.race(*drafted, with_llama=with_llama, prefix=case_prefix)
+        await classify.race(engine, model, plan.classify, plan.rounds, found, console, case_prefix)
         if plan.latency:
             console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
             await latency.ttft(ours, trace, plan, found, case_prefix)

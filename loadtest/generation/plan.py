@@ -18,6 +18,8 @@ CASES = {
     "are loaded (base with adapters on); over none loaded",
     "copied": "answers that copy a passage; over the same without drafts and llama.cpp. And answers to noise, in which "
     "the model repeats itself (drafted noise); over the same without drafts",
+    "classify": "each of 77 labels scored for each text in one call; over one call per label and over a label written "
+    "under a grammar. And the share of what the machine's matrix products allow",
     "latency": "time to the first token, cold and warm (ttft); gaps between tokens while long prompts arrive (gaps)",
     "steps": "where the time of a step goes, against the least that the machine needs",
 }
@@ -25,7 +27,10 @@ CASES = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: jobs of a round by number of clients, and rounds."""
+    """How much is measured: jobs of a round by number of clients, and rounds.
+
+    `classify`: texts, and how many of them take a call for each label.
+    """
 
     free: dict[int, int]
     rag: dict[int, int]
@@ -36,6 +41,7 @@ class Plan:
     widest_trial: int  # clients up to which formats and settings of the peers are tried
     lora: dict[int, int] = field(default_factory=dict)
     copied: dict[int, int] = field(default_factory=dict)
+    classify: dict[int, int] = field(default_factory=dict)
     llama_speculation: tuple[str, ...] = ("none",)
     latency: bool = True
 
@@ -55,6 +61,7 @@ class Plan:
             rag=self.rag if "rag" in names else nothing,
             lora=self.lora if "lora8" in names else nothing,
             copied=self.copied if "copied" in names else nothing,
+            classify=self.classify if "classify" in names else nothing,
             latency=self.latency and "latency" in names,
             profiles=self.profiles if "steps" in names else (),
         )
@@ -67,6 +74,7 @@ FULL = Plan(
     widest_trial=8,
     lora={8: 16, 32: 32},
     copied={1: 4, 4: 8, 8: 16, 16: 32, 32: 32},
+    classify={32: 2},
     llama_speculation=tuple(llama_cpp.SPECULATION),
 )
 QUICK = Plan(
@@ -74,6 +82,7 @@ QUICK = Plan(
     llama_formats=llama_cpp.FORMATS[:1],
     widest_trial=1,
     copied={1: 2},
+    classify={8: 1},
     llama_speculation=tuple(llama_cpp.SPECULATION)[:2],
 )
 

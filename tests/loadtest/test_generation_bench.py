@@ -27,6 +27,7 @@ TINY = Plan(
     widest_trial=0,
     lora={2: 4},
     copied={2: 2},
+    classify={4: 2},
 )
 BEST = list(llama_cpp.SPECULATION)[-1]
 GUESSED = [Job((1, 2), 1)]
@@ -59,6 +60,10 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
         ("copied c=2", "drafts off"),
         ("drafted noise c=2", "drafts off"),
     }
+    classified = {(ratio["case"], ratio["ours_over"]) for ratio in content["ratios"] if ratio["metric"] == "texts_s"}
+    assert classified == {("classify 4x77", "one call per label"), ("classify 4x77", "choice grammar")}
+    found = content["classify"]["classify 4x77"]
+    assert found["same best label"] == "2 of 2" and found["largest difference in log-probability"] < 1e-3
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
     assert "make bench-peers" in content["missing_peers"]["llama.cpp"]
     step = content["bounds"]["steps"]["2x40"]
@@ -115,9 +120,9 @@ def test_llama_server_is_told_how_to_guess():
 
 
 def test_plan_leaves_out_the_cases_that_are_not_named():
-    plan = FULL.only(["copied", "rag"])
-    assert (plan.copied, plan.rag) == (FULL.copied, FULL.rag) and plan.rounds == FULL.rounds
-    assert not (plan.free or plan.lora or plan.latency or plan.profiles)
+    plan = FULL.only(["copied", "classify"])
+    assert (plan.copied, plan.classify) == (FULL.copied, FULL.classify) and plan.rounds == FULL.rounds
+    assert not (plan.free or plan.rag or plan.lora or plan.latency or plan.profiles)
     assert FULL.only(list(CASES)) == FULL
     with pytest.raises(ValueError, match=r"raq: no case of this bench; there is: free, rag, lora8"):
         FULL.only(["raq"])
