@@ -146,7 +146,7 @@ async def race(
         await adapters.race(engine, ours, model, trace, plan.lora, plan.rounds, found, console, case_prefix)
         drafted = (ours, trace, plan, found, console, vocabulary)
         await drafts.race(*drafted, with_llama=with_llama, prefix=case_prefix)
-        await classify.race(engine, model, plan.classify, plan.rounds, found, console, case_prefix)
+        await classify.race(engine, model, plan, found, console, case_prefix)
         if plan.latency:
             console.print("time to first token, cold and warm; gaps while long prompts arrive ...")
             await latency.ttft(ours, trace, plan, found, case_prefix)

@@ -25,7 +25,7 @@ from engine.values import GenerationRequest, Grammar, SamplingParams, ScoreItem,
 from loadtest.bench_format import OURS, Row, spread
 from loadtest.closed_loop import closed_loop
 from loadtest.generation.bounds import product_operations
-from loadtest.generation.plan import Findings
+from loadtest.generation.plan import Findings, Plan
 
 DATA = Path(__file__).with_name("banking77.json")
 CLIENTS = 32
@@ -53,6 +53,11 @@ class Texts:
     def num_scored(self) -> int:
         """Tokens of all labels of all texts."""
         return len(self.prompts) * sum(map(len, self.labels))
+
+    def typical(self, count: int) -> list[int]:
+        """Indices of the `count` prompts nearest to the mean length, so that their rate is that of all."""
+        mean = sum(map(len, self.prompts)) / len(self.prompts)
+        return sorted(range(len(self.prompts)), key=lambda index: abs(len(self.prompts[index]) - mean))[:count]
 
     def operations(self, model: Path) -> int:
         """Floating-point operations of the matrix products for `num_computed` tokens of the checkpoint in `model`."""
@@ -89,10 +94,10 @@ class Classifier:
         scores = await self._engine.score(ScoreRequest(name, items, cache_salt=name))
         return perf_counter() - started, [[label.logprob for label in text] for text in scores]
 
-    async def per_label(self, num_texts: int) -> tuple[float, list[list[float]]]:
-        """A request for each of the first texts and each label, 32 at a time. Returns what `score` does."""
-        found = [[0.0] * len(self._texts.labels) for _ in range(num_texts)]
-        pairs = list(itertools.product(range(num_texts), range(len(self._texts.labels))))
+    async def per_label(self, chosen: Sequence[int]) -> tuple[float, list[list[float]]]:
+        """A request for each of these texts (by index) and each label, 32 at a time. Returns what `score` does."""
+        found = {text: [0.0] * len(self._texts.labels) for text in chosen}
+        pairs = list(itertools.product(chosen, range(len(self._texts.labels))))
         salt = self._next("salt")
 
         async def run(pair: tuple[int, int]) -> None:
@@ -110,7 +115,7 @@ class Classifier:
                     behind = delta.prompt.logprobs[-len(tokens) :]
                     found[text][label] = sum(token.logprob for token in behind if token is not None)
 
-        return await closed_loop(pairs, CLIENTS, run), found
+        return await closed_loop(pairs, CLIENTS, run), list(found.values())
 
     async def choose(self) -> float:
         """A label written for each text, 32 at a time, under a grammar that allows the labels. Returns seconds."""
@@ -139,28 +144,29 @@ class Classifier:
 async def race(
     engine: GenerationEngine,
     model: Path,
-    cases: dict[int, int],
-    rounds: int,
+    plan: Plan,
     found: Findings,
     console: Console,
     prefix: str = "",
 ) -> None:
-    """`cases`: number of texts, and how many of them are classified by one call per label, which takes long.
+    """For each number of texts, the three ways in turn; one call per label for a few texts only, since it takes long.
 
     The bound is the rate of large matrix products that `found.extra["bounds"]` holds.
     """
-    for count, few in cases.items():
+    for count, few in plan.classify.items():
         texts = read_texts(model, count)
         case = f"{prefix}classify {len(texts.prompts)}x{len(texts.labels)}"
-        console.print(f"{case}: {rounds} rounds in one call, by one call per label ({few} texts) and by grammar ...")
+        console.print(f"{case}: {plan.rounds} rounds in one call, by a call per label ({few} texts), by grammar ...")
         classifier = Classifier(engine, texts)
+        chosen = texts.typical(few)
         await classifier.choose()  # compiles the grammar
         rates: dict[str, list[float]] = {OURS: [], PER_LABEL: [], GRAMMAR: []}
-        for _ in range(rounds):
+        for number in range(plan.rounds):
             seconds, scores = await classifier.score()
             rates[OURS].append(count / seconds)
-            seconds, one_by_one = await classifier.per_label(few)
-            rates[PER_LABEL].append(few / seconds)
+            if number < plan.slow_rounds:
+                seconds, one_by_one = await classifier.per_label(chosen)
+                rates[PER_LABEL].append(few / seconds)
             rates[GRAMMAR].append(count / await classifier.choose())
         found.add_case(case, rates, metric="texts_s", unit="texts/s")
         computed = [texts.num_computed * rate / count for rate in rates[OURS]]
@@ -174,7 +180,7 @@ async def race(
             "tokens computed": texts.num_computed,
             "tokens computed by one call per label": texts.num_scored
             + len(texts.labels) * sum(map(len, texts.prompts)),
-            **agreement(scores[:few], one_by_one),
+            **agreement([scores[text] for text in chosen], one_by_one),
         }
 
 

@@ -50,7 +50,8 @@ class PeerChoice:
             for weights in self._plan.llama_formats:
                 await self._try(rates, LlamaSetting(weights, clients, cores), jobs, clients)
             weights = max(rates, key=lambda setting: rates[setting]).weights
-            for slots, threads in ((max(clients // 2, 1), cores), (clients, max(cores - 1, 1))):
+            others = ((max(clients // 2, 1), cores), (clients, max(cores - 1, 1)))
+            for slots, threads in others if len(self._plan.llama_formats) > 1 else ():  # a quick run tries neither
                 await self._try(rates, LlamaSetting(weights, slots, threads), jobs, clients)
             plain = max(rates, key=lambda setting: rates[setting])
             if any(job.drafts for job in jobs):

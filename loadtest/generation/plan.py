@@ -78,11 +78,11 @@ FULL = Plan(
     llama_speculation=tuple(llama_cpp.SPECULATION),
 )
 QUICK = Plan(
-    *({1: 2, 8: 8}, {2: 2}, 2, 1, ("1x96", "8x1200")),
+    *({1: 1, 8: 8}, {2: 2}, 2, 1, ("1x96", "8x1200")),
     llama_formats=llama_cpp.FORMATS[:1],
     widest_trial=1,
-    copied={1: 2},
-    classify={8: 1},
+    copied={1: 1},
+    classify={4: 1},
     llama_speculation=tuple(llama_cpp.SPECULATION)[:2],
 )
 

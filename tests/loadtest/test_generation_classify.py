@@ -37,6 +37,11 @@ def test_shared_beginnings_of_labels_and_their_last_tokens_are_not_computed_twic
     assert texts.num_scored == 2 * 7
 
 
+def test_texts_that_stand_for_all_are_those_of_usual_length():
+    prompts = tuple(tuple(range(length)) for length in (1, 30, 18, 20, 16))  # 17 in the mean
+    assert Texts(prompts, ((7,),), ("a",)).typical(3) == [2, 4, 3]
+
+
 def test_operations_count_two_for_each_weight_of_a_token(tmp_path: Path):
     spec = read_spec(write_tiny_model(tmp_path))
     head = 2 * spec.vocab_size * spec.hidden_size
