@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -18,15 +17,12 @@ from engine.generation.adapters.files import TARGETS, target_shapes
 from engine.generation.decoder.spec import read_spec
 from engine.generation.protocol import GenerationEngine
 from loadtest.bench_format import OURS, Ratio, Row, paired_ratio, spread
+from loadtest.generation.plan import METRIC, UNIT, Findings
 from loadtest.generation.systems import OurEngine
 from loadtest.generation.workloads import Job, Trace, ideal_reuse, with_adapters
 
-if TYPE_CHECKING:
-    from loadtest.bench_generation import Findings
-
 NUM_ADAPTERS = 8
 RANK = 16
-METRIC, UNIT = "output_tok_s", "tokens/s"
 
 
 async def race(

@@ -64,12 +64,24 @@ def step_bound_s(spec: DecoderSpec, machine: Machine, dtype: torch.dtype, *, wid
 
     Weights are read once, keys and values once for each request.
     """
-    kv = spec.num_kv_heads * spec.head_dim
-    layer = spec.hidden_size * (2 * spec.num_heads * spec.head_dim + 2 * kv + 3 * spec.intermediate_size)
-    weights = spec.num_layers * layer + spec.vocab_size * spec.hidden_size
+    weights = _layer_weights(spec) + spec.vocab_size * spec.hidden_size
     num_bytes = weights * dtype.itemsize + width * context * spec.kv_token_bytes(dtype)
     attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * context
     return max(num_bytes / machine.read_bytes_s, width * (2 * weights + attention) / machine.flops_s)
+
+
+def product_operations(spec: DecoderSpec, *, num_tokens: int, num_logits: int) -> int:
+    """Floating-point operations of the matrix products for `num_tokens`, `num_logits` of which get logits.
+
+    Attention is left out: at a hundred tokens of context it is about a hundredth of this.
+    """
+    return 2 * (num_tokens * _layer_weights(spec) + num_logits * spec.vocab_size * spec.hidden_size)
+
+
+def _layer_weights(spec: DecoderSpec) -> int:
+    kv = spec.num_kv_heads * spec.head_dim
+    layer = spec.hidden_size * (2 * spec.num_heads * spec.head_dim + 2 * kv + 3 * spec.intermediate_size)
+    return spec.num_layers * layer
 
 
 def profile_step(model: Path, dtype: torch.dtype, *, width: int, context: int) -> dict[str, float]:

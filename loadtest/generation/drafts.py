@@ -1,51 +1,52 @@
-"""What drafts bring our engine where an answer copies its prompt, and cost it where one does not."""
+"""What drafts bring our engine where an answer copies its prompt, and bring or cost it where the prompt is noise.
+
+llama.cpp takes part where answers copy, with the best of its own ways to guess from what was read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from loadtest.bench_format import OURS, Ratio, Row, paired_ratio, spread
+from loadtest.generation.peer_choice import PeerChoice
+from loadtest.generation.plan import Findings, Plan
 from loadtest.generation.systems import OurEngine
-from loadtest.generation.workloads import Job, copying_jobs, free_jobs
+from loadtest.generation.turns import race_case
+from loadtest.generation.workloads import Job, Trace, copying_jobs, free_jobs
 
-if TYPE_CHECKING:
-    from loadtest.bench_generation import Findings
-    from loadtest.generation.workloads import Trace
 
-METRIC, UNIT, OFF = "output_tok_s", "tokens/s", "drafts off"
+class DraftsOff:
+    """Our engine, which computes one token at a time."""
+
+    name = "drafts off"
+
+    def __init__(self, ours: OurEngine) -> None:
+        self._ours = ours
+
+    async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
+        """See System."""
+        return await self._ours.seconds([replace(job, drafts=False) for job in jobs], clients)
 
 
 async def race(
     ours: OurEngine,
     trace: Trace,
-    cases: dict[int, int],
-    rounds: int,
+    plan: Plan,
     found: Findings,
     console: Console,
     vocab_size: int,
+    *,
+    with_llama: bool,
     prefix: str = "",
 ) -> None:
     """For each number of clients, with drafts and without, in turn: answers that copy, and answers to noise."""
-    for clients, count in cases.items():
-        console.print(
-            f"{prefix}drafts c={clients}: {rounds} rounds of {count} answers that copy, and of {count} others ..."
-        )
+    choice = PeerChoice(plan, found, with_llama)
+    systems = (ours, DraftsOff(ours))
+    for clients, count in plan.copied.items():
+        common = (clients, systems, plan, found, console)
+        copying = copying_jobs(trace, count)
+        await race_case(f"{prefix}copied c={clients}", copying, *common, choice)
         noise = [replace(job, drafts=True) for job in free_jobs(count, seed=clients, vocab_size=vocab_size)]
-        for case, jobs in (("copied", copying_jobs(trace, count)), ("drafted noise", noise)):
-            plain = [replace(job, drafts=False) for job in jobs]
-            with_drafts, without = [], []
-            for _ in range(rounds):
-                with_drafts.append(await _rate(ours, jobs, clients))
-                without.append(await _rate(ours, plain, clients))
-            name = f"{prefix}{case} c={clients}"
-            found.rows.append(Row(name, OURS, METRIC, UNIT, *spread(with_drafts)))
-            found.rows.append(Row(name, OFF, METRIC, UNIT, *spread(without)))
-            found.ratios.append(Ratio(name, METRIC, OFF, *paired_ratio(with_drafts, without, higher_is_better=True)))
-
-
-async def _rate(ours: OurEngine, jobs: Sequence[Job], clients: int) -> float:
-    return sum(job.num_output for job in jobs) / await ours.seconds(jobs, clients)
+        await race_case(f"{prefix}drafted noise c={clients}", noise, *common)

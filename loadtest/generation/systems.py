@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 
@@ -160,9 +160,9 @@ async def _reply(worker: asyncio.subprocess.Process) -> dict[str, Any]:
 class LlamaCpp:
     """A running llama-server."""
 
-    def __init__(self, http: httpx.AsyncClient, setting: str) -> None:
-        self.name = "llama.cpp"
-        self.setting = setting
+    name = "llama.cpp"
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
     async def seconds(self, jobs: Sequence[Job], clients: int) -> float:
@@ -186,15 +186,29 @@ class LlamaCpp:
         return await closed_loop(jobs, clients, run)
 
 
+class LlamaSetting(NamedTuple):
+    """How a llama-server runs: one of its formats, requests at once, threads, and how it guesses."""
+
+    weights: str
+    slots: int
+    threads: int
+    speculation: str = "none"
+
+    def __str__(self) -> str:
+        words = f"{self.weights}, {self.slots} slots, {self.threads} threads"
+        return words if self.speculation == "none" else f"{words}, {self.speculation}"
+
+
 @asynccontextmanager
-async def llama_server(weights: str, clients: int, threads: int, jobs: Sequence[Job]) -> AsyncIterator[LlamaCpp]:
-    """A llama-server with a slot for each client."""
+async def llama_server(setting: LlamaSetting, jobs: Sequence[Job]) -> AsyncIterator[LlamaCpp]:
+    """A llama-server whose slots are long enough for each of the jobs."""
+    weights, slots, threads, speculation = setting
     longest = max(len(job.prompt) + job.num_output for job in jobs) + 16
     loop = asyncio.get_running_loop()
-    manager = llama_cpp.server(weights, slots=clients, slot_tokens=longest, threads=threads)
+    manager = llama_cpp.server(weights, slots=slots, slot_tokens=longest, threads=threads, speculation=speculation)
     url = await loop.run_in_executor(None, manager.__enter__)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as http:
-            yield LlamaCpp(http, f"{weights}, {threads} threads, {clients} slots")
+            yield LlamaCpp(http)
     finally:
         await loop.run_in_executor(None, manager.__exit__, None, None, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.bench_format import Report
-from loadtest.bench_generation import Findings
+from loadtest.generation.plan import Findings
 
 
 class Budget:

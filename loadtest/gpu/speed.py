@@ -13,8 +13,8 @@ from typing import Any
 
 from engine.config import GeneratorSettings, usable_cores
 from engine.generation.engine import Engine
-from loadtest.bench_generation import GENERATE
 from loadtest.generation import adapters
+from loadtest.generation.plan import GENERATE
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, transformers_worker
 from loadtest.generation.workloads import Job, Trace, free_jobs, read_trace
 from loadtest.gpu.record import Budget, Record

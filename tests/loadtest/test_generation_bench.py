@@ -9,9 +9,12 @@ import pytest
 from rich.console import Console
 from tiny_model import write_tiny_model
 
-from loadtest import bench_generation
-from loadtest.bench_generation import FULL, QUICK, Findings, PeerChoice, Plan, measure
-from loadtest.generation.workloads import Trace
+from loadtest.bench_generation import main, measure
+from loadtest.generation import peer_choice
+from loadtest.generation.peer_choice import PeerChoice
+from loadtest.generation.plan import CASES, FULL, GENERATE, QUICK, Findings, Plan
+from loadtest.generation.systems import LlamaSetting
+from loadtest.generation.workloads import Job, Trace
 from loadtest.peers import llama_cpp
 
 TINY = Plan(
@@ -24,7 +27,10 @@ TINY = Plan(
     widest_trial=0,
     lora={2: 4},
     copied={2: 2},
+    classify={4: 2},
 )
+BEST = list(llama_cpp.SPECULATION)[-1]
+GUESSED = [Job((1, 2), 1)]
 
 
 @pytest.fixture
@@ -54,6 +60,10 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
         ("copied c=2", "drafts off"),
         ("drafted noise c=2", "drafts off"),
     }
+    classified = {(ratio["case"], ratio["ours_over"]) for ratio in content["ratios"] if ratio["metric"] == "texts_s"}
+    assert classified == {("classify 4x77", "one call per label"), ("classify 4x77", "choice grammar")}
+    found = content["classify"]["classify 4x77"]
+    assert found["same best label"] == "2 of 2" and found["largest difference in log-probability"] < 1e-3
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
     assert "make bench-peers" in content["missing_peers"]["llama.cpp"]
     step = content["bounds"]["steps"]["2x40"]
@@ -65,26 +75,70 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
 
 
 async def test_llama_takes_the_best_of_all_formats_then_of_the_other_settings(monkeypatch: pytest.MonkeyPatch):
-    rates = {("Q8_0", 8, 2): 30.0, ("Q8_0", 4, 2): 40.0}
+    rates = {("Q8_0", 8, 2, "none"): 30.0, ("Q8_0", 4, 2, "none"): 40.0}
     tried = []
 
-    async def rate(setting: tuple[str, int, int], jobs: object, clients: int) -> float:
+    async def rate(setting: LlamaSetting, jobs: object, clients: int) -> float:
         tried.append(setting)
         return rates.get(setting, 10.0)
 
-    monkeypatch.setattr(bench_generation, "_llama_rate", rate)
-    monkeypatch.setattr(bench_generation, "usable_cores", lambda: 2)
+    monkeypatch.setattr(peer_choice, "llama_rate", rate)
+    monkeypatch.setattr(peer_choice, "usable_cores", lambda: 2)
     found = Findings()
     choice = PeerChoice(FULL, found, with_llama=True)
-    assert await choice.llama("rag c=8", (), 8) == ("Q8_0", 4, 2)
-    assert {weights for weights, _, _ in tried} == set(llama_cpp.FORMATS) and len(set(tried)) == len(tried) == 5
+    assert await choice.llama("rag c=8", (), 8) == ("Q8_0", 4, 2, "none")
+    assert {setting[0] for setting in tried} == set(llama_cpp.FORMATS) and len(set(tried)) == len(tried) == 5
     assert found.extra["llama.cpp settings"]["rag c=8"]["taken"] == "Q8_0, 4 slots, 2 threads"
+
+
+async def test_llama_may_guess_where_our_engine_may_and_wider_cases_keep_its_best_way(monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
+    async def rate(setting: LlamaSetting, jobs: object, clients: int) -> float:
+        tried.append(setting)
+        return 10.0 + (setting.weights == "Q8_0") + 5 * (setting.speculation == BEST)
+
+    monkeypatch.setattr(peer_choice, "llama_rate", rate)
+    monkeypatch.setattr(peer_choice, "usable_cores", lambda: 2)
+    found = Findings()
+    choice = PeerChoice(FULL, found, with_llama=True)
+    assert await choice.llama("copied c=8", GUESSED, 8) == ("Q8_0", 8, 2, BEST)
+    assert {setting.speculation for setting in tried} == set(llama_cpp.SPECULATION)
+    assert len(set(tried)) == len(tried) == 4 + len(llama_cpp.SPECULATION)
+    assert found.extra["llama.cpp settings"]["copied c=8"]["taken"] == f"Q8_0, 8 slots, 2 threads, {BEST}"
+    assert await choice.llama("copied c=32", GUESSED, 32) == ("Q8_0", 32, 2, BEST)
+    tried.clear()
+    await PeerChoice(FULL, Findings(), with_llama=True).llama("free c=8", [Job((1, 2), 1, drafts=False)], 8)
+    assert {setting.speculation for setting in tried} == {"none"}
+
+
+def test_llama_server_is_told_how_to_guess():
+    for name, flags in llama_cpp.SPECULATION.items():
+        options = llama_cpp.server_options(slots=4, slot_tokens=100, threads=2, speculation=name)
+        assert options[options.index("--ctx-size") + 1] == "400"
+        assert ("--spec-type" in options) == (name != "none") and options[len(options) - len(flags) :] == list(flags)
+
+
+def test_plan_leaves_out_the_cases_that_are_not_named():
+    plan = FULL.only(["copied", "classify"])
+    assert (plan.copied, plan.classify) == (FULL.copied, FULL.classify) and plan.rounds == FULL.rounds
+    assert not (plan.free or plan.rag or plan.lora or plan.latency or plan.profiles)
+    assert FULL.only(list(CASES)) == FULL
+    with pytest.raises(ValueError, match=r"raq: no case of this bench; there is: free, rag, lora8"):
+        FULL.only(["raq"])
+
+
+def test_help_names_every_case(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {name:9} " in text for name in CASES)
 
 
 @pytest.mark.parametrize("rated", [{"bfloat16": 2.0, "float32": 3.0}, {"bfloat16": 3.0, "float32": 2.0}])
 async def test_transformers_runs_in_the_format_that_is_faster_for_the_case(rated: dict[str, float]):
     class Peer:
-        name = bench_generation.GENERATE
+        name = GENERATE
 
         def __init__(self, seconds: float) -> None:
             self._seconds = seconds
@@ -103,13 +157,13 @@ async def test_transformers_runs_in_the_format_that_is_faster_for_the_case(rated
 
 
 async def test_wide_case_takes_the_format_of_the_widest_one_tried(monkeypatch: pytest.MonkeyPatch):
-    async def rate(setting: tuple[str, int, int], jobs: object, clients: int) -> float:
+    async def rate(setting: LlamaSetting, jobs: object, clients: int) -> float:
         return {"BF16": 3.0}.get(setting[0], 2.0)
 
-    monkeypatch.setattr(bench_generation, "_llama_rate", rate)
-    monkeypatch.setattr(bench_generation, "usable_cores", lambda: 2)
+    monkeypatch.setattr(peer_choice, "llama_rate", rate)
+    monkeypatch.setattr(peer_choice, "usable_cores", lambda: 2)
     choice = PeerChoice(FULL, Findings(), with_llama=True)
     await choice.llama("rag c=8", (), 8)
-    assert await choice.llama("rag c=32", (), 32) == ("BF16", 32, 2)
-    assert await PeerChoice(QUICK, Findings(), with_llama=True).llama("rag c=2", (), 2) == ("Q4_0", 2, 2)
+    assert await choice.llama("rag c=32", (), 32) == ("BF16", 32, 2, "none")
+    assert await PeerChoice(QUICK, Findings(), with_llama=True).llama("rag c=2", (), 2) == ("Q4_0", 2, 2, "none")
     assert await PeerChoice(QUICK, Findings(), with_llama=False).llama("rag c=2", (), 2) is None
