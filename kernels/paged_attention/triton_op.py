@@ -42,11 +42,11 @@ def paged_attention_triton(
         stats = torch.empty((num_splits, tokens, heads, 2), dtype=torch.float32, device=query.device)
     _attend[len(tiles), kv_heads, num_splits](
         *(out, parts, stats, query, keys, values, plan.tables, tiles),
-        *(scale * _LOG2_E, window, plan.tables.shape[1], tokens),
+        *(scale * _LOG2_E, window, plan.tables.shape[1], tokens, num_splits),
         KV_HEADS=kv_heads,
         GROUP=group,
         DIM=dim,
-        SPLITS=num_splits,
+        IS_SPLIT=num_splits > 1,
         HAS_WINDOW=window > 0,
         IS_EXACT=query.dtype == torch.float32,
         BLOCK_DIM=block_dim,
@@ -57,18 +57,22 @@ def paged_attention_triton(
     )
     if num_splits > 1:
         _merge[tokens, heads](
-            out, parts, stats, tokens, HEADS=heads, DIM=dim, SPLITS=num_splits, BLOCK_DIM=block_dim, num_warps=2
+            *(out, parts, stats, tokens, num_splits),
+            HEADS=heads,
+            DIM=dim,
+            BLOCK_SPLITS=_MAX_SPLITS,
+            BLOCK_DIM=block_dim,
+            num_warps=2,
         )
     return out
 
 
 def _num_splits(num_programs: int, max_context: int) -> int:
-    """A power of two, so that a program can hold the figures of all."""
-    most = min(-(-_ENOUGH_PROGRAMS // num_programs), max_context // _MIN_SPLIT_TOKENS, _MAX_SPLITS)
-    return 1 << max(most.bit_length() - 1, 0)
+    return max(min(-(-_ENOUGH_PROGRAMS // num_programs), max_context // _MIN_SPLIT_TOKENS, _MAX_SPLITS), 1)
 
 
-@triton.jit
+# Triton compiles anew where a number becomes 1 or divisible by 16, for about a second: not for those of every step.
+@triton.jit(do_not_specialize=["window", "table_width", "num_tokens", "num_splits"])
 def _attend(
     out,
     parts,
@@ -82,10 +86,11 @@ def _attend(
     window,
     table_width,
     num_tokens,
+    num_splits,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     IS_EXACT: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
@@ -113,7 +118,7 @@ def _attend(
     begin = 0
     if HAS_WINDOW:
         begin = tl.maximum(first_position - window + 1, 0) // BLOCK_KEYS * BLOCK_KEYS
-    each = tl.cdiv(tl.cdiv(end - begin, BLOCK_KEYS), SPLITS) * BLOCK_KEYS
+    each = tl.cdiv(tl.cdiv(end - begin, BLOCK_KEYS), num_splits) * BLOCK_KEYS
     begin += split * each
     best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -146,36 +151,38 @@ def _attend(
             sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value)
         best = higher
 
-    if SPLITS == 1:
-        total = tl.where(is_row, total, 1.0)
-        result = (sums / total[:, None]).to(out.dtype.element_ty)
-        tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
-    else:
+    if IS_SPLIT:
         part = split.to(tl.int64) * num_tokens * (KV_HEADS * GROUP) + head
         tl.store(parts + part[:, None] * DIM + column[None, :], sums, is_query)
         tl.store(stats + part * 2, best, is_row)
         tl.store(stats + part * 2 + 1, total, is_row)
+    else:
+        total = tl.where(is_row, total, 1.0)
+        result = (sums / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_splits"])
 def _merge(
     out,
     parts,
     stats,
     num_tokens,
+    num_splits,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
     head = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
-    split = tl.arange(0, SPLITS).to(tl.int64)
+    split = tl.arange(0, BLOCK_SPLITS).to(tl.int64)
+    is_split = split < num_splits
     column = tl.arange(0, BLOCK_DIM)
     is_column = column < DIM
     part = split * num_tokens * HEADS + head
-    best = tl.load(stats + part * 2)
+    best = tl.load(stats + part * 2, is_split, float("-inf"))
     share = tl.exp2(best - tl.max(best, 0))  # a split without keys has the best of -infinity
-    total = tl.sum(tl.load(stats + part * 2 + 1) * share, 0)
-    sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_column[None, :], 0.0)
+    total = tl.sum(tl.load(stats + part * 2 + 1, is_split, 0.0) * share, 0)
+    sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_split[:, None] & is_column[None, :], 0.0)
     merged = tl.sum(sums * share[:, None], 0) / total
     tl.store(out + head * DIM + column, merged.to(out.dtype.element_ty), is_column)

@@ -121,5 +121,6 @@ def test_long_contexts_are_split_among_programs_and_prompts_into_tiles(window):
     contexts = [300, 17, 290, 40]
     plan = plan_paged([1, 1, 40, 40], contexts, tables_for(contexts), device=CPU)
     assert _num_splits(len(plan.tiles(16)) * 2, max(contexts)) == 2
+    assert _num_splits(4, 700) == 5
     assert [tile.tolist()[2] for tile in plan.tiles(16)] == [1, 1, 16, 16, 8, 16, 16, 8]
     check(plan, 8, 2, 32, torch.float32, window, "triton")
