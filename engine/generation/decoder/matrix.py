@@ -53,9 +53,9 @@ class Matrix:
 
 
 def choose_formats(matrices: Sequence[Matrix], time_s: Measure | None = None) -> None:
-    """Time both formats of `matrices` at several numbers of rows, and use the packed one as far as it is no slower.
+    """Time both formats of `matrices` at several numbers of rows, and use the packed one up to where it is no slower.
 
-    Where it is so at every number, the other one is dropped: its memory is free.
+    Where it is so at the largest number, the other one is dropped: its memory is free.
     """
     measure = time_s or _product_s
     both = [matrix for matrix in matrices if matrix.dense is not None and matrix.packed is not None]
@@ -68,9 +68,8 @@ def choose_formats(matrices: Sequence[Matrix], time_s: Measure | None = None) ->
         for _ in range(1 + _NUM_TIMINGS):  # in turn; the first pays for set-up, and is never the fastest
             plain_s = min(plain_s, _timed(sample, rows, 0, measure))
             packed_s = min(packed_s, _timed(sample, rows, rows, measure))
-        if packed_s > plain_s:
-            break
-        most = rows
+        # The largest decides, not the first: one disturbed measurement should not cost all of the gain.
+        most = rows if packed_s <= plain_s else most
     for matrix in both:
         matrix.packed_rows = most
         if most == COMPARED_ROWS[-1]:
