@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from engine.generation.attention import base, gpu
 from engine.generation.attention.gpu import GpuAttention
+from engine.generation.decoder import matrix as matrix_module
 from engine.generation.decoder import model as decoder_module
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
@@ -26,7 +27,7 @@ from loadtest.gpu.record import Record
 
 # Of a step; where each part's function is looked up.
 _PARTS: dict[str, tuple[Any, str]] = {
-    "linear": (decoder_module, "linear"),
+    "linear": (matrix_module, "linear"),
     "attention": (gpu, "paged_attention"),
     "rope and kv write": (base, "kv_write"),
     "norm and residual": (decoder_module, "rms_norm"),
