@@ -53,7 +53,8 @@ void to_integers(Rows to, const bf16* x, int64_t blocks) {
     bool is_finite = largest < 0x7f80;
     float nan = std::numeric_limits<float>::quiet_NaN();
     __m256 sum = _mm256_add_ps(_mm256_add_ps(parts[0], parts[1]), _mm256_add_ps(parts[2], parts[3]));
-    to.steps[block] = is_finite ? step : nan;
+    // Of zeros alone the step would be tiny, and its products with scales denormal, which are slow.
+    to.steps[block] = !is_finite ? nan : largest ? step : 0.0f;
     to.sums[block] = is_finite ? sum_of(sum) : nan;
   }
 }

@@ -146,6 +146,12 @@ def test_steps_take_the_packed_format_as_far_as_it_was_measured_to_be_faster(fas
     assert all(matrix.dense is not None for matrix in made)
 
 
+def test_one_disturbed_measurement_does_not_turn_the_packed_format_off():
+    made = both_formats()
+    choose_formats(made, lambda sample, rows: float(bool(sample[0].packed_rows) == (rows in (1, 64))))
+    assert [matrix.packed_rows for matrix in made] == [16] * 3
+
+
 def test_plain_format_is_dropped_where_the_packed_one_is_always_faster():
     made = both_formats()
     choose_formats(made, lambda sample, rows: 1.0 if sample[0].packed_rows else 2.0)

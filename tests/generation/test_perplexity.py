@@ -39,10 +39,12 @@ def test_perplexity_is_that_of_transformers(tiny_model: Path, length: int):
 
 
 @NEEDS_PACKED
-def test_fewer_bits_change_the_perplexity_more(tiny_model: Path):
+def test_perplexity_is_measured_in_the_format_that_is_asked_for(tiny_model: Path):
     exact = transformers_perplexity(tiny_model, TEXT, 512)
-    eight, four = (perplexity(tiny_model, w, text=TEXT, threads=1) for w in ("int8", "int4"))
-    assert abs(math.log(eight / exact)) < abs(math.log(four / exact))
+    values = [perplexity(tiny_model, weights, text=TEXT, threads=1) for weights in ("plain", "int8", "int4")]
+    assert len(set(values)) == 3
+    # A model of random weights is no better with more bits; it is only nearly the same.
+    assert values == pytest.approx([exact] * 3, rel=0.1)
 
 
 @NEEDS_PACKED

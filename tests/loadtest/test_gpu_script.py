@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from engine.generation.decoder import model as decoder_module
+from engine.generation.decoder import matrix as matrix_module
 from engine.values import Grammar
 from loadtest.generation import random_checkpoint
 from loadtest.generation.adapters import write_adapter
@@ -171,11 +171,11 @@ def test_part_that_takes_longer_than_the_limit_is_ended():
 
 
 def test_timing_the_parts_of_a_step_leaves_the_engine_as_it_was():
-    before = decoder_module.linear
+    before = matrix_module.linear
     with pytest.raises(RuntimeError, match="in the step"), steps._marked(is_cuda=False):
-        assert decoder_module.linear is not before
+        assert matrix_module.linear is not before
         raise RuntimeError("in the step")
-    assert decoder_module.linear is before
+    assert matrix_module.linear is before
 
 
 def test_without_a_gpu_the_way_out_is_named(capsys: pytest.CaptureFixture[str]):

@@ -98,7 +98,7 @@ def _timed(sample: Sequence[Matrix], rows: int, packed_rows: int, measure: Measu
 def _product_s(matrices: Sequence[Matrix], rows: int) -> float:
     """Seconds of one pass over `matrices`."""
     packed = [matrix.packed for matrix in matrices if matrix.packed is not None]
-    inputs = {weight.in_features: torch.zeros(rows, weight.in_features, dtype=torch.bfloat16) for weight in packed}
+    inputs = {weight.in_features: torch.ones(rows, weight.in_features, dtype=torch.bfloat16) for weight in packed}
     started = perf_counter()
     for matrix, weight in zip(matrices, packed, strict=True):
         matrix.multiply(inputs[weight.in_features])
