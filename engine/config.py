@@ -19,6 +19,8 @@ from engine.errors import ConfigError
 from engine.values import SearchMode
 
 Profile = Literal["auto", "cpu", "gpu"]
+# auto: the codes that a model's file has, beside the model's dtype; plain: the model's dtype alone.
+WeightFormat = Literal["auto", "plain", "int8", "int4"]
 FollowUps = Literal["rules", "generator", "off"]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -151,6 +153,11 @@ class GeneratorSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor computes in it, else float32."
     )
+    weights: WeightFormat = Field(
+        "auto",
+        description="On a CPU. auto: packed as the file has them where that is faster, the same weights; plain: never "
+        "packed; int8, int4: made by rounding, smaller, faster and not the same, which answers name in versions.",
+    )
     max_model_len: int = Field(4096, ge=64, description="Longest prompt plus answer, in tokens.")
     cores: tuple[int, ...] = Field((), description="Pin the engine's threads to these cores; empty: no pinning.")
     max_num_seqs: int = Field(32, ge=1, description="Answers generated in one batch.")
@@ -182,6 +189,17 @@ class GeneratorSettings(Settings):
     system_prompt: str = Field(
         "You are a helpful assistant.", description="System prompt of a conversation that brings none."
     )
+
+    @property
+    def lossy_weights(self) -> str | None:
+        """The format that the weights were rounded to by choice; None: they are the file's."""
+        return self.weights if self.weights in ("int8", "int4") else None
+
+    @model_validator(mode="after")
+    def _packed_weights_are_multiplied_with_bfloat16(self) -> Self:
+        if self.lossy_weights and self.dtype not in ("auto", "bfloat16"):
+            raise ValueError(f"weights={self.weights} needs dtype auto or bfloat16, it is {self.dtype}")
+        return self
 
 
 class EngineConfig(Settings):

@@ -292,7 +292,10 @@ class _Answer:
             citations=citations,
             timings_ms={name: round(self._timings[name], 2) for name in STAGES if name in self._timings},
             versions=Versions(
-                index=evidence.version if evidence else None, adapter=self._adapter_digest, router=decision.router
+                index=evidence.version if evidence else None,
+                adapter=self._adapter_digest,
+                router=decision.router,
+                weights=self._config.generator.lossy_weights,
             ),
             degraded=self._degraded,
         )

@@ -235,6 +235,9 @@ class Versions(BaseModel):
     index: int | None
     adapter: str | None
     router: str
+    weights: str | None = Field(
+        None, description="int8 or int4 where the generator's weights were rounded to it by choice, else null."
+    )
 
 
 class Outcome(BaseModel):

@@ -443,7 +443,8 @@ class Engine:
     def _load(self, model_path: Path, spec: DecoderSpec, dtype: torch.dtype, device: str) -> None:
         # In this thread, so that no other one of this process ever runs a parallel region: with a second team of
         # threads, OpenMP sees more threads than cores and puts them to sleep between regions, 8 ms a step on 2 cores.
-        decoder = Decoder(model_path, spec, dtype=dtype, device=device)
+        decoder = Decoder(model_path, spec, dtype=dtype, device=device, weights=self._settings.weights)
+        decoder.choose_formats()
         attention = build_attention(
             spec, num_blocks=self._num_blocks, max_model_len=self.max_model_len, dtype=dtype, device=decoder.device
         )

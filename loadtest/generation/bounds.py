@@ -28,7 +28,7 @@ from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
 
 # Parts of a step by the function that does them.
 _PARTS = {
-    "linear": ("linear/__init__.py", "linear"),
+    "linear": ("decoder/matrix.py", "multiply"),
     "attention": ("paged_attention/__init__.py", "paged_attention"),
     "rope and kv write": ("kv_write/__init__.py", "kv_write"),
     "norm and residual": ("rms_norm/__init__.py", "rms_norm"),
@@ -59,23 +59,24 @@ def _product_s(x: torch.Tensor, weight: torch.Tensor) -> float:
     return _median_s(lambda: torch.nn.functional.linear(x, weight))
 
 
-def step_bound_s(spec: DecoderSpec, machine: Machine, dtype: torch.dtype, *, width: int, context: int) -> float:
+def step_bound_s(
+    spec: DecoderSpec, machine: Machine, dtype: torch.dtype, *, width: int, context: int, weight_bytes: int
+) -> float:
     """Least seconds of a step of `width` decodes at that context: the larger of reading and of computing.
 
-    Weights are read once, keys and values once for each request.
+    Weights are read once, in their smallest format of `weight_bytes`; keys and values once for each request.
     """
     kv = spec.num_kv_heads * spec.head_dim
     layer = spec.hidden_size * (2 * spec.num_heads * spec.head_dim + 2 * kv + 3 * spec.intermediate_size)
     weights = spec.num_layers * layer + spec.vocab_size * spec.hidden_size
-    num_bytes = weights * dtype.itemsize + width * context * spec.kv_token_bytes(dtype)
+    num_bytes = weight_bytes + width * context * spec.kv_token_bytes(dtype)
     attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * context
     return max(num_bytes / machine.read_bytes_s, width * (2 * weights + attention) / machine.flops_s)
 
 
-def profile_step(model: Path, dtype: torch.dtype, *, width: int, context: int) -> dict[str, float]:
+def profile_step(decoder: Decoder, *, width: int, context: int) -> dict[str, float]:
     """Milliseconds of a step of `width` decodes at that context: "step" measured alone, and its parts by profile."""
-    spec = read_spec(model)
-    decoder = Decoder(model, spec, dtype=dtype, device="cpu")
+    spec, dtype = decoder.spec, decoder.dtype
     blocks_each = num_blocks_for(context + 1)
     attention = CpuAttention(
         spec, num_blocks=width * blocks_each, max_model_len=context + 1, dtype=dtype, device=decoder.device
@@ -130,11 +131,15 @@ def main() -> None:
     model, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
     torch.set_num_threads(int(sys.argv[3]))
     machine = measure_machine(dtype)
+    spec = read_spec(model)
+    decoder = Decoder(model, spec, dtype=dtype, device="cpu")
+    weight_bytes = decoder.product_bytes
+    decoder.choose_formats()
     steps = {}
     for case in sys.argv[4:]:
         width, context = map(int, case.split("x"))
-        bound_s = step_bound_s(read_spec(model), machine, dtype, width=width, context=context)
-        parts = profile_step(model, dtype, width=width, context=context)
+        bound_s = step_bound_s(spec, machine, dtype, width=width, context=context, weight_bytes=weight_bytes)
+        parts = profile_step(decoder, width=width, context=context)
         steps[case] = {"bound": 1000 * bound_s, **parts}
     print(json.dumps({"read_gb_s": machine.read_bytes_s / 1e9, "gemm_tflop_s": machine.flops_s / 1e12, "steps": steps}))
 

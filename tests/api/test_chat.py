@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from engine.api.app import create_app
 from engine.api.rewriting import search_text
+from engine.config import parse_config
 from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.values import GenerationRequest, Message, TokenDelta
 
@@ -429,3 +430,12 @@ async def test_a_tenant_s_rewrites_and_answers_share_no_cached_prompt_with_other
     turns = [Message("user", "How do volumes work?"), Message("user", "And secrets?")]
     await search_text("generator", backends, turns, request_id="r", tenant="acme", remaining_s=9.0)
     assert [request.cache_salt for request in requests] == ["acme"]
+
+
+@pytest.mark.parametrize(("weights", "named"), [("auto", None), ("int8", "int8")])
+async def test_answer_names_weights_that_were_rounded_by_choice(backends, weights, named):
+    config = parse_config({"generator": {"weights": weights}}, "test")
+    transport = httpx.ASGITransport(app=create_app(backends, config))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        answer = (await client.post(URL, json=body())).json()
+    assert answer["switchyard"]["versions"]["weights"] == named

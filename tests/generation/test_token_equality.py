@@ -67,8 +67,15 @@ class Reference:
 class Stack:
     """Scheduler, runner, decoder and attention without the engine's thread."""
 
-    def __init__(self, path: Path, attention: str, chunk: int, dtype: torch.dtype = torch.float32) -> None:
-        decoder = Decoder(path, read_spec(path), dtype=dtype, device="cpu")
+    def __init__(
+        self,
+        path: Path,
+        attention: str,
+        chunk: int,
+        dtype: torch.dtype = torch.float32,
+        decoder: Decoder | None = None,
+    ) -> None:
+        decoder = decoder or Decoder(path, read_spec(path), dtype=dtype, device="cpu")
         backend = {"cpu": CpuAttention, "gpu": GpuAttention}[attention]
         self.scheduler = Scheduler(num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk))
         self.num_steps = 0

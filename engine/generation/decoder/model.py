@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.config import WeightFormat
 from engine.generation.adapters.store import AdapterPlan, LayerSlots
 from engine.generation.attention.base import Attention, HeadNorms
+from engine.generation.decoder.codes import Codes
 from engine.generation.decoder.loading import Checkpoint
+from engine.generation.decoder.matrix import Matrix, choose_formats
 from engine.generation.decoder.spec import DecoderSpec
-from kernels.linear import LinearWeight, linear, pack_linear
+from engine.generation.decoder.weight_format import WeightPacker
 from kernels.lora_add import LoraPlan, LoraSlots, lora_add
 from kernels.rms_norm import rms_norm
 from kernels.silu_mul import silu_mul
@@ -25,31 +28,63 @@ class Layer:
     """Weights of one decoder layer; q, k and v are one product, gate and up another."""
 
     attention_norm: Tensor  # [M]
-    qkv: LinearWeight
+    qkv: Matrix
     head_norms: HeadNorms | None
-    output: LinearWeight
+    output: Matrix
     mlp_norm: Tensor  # [M]
-    gate_up: LinearWeight
-    down: LinearWeight
+    gate_up: Matrix
+    down: Matrix
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All products of the layer."""
+        return self.qkv, self.output, self.gate_up, self.down
 
 
 class Decoder:
     """Llama, SmolLM2, Mistral, Qwen2.5 or Qwen3, by its spec. Holds weights only: keys and values are `attention`'s."""
 
-    def __init__(self, path: Path, spec: DecoderSpec, *, dtype: torch.dtype, device: str) -> None:
-        """Load the checkpoint in folder `path`, of which `spec` was read. Raises: ModelSourceError."""
+    def __init__(
+        self, path: Path, spec: DecoderSpec, *, dtype: torch.dtype, device: str, weights: WeightFormat = "auto"
+    ) -> None:
+        """Load the checkpoint in folder `path`, of which `spec` was read.
+
+        Raises: ModelSourceError; ConfigError when `weights` asks for a format that this machine or model has not.
+        """
         self.spec = spec
         self.dtype = dtype
         self.device = torch.device(device)
-        with Checkpoint(path, dtype, device) as weights:
+        packer = WeightPacker(weights, dtype, self.device)
+        with Checkpoint(path, dtype, device) as stored, Codes(path if packer.takes_codes else None) as codes:
             size = (self.spec.vocab_size, self.spec.hidden_size)
-            self._embedding = weights.read("model.embed_tokens.weight", size)
-            self._layers = [_read_layer(weights, self.spec, index) for index in range(self.spec.num_layers)]
-            self._norm = weights.read("model.norm.weight", (self.spec.hidden_size,))
+            self._embedding = stored.read("model.embed_tokens.weight", size)
+            reader = _Reader(stored, codes, packer)
+            self._layers = [_read_layer(reader, self.spec, index) for index in range(self.spec.num_layers)]
+            self._norm = stored.read("model.norm.weight", (self.spec.hidden_size,))
             # A packed head is a second copy of a tied embedding: the lookup needs its rows as they are.
-            head = self._embedding if self.spec.is_tied else weights.read("lm_head.weight", size)
-            self._head = pack_linear(head)
-            weights.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
+            name = "model.embed_tokens.weight" if self.spec.is_tied else "lm_head.weight"
+            head = self._embedding if self.spec.is_tied else stored.read(name, size)
+            self._head = packer.pack_head(head, codes.read_stacked([name], head))
+            stored.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of the weights that a step multiplies by, each in its smallest format."""
+        return sum(matrix.least_bytes for matrix in self._matrices)
+
+    @property
+    def _matrices(self) -> list[Matrix]:
+        return [*(matrix for layer in self._layers for matrix in layer.matrices), self._head]
+
+    def choose_formats(self) -> None:
+        """Where weights are there in two formats, time both on this thread, and let the faster one serve."""
+        choose_formats(self._matrices[:-1])
+        choose_formats([self._head])
+
+    def keep_packed(self) -> None:
+        """Compute with packed weights alone, whatever is faster."""
+        for matrix in self._matrices:
+            matrix.keep_packed()
 
     def forward(
         self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor, adapters: AdapterPlan | None = None
@@ -77,7 +112,7 @@ class Decoder:
                 if len(rows) == 0:
                     return x.new_empty((0, self.spec.vocab_size))
                 x, residual = x[rows], residual[rows]
-                return linear(rms_norm(x, self._norm, eps, residual=residual), self._head)
+                return self._head.multiply(rms_norm(x, self._norm, eps, residual=residual))
             x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
         raise AssertionError("a decoder has at least one layer")
 
@@ -85,35 +120,49 @@ class Decoder:
 _NO_SLOTS = LayerSlots()
 
 
-def _linear(x: Tensor, weight: LinearWeight, slots: LoraSlots | None, rows: LoraPlan | None) -> Tensor:
-    out = linear(x, weight)
+def _linear(x: Tensor, weight: Matrix, slots: LoraSlots | None, rows: LoraPlan | None) -> Tensor:
+    out = weight.multiply(x)
     if slots is not None and rows is not None:
         lora_add(out, x, slots, rows)
     return out
 
 
-def _read_layer(weights: Checkpoint, spec: DecoderSpec, index: int) -> Layer:
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What a layer is read of."""
+
+    weights: Checkpoint
+    codes: Codes
+    packer: WeightPacker
+
+    def matrix(self, names: list[str], out: list[int], features: int, has_bias: bool) -> Matrix:
+        """Several linears as one, along their outputs."""
+        stored = [f"{name}.weight" for name in names]
+        weight = self.weights.read_stacked(stored, [(rows, features) for rows in out])
+        bias = None
+        if has_bias:
+            bias = self.weights.read_stacked([f"{name}.bias" for name in names], [(rows,) for rows in out])
+        return self.packer.pack(weight, bias, self.codes.read_stacked(stored, weight))
+
+
+def _read_layer(reader: _Reader, spec: DecoderSpec, index: int) -> Layer:
     prefix = f"model.layers.{index}"
     hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim
     kv_heads = spec.num_kv_heads * spec.head_dim
 
-    def read(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> LinearWeight:
-        full = [f"{prefix}.{block}.{name}_proj" for name in names]
-        weight = weights.read_stacked([f"{name}.weight" for name in full], [(rows, features) for rows in out])
-        if not has_bias:
-            return pack_linear(weight)
-        return pack_linear(weight, weights.read_stacked([f"{name}.bias" for name in full], [(rows,) for rows in out]))
+    def read(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> Matrix:
+        return reader.matrix([f"{prefix}.{block}.{name}_proj" for name in names], out, features, has_bias)
 
     norms = None
     if spec.has_qk_norm:
-        query, key = (weights.read(f"{prefix}.self_attn.{name}_norm.weight", (spec.head_dim,)) for name in "qk")
+        query, key = (reader.weights.read(f"{prefix}.self_attn.{name}_norm.weight", (spec.head_dim,)) for name in "qk")
         norms = HeadNorms(query, key, spec.norm_eps)
     return Layer(
-        attention_norm=weights.read(f"{prefix}.input_layernorm.weight", (hidden,)),
+        attention_norm=reader.weights.read(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=read("self_attn", ["q", "k", "v"], [heads, kv_heads, kv_heads], hidden, spec.has_qkv_bias),
         head_norms=norms,
         output=read("self_attn", ["o"], [hidden], heads, spec.has_output_bias),
-        mlp_norm=weights.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        mlp_norm=reader.weights.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
         gate_up=read("mlp", ["gate", "up"], [inner, inner], hidden, spec.has_mlp_bias),
         down=read("mlp", ["down"], [hidden], inner, spec.has_mlp_bias),
     )
