@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from engine.cli.client import print_json
-from engine.config import EngineConfig
+from engine.config import EngineConfig, WeightFormat
+from engine.generation.perplexity_memo import remember, remembered
 from engine.models import Kind, ModelFiles, cache_root, list_models, resolve_model
 
 
@@ -29,29 +31,36 @@ def models() -> None:
     Example:
       switchyard models pull
       switchyard models list
+      switchyard models perplexity --weights int8
     """
 
 
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_command(as_json: bool) -> None:
-    """List the models in the cache.
+    """List the models in the cache, with the perplexities that were measured.
 
     \b
     Example:
       switchyard models list
     """
     cached = list_models()
+    measured = [remembered(cache_root(), item.model.digest) for item in cached]
     if as_json:
-        rows = [_as_row(item.model) | {"size_bytes": item.size_bytes, "revision": item.revision} for item in cached]
+        rows = [
+            _as_row(item.model) | {"size_bytes": item.size_bytes, "revision": item.revision, "perplexity": values}
+            for item, values in zip(cached, measured, strict=True)
+        ]
         print_json({"cache": str(cache_root()), "models": rows})
         return
     if not cached:
         click.echo(f"No models in {cache_root()}. Fetch the default ones: switchyard models pull")
         return
-    table = Table("name", "source", "MB", "digest", title=f"Models in {cache_root()}", title_justify="left")
-    for item in cached:
-        table.add_row(item.model.name, item.model.source, f"{item.size_bytes / 1e6:,.0f}", item.model.digest[:12])
+    columns = ("name", "source", "MB", "digest", "perplexity")
+    table = Table(*columns, title=f"Models in {cache_root()}", title_justify="left")
+    for item, values in zip(cached, measured, strict=True):
+        size, digest = f"{item.size_bytes / 1e6:,.0f}", item.model.digest[:12]
+        table.add_row(item.model.name, item.model.source, size, digest, _perplexities(values))
     Console().print(table)
 
 
@@ -83,6 +92,41 @@ def pull_command(sources: tuple[str, ...], kind: Kind, as_json: bool) -> None:
         return
     for model in found:
         click.echo(f"{model.name}  {model.path}")
+
+
+@models.command("perplexity")
+@click.argument("source", required=False)
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(WeightFormat)),
+    default="auto",
+    show_default=True,
+    help="Format of the weights, as generator.weights; plain is the measure of the others.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def perplexity_command(source: str | None, weights: WeightFormat, as_json: bool) -> None:
+    """Measure what a format of the weights costs, on a text of ours; SOURCE is by default the default generator.
+
+    Lower is better. `models list` shows it from then on.
+
+    \b
+    Example:
+      switchyard models perplexity --weights plain
+      switchyard models perplexity --weights int8
+    """
+    from engine.generation.perplexity import perplexity  # torch takes seconds to import
+
+    model = resolve_model(source or EngineConfig().generator.model, kind="generator", show_progress=True)
+    value = perplexity(model.path, weights)
+    values = remember(cache_root(), model.digest, weights, value)
+    if as_json:
+        print_json(_as_row(model) | {"weights": weights, "perplexity": values})
+        return
+    click.echo(f"{model.name}  {_perplexities(values)}")
+
+
+def _perplexities(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{weights} {value:.3f}" for weights, value in values.items())
 
 
 def _as_row(model: ModelFiles) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hub_stub import HubStub
+from tiny_model import write_tiny_model
 
 from engine.cli.main import main
+from engine.generation.perplexity_memo import remember, remembered
+from engine.models import list_models
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -59,6 +63,30 @@ def test_encoder_pulled_as_a_generator_is_refused_with_the_option_that_helps(hub
     assert CliRunner().invoke(main, ["models", "pull", "hf:acme/Tiny-Llama", "--kind", "encoder"]).exit_code == 0
 
 
-@pytest.mark.parametrize("command", [["models"], ["models", "list"], ["models", "pull"]])
+def test_measured_perplexity_is_printed_and_listed_from_then_on(cache):
+    tiny = write_tiny_model(cache / "tiny")
+    command = ["models", "perplexity", str(tiny), "--weights"]
+    printed = CliRunner().invoke(main, [*command, "plain"])
+    assert printed.exit_code == 0, printed.output
+    assert re.fullmatch(r"tiny  plain \d+\.\d{3}\n", printed.stdout)
+    CliRunner().invoke(main, ["models", "pull", "hf:acme/Tiny-Llama"])
+    digest = list_models()[0].model.digest
+    remember(cache, digest, "plain", 14.25)
+    remember(cache, digest, "int8", 14.5)
+    listed = json.loads(CliRunner().invoke(main, ["models", "list", "--json"]).stdout)
+    assert listed["models"][0]["perplexity"] == {"plain": 14.25, "int8": 14.5}
+    table = CliRunner().invoke(main, ["models", "list"], env={"COLUMNS": "200"}).stdout
+    assert "plain 14.250, int8 14.500" in table
+
+
+def test_perplexity_of_a_damaged_memo_is_forgotten(cache):
+    remember(cache, "d" * 64, "int8", 2.0)
+    (memo,) = (cache / "perplexity").iterdir()
+    for content in ("[1]", "{", '{"int8": "x"}', '{"int2": 1.0}'):
+        memo.write_text(content)
+        assert remembered(cache, "d" * 64) == {}
+
+
+@pytest.mark.parametrize("command", [["models"], ["models", "list"], ["models", "pull"], ["models", "perplexity"]])
 def test_help_holds_an_example(command):
     assert "Example:\n" in CliRunner().invoke(main, [*command, "--help"]).stdout
