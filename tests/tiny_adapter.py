@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -38,10 +38,10 @@ def write_tiny_adapter(
 
 
 class PeftReference:
-    """A checkpoint under PEFT, in float32, with adapters by name; the empty name is the base model."""
+    """A checkpoint under PEFT, by default in float32, with adapters by name; the empty name is the base model."""
 
-    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    def __init__(self, base: Path, adapters: dict[str, Path], *, dtype: torch.dtype = torch.float32) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
         self.vocab_size: int = self._model.config.vocab_size
         with quiet():
             for name, folder in adapters.items():
@@ -70,7 +70,8 @@ class PeftReference:
 
     def logits(self, adapter: str, prompt: Sequence[int]) -> torch.Tensor:
         """[T, V] after every token of the prompt."""
-        self._model.set_adapter(adapter)
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if adapter else self._model.disable_adapter():
+            if adapter:
+                self._model.set_adapter(adapter)
             logits: torch.Tensor = self._model(torch.tensor([list(prompt)])).logits[0]
         return logits

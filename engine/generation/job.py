@@ -41,11 +41,10 @@ class Job:
 
     def guess(self, max_tokens: int) -> list[int]:
         """At most so many tokens that may come next, as far as the grammar lets them."""
-        matcher = self.sampler.matcher
-        # The tokens behind a draft would have to be drawn under a mask of their own.
-        if self.drafting is None or (matcher is not None and self.sampler.params.temperature > 0):
+        if self.drafting is None:
             return []
         guess = self.drafting.lookup.draft(max_tokens)
+        matcher = self.sampler.matcher
         return guess if matcher is None else guess[: matcher.num_allowed(guess)]
 
     def note_drafts(self, choices: SequenceOf[Choice]) -> None:

@@ -91,8 +91,7 @@ def choose(
 
     Args:
         logits: [R, V], any float dtype and device; 1 + len(drafts[i]) rows of request i, one request after another.
-        drafts: per request the tokens that were computed ahead; None for none. With a matcher, for greedy requests
-            only: a row behind a draft has no mask, so the tokens end before one that may not follow.
+        drafts: per request the tokens that were computed ahead; None for none. With a matcher they may follow.
         masks: needed where a sampler has a matcher.
     Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
     """
@@ -101,17 +100,21 @@ def choose(
         (sampler, draft[:n]) for sampler, draft in zip(samplers, drafts, strict=True) for n in range(len(draft) + 1)
     ]
     scores = _with_penalties(logits, rows)
-    bound = [row for row, (sampler, ahead) in enumerate(rows) if sampler.matcher is not None and not ahead]
+    bound = [row for row, (sampler, _) in enumerate(rows) if sampler.matcher is not None]
     drawn = [row for row in bound if rows[row][0].params.temperature > 0]
     if drawn:
         scores = scores.clone() if scores is logits else scores
         scores[drawn] = _masked(scores, rows, drawn, masks)
     token_ids = _sample(scores, rows)
     # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
-    refused = [row for row in bound if row not in drawn and _num_allowed(rows[row][0], [token_ids[row]]) == 0]
+    greedy = [row for row in bound if row not in drawn]
+    refused = {
+        sampler for row in greedy for sampler, ahead in [rows[row]] if not _may_follow(sampler, ahead, token_ids[row])
+    }
     if refused:
-        again = _sample(_masked(scores, rows, refused, masks), [rows[row] for row in refused])
-        for row, token_id in zip(refused, again, strict=True):
+        again = [row for row in greedy if rows[row][0] in refused]
+        best = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
+        for row, token_id in zip(again, best, strict=True):
             token_ids[row] = token_id
     choices: list[list[Choice]] = []
     first = 0
@@ -119,10 +122,11 @@ def choose(
         mine = token_ids[first : first + len(draft) + 1]
         num_right = next((n for n, token in enumerate(draft) if mine[n] != token), len(draft))
         kept = mine[: num_right + 1]
-        if len(kept) > 1:
-            kept = kept[: max(_num_allowed(sampler, kept), 1)]
-        for token_id in kept:
+        for number, token_id in enumerate(kept, start=1):
             sampler.note(token_id)
+            if sampler.matcher is not None and sampler.matcher.is_complete:  # nor would an end token be asked for
+                kept = kept[:number]
+                break
         if sampler.params.logprobs is None:
             choices.append([Choice(token_id) for token_id in kept])
         else:
@@ -146,15 +150,22 @@ def _with_penalties(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
 
 
 def _masked(scores: Tensor, rows: Sequence[_Row], chosen: list[int], masks: MaskFiller | None) -> Tensor:
-    """[len(chosen), V]: a copy of these rows, minus infinity where a token may not follow."""
+    """[len(chosen), V]: a copy of these rows, all of some requests, minus infinity where a token may not follow."""
     assert masks is not None
-    matchers = [matcher for row in chosen if (matcher := rows[row][0].matcher) is not None]
-    return scores[chosen].masked_fill_(masks.forbidden(matchers).to(scores.device), float("-inf"))
+    matchers: list[Matcher] = []
+    drafts: list[Sequence[int]] = []
+    for sampler, ahead in (rows[row] for row in chosen):
+        assert sampler.matcher is not None
+        if not ahead:
+            matchers.append(sampler.matcher)
+            drafts.append(())
+        drafts[-1] = ahead  # its last row has the whole draft before it
+    return scores[chosen].masked_fill_(masks.forbidden(matchers, drafts).to(scores.device), float("-inf"))
 
 
-def _num_allowed(sampler: Sampler, token_ids: list[int]) -> int:
-    """How many of the tokens may follow, one after another."""
-    return len(token_ids) if sampler.matcher is None else sampler.matcher.num_allowed(token_ids)
+def _may_follow(sampler: Sampler, ahead: Sequence[int], token_id: int) -> bool:
+    matcher = sampler.matcher
+    return matcher is None or matcher.num_allowed([*ahead, token_id]) > len(ahead)
 
 
 def _sample(scores: Tensor, rows: Sequence[_Row]) -> list[int]:

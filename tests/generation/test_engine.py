@@ -77,10 +77,13 @@ class Gate(Runner):
     """Waits before every step with a decode until the test lets it pass."""
 
     opened = threading.Event()
+    reached = threading.Event()
 
     def run(self, step: Step) -> StepLogits:
-        if any(sequence.is_decoding for sequence in step.sequences) and not self.opened.wait(30):
-            raise TimeoutError
+        if any(sequence.is_decoding for sequence in step.sequences):
+            self.reached.set()
+            if not self.opened.wait(30):
+                raise TimeoutError
         return super().run(step)
 
 
@@ -92,6 +95,7 @@ class GatedEngine(Engine):
 def gated(model: Path, engine_class: type[GatedEngine] = GatedEngine, **settings: object) -> Iterator[Engine]:
     """An engine whose decode steps wait for `Gate.opened`."""
     Gate.opened.clear()
+    Gate.reached.clear()
     with running(model, engine_class, **settings) as engine:
         try:
             yield engine
@@ -229,6 +233,17 @@ async def test_closing_dropping_cancelling_or_losing_the_reader_frees_the_place(
         assert all(delta.finish_reason is None for delta in await collect(by_id))
         engine.cancel("by id")
         await until(lambda: engine.stats().kv_tokens == 0)
+
+
+async def test_request_that_takes_the_id_of_one_cancelled_during_a_step_gets_its_own_tokens_only(tiny_model: Path):
+    with gated(tiny_model) as engine:
+        cancelled = engine.submit(request("same", PROMPTS[1]))
+        await anext(cancelled)
+        await until(Gate.reached.is_set)  # its next step has begun
+        engine.cancel("same")
+        again = engine.submit(request("same", PROMPTS[2]))
+        Gate.opened.set()
+        assert await text_of(again) == generated(tiny_model, [PROMPTS[2]], 24)[0]
 
 
 async def test_queue_is_bounded_and_refuses_before_anything_is_queued(tiny_model: Path):
@@ -489,13 +504,16 @@ def test_folder_without_a_supported_model_is_refused(tmp_path: Path):
 
 
 class CountingRunner(Runner):
-    """Counts the steps of the engine that was started last."""
+    """Counts the steps of the engine that was started last. Further tokens cost nothing, so drafts always pay."""
 
     num_steps = 0
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         CountingRunner.num_steps = 0
+
+    def measure(self, num_tokens: int, *, is_decode: bool) -> float:
+        return 1.0
 
     def run(self, step: Step) -> StepLogits:
         CountingRunner.num_steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -59,21 +60,36 @@ class MaskFiller:
         self._words = -(-mask_size // 32)
         self._executor = LLExecutor()
 
-    def forbidden(self, matchers: Sequence[Matcher]) -> Tensor:
-        """[N, V] bool on the CPU: the tokens that may not follow, in the order of `matchers`."""
-        bits: NDArray[np.uint32] = np.zeros((len(matchers), self._words), dtype=np.uint32)
-        sound = [(row, matcher) for row, matcher in enumerate(matchers) if matcher.failure is None]
-        if len(sound) >= _MIN_PARALLEL:
-            targets = [(matcher._matcher, row) for row, matcher in sound]
-            self._executor.unsafe_compute_mask_ptr(targets, bits.ctypes.data, 4 * self._words, len(matchers))
+    def forbidden(self, matchers: Sequence[Matcher], drafts: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """[R, V] bool on the CPU: the tokens that may not follow, in the order of `matchers`.
+
+        1 + len(drafts[i]) rows of matcher i: where it stands, and behind each beginning of its draft. Behind a token
+        that may not follow nobody will stand, so everything is allowed there. Changes no matcher.
+        """
+        drafts = drafts or [()] * len(matchers)
+        firsts = [0, *accumulate(1 + len(draft) for draft in drafts)]
+        bits: NDArray[np.uint32] = np.zeros((firsts[-1], self._words), dtype=np.uint32)
+        sound = [
+            (matcher._matcher, row, list(draft))
+            for matcher, row, draft in zip(matchers, firsts, drafts, strict=False)
+            if matcher.failure is None
+        ]
+        plain = [(each, row) for each, row, draft in sound if not draft]
+        if drafted := [target for target in sound if target[2]]:
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(
+                drafted, bits.ctypes.data, 4 * self._words, len(bits)
+            )
+        if len(plain) >= _MIN_PARALLEL:
+            self._executor.unsafe_compute_mask_ptr(plain, bits.ctypes.data, 4 * self._words, len(bits))
         else:
-            for row, matcher in sound:
-                matcher._matcher.unsafe_compute_mask_ptr(bits[row].ctypes.data, 4 * self._words)
-        for row, matcher in enumerate(matchers):
+            for each, row in plain:
+                each.unsafe_compute_mask_ptr(bits[row].ctypes.data, 4 * self._words)
+        for matcher, first, stop in zip(matchers, firsts, firsts[1:], strict=False):
             matcher._note_failure()
-            if matcher.failure is None and not bits[row].any():
+            if matcher.failure is None and not bits[first].any():
                 matcher.failure = "no token can follow"
             if matcher.failure is not None:
-                bits[row] = 0xFFFFFFFF
+                bits[first:stop] = 0xFFFFFFFF
+        bits[~bits.any(axis=1)] = 0xFFFFFFFF
         flags = np.unpackbits((~bits).view(np.uint8), axis=1, count=self._vocab_size, bitorder="little")
         return torch.from_numpy(flags.view(np.bool_))

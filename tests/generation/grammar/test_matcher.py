@@ -96,3 +96,30 @@ def test_every_text_of_a_choice_is_allowed_whatever_its_characters(compiler, tok
         for token in tokens:
             matcher.accept(token)
         assert matcher.is_complete or matcher.num_allowed([END]) == 1, choice
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_masks_behind_a_draft_are_those_of_a_matcher_that_went_on_by_it(compiler, tokenizer, count):
+    masks = MaskFiller(len(tokenizer), compiler.mask_size)
+    matchers = [start(compiler, "json_schema", json.dumps(SCHEMA)) for _ in range(count)]
+    tokens = tokenizer.encode('{"a": -12', add_special_tokens=False)
+    drafts = [tokens[: index % len(tokens)] for index in range(count - 1)] + [tokens]
+    rows = iter(masks.forbidden(matchers, drafts))
+    for draft in drafts:
+        alone = start(compiler, "json_schema", json.dumps(SCHEMA))
+        assert torch.equal(next(rows), masks.forbidden([alone])[0])
+        for token in draft:
+            alone.accept(token)
+            assert torch.equal(next(rows), masks.forbidden([alone])[0])
+    assert next(rows, None) is None
+    fresh = masks.forbidden([start(compiler, "json_schema", json.dumps(SCHEMA))])[0]
+    assert all(torch.equal(masks.forbidden([matcher])[0], fresh) for matcher in matchers)
+
+
+def test_nothing_is_forbidden_behind_a_draft_that_may_not_follow(compiler, tokenizer):
+    masks = MaskFiller(len(tokenizer), compiler.mask_size)
+    matcher = start(compiler, "regex", "abc")
+    a, z = (tokenizer.encode(letter)[0] for letter in "az")
+    forbidden = masks.forbidden([matcher], [[a, z, a]])
+    assert [bool(row.any()) for row in forbidden] == [True, True, False, False]
+    assert matcher.failure is None and matcher.num_allowed([a]) == 1
