@@ -118,8 +118,9 @@ async def race(
     threads = usable_cores()
     async with AsyncExitStack() as stack:
         peers_of: dict[str, list[System]] = {}
-        for each in peer_dtypes if plan.free or plan.rag else ():
-            worker = await stack.enter_async_context(transformers_worker(model, threads, each, device))
+        raced = peer_dtypes if plan.free or plan.rag else ()
+        starting = [stack.enter_async_context(transformers_worker(model, threads, each, device)) for each in raced]
+        for each, worker in zip(raced, await asyncio.gather(*starting), strict=True):
             peers_of[each] = [TransformersPeer(worker, name.removeprefix("transformers ")) for name in peers]
         settings = GeneratorSettings(dtype=dtype, threads=threads)
         engine = await asyncio.to_thread(Engine, model, settings, device=device)
