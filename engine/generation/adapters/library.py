@@ -44,7 +44,8 @@ class AdapterLibrary:
         self._weights: OrderedDict[str, PackedAdapter] = OrderedDict()  # used last at the end
         self._holders: dict[str, int] = {}
         self._loading: set[str] = set()
-        self._failed: dict[str, SwitchyardError] = {}
+        self._failed: dict[str, SwitchyardError] = {}  # of digests that requests hold
+        self._has_failed = False  # since `take_changes`
         self._retired: list[str] = []
         self.num_reads = 0
         # One thread, and one thread of torch's: a second team would put the engine's own to sleep between regions.
@@ -107,6 +108,7 @@ class AdapterLibrary:
             self._holders[digest] -= 1
             if not self._holders[digest]:
                 del self._holders[digest]
+                self._failed.pop(digest, None)
                 self._retire_unused(digest)
                 self._trim()
 
@@ -121,14 +123,17 @@ class AdapterLibrary:
     @property
     def has_changes(self) -> bool:
         """Whether `take_changes` would give anything."""
-        return bool(self._failed or self._retired)
+        return self._has_failed or bool(self._retired)
 
     def take_changes(self) -> tuple[dict[str, SwitchyardError], list[str]]:
-        """Since the last call: digests whose files could not be read, and those that are gone for good."""
+        """Digests whose files could not be read, and those that are gone for good since the last call.
+
+        The former stay as long as requests hold them: one that took hold may only now be on its way into the batch.
+        """
         with self._lock:
-            failed, self._failed = self._failed, {}
+            self._has_failed = False
             retired, self._retired = self._retired, []
-        return failed, retired
+            return dict(self._failed), retired
 
     def close(self) -> None:
         """Stop reading; calling it again does nothing."""
@@ -166,7 +171,9 @@ class AdapterLibrary:
     def _note_failure(self, info: AdapterInfo, error: SwitchyardError) -> None:
         with self._lock:
             self._loading.discard(info.digest)
-            self._failed[info.digest] = error
+            if info.digest in self._holders:
+                self._failed[info.digest] = error
+                self._has_failed = True
 
     # The rest is called under the lock.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny_adapter import PeftReference, write_tiny_adapter
 from engine.config import GeneratorSettings
 from engine.errors import InvalidAdapter, UnknownAdapter, UnknownModel
 from engine.generation.engine import Engine
+from engine.generation.job import Job
 from engine.generation.runner import Runner, StepLogits
 from engine.generation.scheduler import Step
 from engine.values import GenerationRequest, SamplingParams, TokenDelta
@@ -175,6 +177,31 @@ async def test_files_that_vanished_or_changed_fail_the_request_with_the_reason(
         shutil.copytree(folders["B"], folder)
         with pytest.raises(InvalidAdapter, match="its files changed since; load it again"):
             await tokens(submit(engine, "changed", "tone"))
+
+
+async def test_request_hears_of_unreadable_files_even_if_they_failed_before_it_joined(
+    tiny_model: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "tone"
+    shutil.copytree(folders["A"], folder)
+    with running(tiny_model) as engine:
+        engine.load_adapter("tone", folder)
+        engine._library._weights.clear()
+        shutil.rmtree(folder)
+        answer_job = engine._intake.answer_job
+
+        def answer_job_slowly(request: GenerationRequest) -> Job:
+            job = answer_job(request)
+            deadline_s = time.monotonic() + 30
+            while not engine._library._failed or engine._library.has_changes:  # until the engine's thread has seen it
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+            return job
+
+        monkeypatch.setattr(engine._intake, "answer_job", answer_job_slowly)
+        async with asyncio.timeout(30):
+            with pytest.raises(InvalidAdapter, match="its folder is not there"):
+                await tokens(submit(engine, "gone", "tone"))
 
 
 async def test_hundred_names_over_four_slots_are_all_answered_and_unknown_ones_refused_without_a_read(
