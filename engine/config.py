@@ -77,7 +77,8 @@ class RouterSettings(Settings):
     )
 
 
-# On a CPU more tokens in a forward make no passage faster (20 a second from 256 tokens to 2048 on one core).
+# On a CPU more tokens in a forward make no passage faster (20 a second from 256 tokens to 2048 on one core); a GPU is
+# bound by launches until there are many, and done with these in milliseconds.
 _CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 512, 16_384
 
 

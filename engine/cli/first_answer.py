@@ -12,7 +12,7 @@ from engine.cli.ingest import ingest
 
 # The project's own documentation, where this is a checkout: the first answer is about the assistant itself.
 CHECKOUT_DOCS = Path(__file__).parents[2] / "docs"
-QUESTION = "How large is the default model?"
+QUESTION = "Which port does the server use?"
 
 
 def show_first_answer(url: str, sample: Path | None, question: str | None) -> None:

@@ -50,9 +50,6 @@ class Jobs:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._jobs
 
-    def __getitem__(self, job_id: str) -> Job:
-        return self._jobs[job_id]
-
     def get(self, job_id: str) -> Job | None:
         """The job in flight with that id."""
         return self._jobs.get(job_id)

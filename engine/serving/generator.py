@@ -17,7 +17,7 @@ from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import AdapterStatus, ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
+from engine.values import AdapterStatus, GenerationRequest, TokenDelta
 
 
 class GeneratorDeployment:
@@ -41,10 +41,6 @@ class GeneratorDeployment:
         """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
         async for bundle in coalesce(self._engine.submit(request)):
             yield bundle
-
-    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
-        """How likely continuations are. The caller's cancellation stops the work."""
-        return await self._engine.score(request)
 
     async def model(self) -> ModelInfo:
         """Name and limits of the model."""

@@ -45,12 +45,8 @@ async def gaps(ours: OurEngine, trace: Trace, plan: Plan, found: Findings, prefi
 
 async def _decodes(ours: OurEngine, arriving: Sequence[Job], salt: str) -> list[float]:
     """Seconds between tokens of 8 answers of 200 tokens, while the other jobs are answered one after another."""
-    decoding = [
-        asyncio.create_task(
-            ours.answer(replace(job, num_output=200), salt)
-        )  # without drafts, whose tokens come at once
-        for job in free_jobs(8, seed=5, vocab_size=300)
-    ]
+    jobs = free_jobs(8, seed=5, vocab_size=300)  # without drafts, whose tokens come at once
+    decoding = [asyncio.create_task(ours.answer(replace(job, num_output=200), salt)) for job in jobs]
     await asyncio.sleep(0.05)
     start = time.perf_counter()
     for number, job in enumerate(arriving):

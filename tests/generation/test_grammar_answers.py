@@ -268,7 +268,7 @@ async def test_a_grammar_that_meets_a_limit_on_the_way_ends_its_own_answer_only(
     free, reason, _ = await answer(engine, request("free", None, max_tokens=20))
     failing = engine.submit(request("failing", Grammar("regex", "[a-z]{5,50}")))
     await anext(failing)
-    job = engine._jobs["failing"]
+    job = engine._jobs.get("failing")
     assert job.sampler.matcher is not None
     job.sampler.matcher.failure = "too many items"
     with pytest.raises(InvalidGrammar, match="too complex to be applied"):

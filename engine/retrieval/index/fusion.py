@@ -12,9 +12,8 @@ MIN_JUDGED = 100
 _GRID = tuple(step / 20 for step in range(21))
 # Hits of each leg that are fused; what both rank lower than this hardly decides the first ten.
 FUSED_DEPTH = 100
-# By ranks, support questions want k0 small and a little more weight on meaning: they rarely use the page's words. Their
-# page is among the first five for 24 and 24 of 30 in two versions of Fly.io's documentation, against 23 and 22 with
-# equal weights and the customary 60.
+# By ranks, support questions want k0 small, where 60 is customary, and a little more weight on meaning: they rarely use
+# the page's words.
 _RRF_K0 = 6
 _RRF_WEIGHTS = (1.1, 1.0)  # dense, lexical
 
