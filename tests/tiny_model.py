@@ -55,7 +55,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
-def write_tiny_model(folder: Path, *, seed: int = 0, architecture: str = "llama") -> Path:
+def write_tiny_model(folder: Path, *, seed: int = 0, architecture: str = "llama", head_dim: int = 16) -> Path:
     """Save model and tokenizer to `folder`: 2 layers, hidden size 64, float32, 2048 positions. Returns `folder`.
 
     Answers are gibberish but varied, so equal outputs mean equal computations.
@@ -70,7 +70,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0, architecture: str = "llama"
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         max_position_embeddings=2048,
         initializer_range=0.3,
         bos_token_id=None,

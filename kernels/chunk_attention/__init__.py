@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.chunk_attention.torch_op import chunk_attention_torch
@@ -22,7 +22,7 @@ def chunk_attention(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    blocks: Sequence[int],
+    blocks: NDArray[np.int32],
     context: int,
     *,
     scale: float,
@@ -34,7 +34,7 @@ def chunk_attention(
     Args:
         query: [n, H, D] on a CPU; float32, bfloat16 or float16, contiguous.
         keys, values: [N, 16, KV heads, D] caches of query's dtype; H is a multiple of the KV heads.
-        blocks: the request's, in order; ceil(context / 16) of them.
+        blocks: [ceil(context / 16)] int32, the request's, in order.
         context: tokens in the cache, the new ones included.
         scale: multiplies the scores, usually D ** -0.5.
         window: a token sees itself and the `window - 1` before it; 0 is no limit.
@@ -52,7 +52,8 @@ def chunk_attention(
         or keys.dtype != query.dtype
         or heads % kv_heads
         or not 0 < tokens <= context
-        or len(blocks) != -(-context // BLOCK_TOKENS)
+        or blocks.shape != (-(-context // BLOCK_TOKENS),)
+        or blocks.dtype != np.int32
     ):
         raise ValueError(
             f"chunk_attention: query {tuple(query.shape)} {query.dtype}, keys {tuple(keys.shape)} {keys.dtype}, "
@@ -65,9 +66,8 @@ def chunk_attention(
     if missing is not None or choose_backend("chunk_attention", backend, query.device) == "torch":
         return chunk_attention_torch(query, keys, values, blocks, context, scale, window)
     out = torch.empty_like(query)
-    table = np.asarray(blocks, dtype=np.int32)
     _native()(
-        *(out.data_ptr(), query.data_ptr(), keys.data_ptr(), values.data_ptr(), table.ctypes.data),
+        *(out.data_ptr(), query.data_ptr(), keys.data_ptr(), values.data_ptr(), blocks.ctypes.data),
         *(tokens, context, heads, kv_heads, dim, scale, window),
     )
     return out

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 
 def chunk_attention_torch(
-    query: Tensor, keys: Tensor, values: Tensor, blocks: Sequence[int], context: int, scale: float, window: int
+    query: Tensor, keys: Tensor, values: Tensor, blocks: NDArray[np.int32], context: int, scale: float, window: int
 ) -> Tensor:
     """See `chunk_attention`."""
     chosen = _as_slice(blocks)
@@ -44,12 +44,12 @@ def _flash(query: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: 
     return output, lse.float()
 
 
-def _as_slice(blocks: Sequence[int]) -> slice | Tensor:
+def _as_slice(blocks: NDArray[np.int32]) -> slice | Tensor:
     """Neighbouring blocks as a slice, which is read without a copy."""
-    first, last = blocks[0], blocks[-1]
-    if last - first == len(blocks) - 1 and list(blocks) == list(range(first, last + 1)):
+    first, last = int(blocks[0]), int(blocks[-1])
+    if np.array_equal(blocks, np.arange(first, last + 1)):
         return slice(first, last + 1)
-    return torch.tensor(blocks)
+    return torch.from_numpy(blocks)
 
 
 def _window_mask(num_new: int, length: int, window: int) -> Tensor:

@@ -5,16 +5,13 @@ Runs in a process of its own: python -m loadtest.generation.bounds MODEL DTYPE T
 
 from __future__ import annotations
 
-import cProfile
 import json
-import pstats
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -25,16 +22,9 @@ from engine.generation.runner import Runner
 from engine.generation.sampler import Sampler, choose
 from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from kernels.decoder_forward import timed_parts
 
-# Parts of a step by the function that does them.
-_PARTS = {
-    "linear": ("decoder/matrix.py", "multiply"),
-    "attention": ("paged_attention/__init__.py", "paged_attention"),
-    "rope and kv write": ("kv_write/__init__.py", "kv_write"),
-    "norm and residual": ("rms_norm/__init__.py", "rms_norm"),
-    "activation": ("silu_mul/__init__.py", "silu_mul"),
-    "sampling": ("generation/sampler.py", "choose"),
-}
+_NUM_TIMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +77,10 @@ def _layer_weights(spec: DecoderSpec) -> int:
 
 
 def profile_step(decoder: Decoder, *, width: int, context: int) -> dict[str, float]:
-    """Milliseconds of a step of `width` decodes at that context: "step" measured alone, and its parts by profile."""
+    """Milliseconds of a step of `width` decodes at that context: "step" measured alone, and its parts.
+
+    Only forwards in one native call tell their parts.
+    """
     spec, dtype = decoder.spec, decoder.dtype
     blocks_each = num_blocks_for(context + 1)
     attention = CpuAttention(
@@ -107,24 +100,18 @@ def profile_step(decoder: Decoder, *, width: int, context: int) -> dict[str, flo
     step = Step(sequences, (1,) * width)
     samplers = [Sampler.greedy() for _ in sequences]
 
-    def run() -> None:
-        choose(runner.run(step).logits, samplers)
+    def sample() -> float:
+        logits = runner.run(step).logits
+        started = time.perf_counter()
+        choose(logits, samplers)
+        return time.perf_counter() - started
 
-    step_s = _median_s(run)
-    profile = cProfile.Profile()
-    for _ in range(5):
-        profile.runcall(run)
-    stats: Any = pstats.Stats(profile)
-    seconds = {
-        part: sum(
-            entry[3] for (file, _, name), entry in stats.stats.items() if (file.endswith(where), name) == (True, what)
-        )
-        / 5
-        for part, (where, what) in _PARTS.items()
+    step_s = _median_s(sample)
+    with timed_parts() as seconds:
+        sampling_s = sum(sample() for _ in range(_NUM_TIMED)) / _NUM_TIMED
+    parts = {part: 1000 * value / _NUM_TIMED for part, value in seconds.items() if value} | {
+        "sampling": 1000 * sampling_s
     }
-    total = max(stats.total_tt / 5, 1e-9)
-    # The profile itself takes time, so its parts are shares of the step as measured alone.
-    parts = {part: 1000 * step_s * value / total for part, value in seconds.items()}
     return {"step": 1000 * step_s, **parts, "rest": 1000 * step_s - sum(parts.values())}
 
 

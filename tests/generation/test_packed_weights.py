@@ -82,6 +82,17 @@ def test_codes_of_several_tensors_are_one_product_with_the_weights_of_the_file(q
     assert [matrix.packed.bits for matrix in (loaded._layers[0].qkv, loaded._head)] == [4, 8]
 
 
+def test_each_width_of_a_step_computes_with_the_format_chosen_for_it(quantised_model: Path):
+    loaded = decoder(quantised_model)
+    for matrix in matrices(loaded):
+        matrix.packed_rows = 2
+    forwards = [loaded._native_forward(rows) for rows in (1, 2, 3, 600)]
+    assert all(forward is not None for forward in forwards)
+    assert [forward._layers[1].down.bits for forward in forwards] == [4, 4, 16, 16]
+    loaded.keep_packed()
+    assert loaded._native_forward(600)._layers[1].down.bits == 4
+
+
 def test_bias_is_added_once_in_either_format(tmp_path: Path):
     loaded = decoder(write_quantised_model(tmp_path, "qwen2"))
     bias = torch.cat(

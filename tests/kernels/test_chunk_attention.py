@@ -15,7 +15,7 @@ def case(tokens: int, context: int, heads: int, kv_heads: int, dim: int, dtype: 
     """Query, caches with NaN where nothing was written, and blocks out of order."""
     torch.manual_seed(tokens + context)
     num_blocks = -(-context // 16)
-    blocks = torch.randperm(num_blocks + 3)[:num_blocks].tolist()
+    blocks = torch.randperm(num_blocks + 3)[:num_blocks].to(torch.int32).numpy()
     keys, values = (torch.empty(num_blocks + 3, 16, kv_heads, dim, dtype=dtype) for _ in range(2))
     poison(keys, values)
     key, value = torch.randn(context, kv_heads, dim).to(dtype), torch.randn(context, kv_heads, dim).to(dtype)

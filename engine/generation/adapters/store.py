@@ -41,6 +41,11 @@ class LayerSlots:
     gate_up: LoraSlots | None = None
     down: LoraSlots | None = None
 
+    @property
+    def all(self) -> tuple[LoraSlots | None, ...]:
+        """In the order of FUSED."""
+        return self.qkv, self.output, self.gate_up, self.down
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
@@ -155,4 +160,4 @@ class AdapterStore:
 
 
 def _linears(layer: LayerSlots) -> list[LoraSlots]:
-    return [slots for slots in (layer.qkv, layer.output, layer.gate_up, layer.down) if slots is not None]
+    return [slots for slots in layer.all if slots is not None]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.sequence import BLOCK_TOKENS
+from kernels.decoder_forward import AttentionStep
 from kernels.kv_write import kv_write
 
 
@@ -48,6 +49,9 @@ class Attention(Protocol):
 
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: Any) -> Tensor:
         """Rotate, store keys and values, attend. `qkv` [T, (H + 2 * KV heads) * D] to [T, H * D]; padding gives 0."""
+
+    def native_step(self, plan: Any) -> AttentionStep | None:
+        """What a forward in one native call needs to do as much itself; None where there is no such call."""
 
 
 @dataclass(frozen=True, slots=True)

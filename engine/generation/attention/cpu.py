@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from engine.generation.attention.base import FlatBatch, HeadNorms, PagedCache, P
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.sequence import BLOCK_TOKENS
 from kernels.chunk_attention import chunk_attention
+from kernels.decoder_forward import AttentionStep, ChunkRows
 from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
 
 # More new tokens than this are a chunk: matrix products then beat going through the cache token by token.
@@ -21,21 +23,11 @@ MIN_SHARED_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A request with many new tokens: rows [start, stop) of the flat batch, the last of `context` in the cache."""
-
-    start: int
-    stop: int
-    context: int
-    blocks: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     places: Places
     short: PagedPlan | None
     num_short_tokens: int
-    chunks: tuple[_Chunk, ...]
+    chunks: tuple[ChunkRows, ...]
 
 
 class CpuAttention:
@@ -65,14 +57,21 @@ class CpuAttention:
         for num_new, context, table in list(zip(batch.num_new, batch.contexts, batch.block_tables, strict=True))[
             num_short:
         ]:
-            num_blocks = -(-context // BLOCK_TOKENS)
-            chunks.append(_Chunk(start, start + num_new, context, table[:num_blocks]))
+            blocks = np.array(table[: -(-context // BLOCK_TOKENS)], dtype=np.int32)
+            chunks.append(ChunkRows(start, num_new, context, blocks))
             start += num_new
         return _Plan(self.cache.places(batch), short, num_short_tokens, tuple(chunks))
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """See Attention."""
         self.cache.copy_blocks(sources, targets)
+
+    def native_step(self, plan: _Plan) -> AttentionStep:
+        """See Attention."""
+        return AttentionStep(
+            *(plan.places.cos, plan.places.sin, plan.places.slots, self.cache.keys, self.cache.values),
+            *(plan.short, plan.num_short_tokens, plan.chunks),
+        )
 
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
@@ -94,11 +93,12 @@ class CpuAttention:
         if short is not None:
             out[: plan.num_short_tokens] = short
         for chunk in plan.chunks:
-            out[chunk.start : chunk.stop] = chunk_attention(
-                query[chunk.start : chunk.stop],
+            rows = slice(chunk.start, chunk.start + chunk.tokens)
+            out[rows] = chunk_attention(
+                query[rows],
                 self.cache.keys[layer],
                 self.cache.values[layer],
-                chunk.blocks,
+                chunk.table,
                 chunk.context,
                 scale=self._scale,
                 window=window,

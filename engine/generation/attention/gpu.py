@@ -39,6 +39,9 @@ class GpuAttention:
         """See Attention."""
         self._cache.copy_blocks(sources, targets)
 
+    def native_step(self, plan: _Plan) -> None:
+        """See Attention."""
+
     def run(self, layer: int, qkv: Tensor, norms: HeadNorms | None, plan: _Plan) -> Tensor:
         """See Attention."""
         query = self._cache.write(layer, qkv, norms, plan.places)

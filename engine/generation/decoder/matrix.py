@@ -36,10 +36,15 @@ class Matrix:
 
     def multiply(self, x: Tensor) -> Tensor:
         """x @ weight.T + bias; x [T, in] of the model's dtype, contiguous. Raises: ValueError when it does not fit."""
-        if self.packed is not None and (self.dense is None or len(x) <= self.packed_rows):
-            return packed_linear(x, self.packed)
+        form = self.form(len(x))
+        return packed_linear(x, form) if isinstance(form, PackedWeight) else linear(x, form)
+
+    def form(self, rows: int) -> LinearWeight | PackedWeight:
+        """The format that serves a step of so many rows."""
+        if self.packed is not None and (self.dense is None or rows <= self.packed_rows):
+            return self.packed
         assert self.dense is not None
-        return linear(x, self.dense)
+        return self.dense
 
     @property
     def least_bytes(self) -> int:

@@ -18,6 +18,7 @@ from engine.generation.decoder.loading import Checkpoint
 from engine.generation.decoder.matrix import Matrix, choose_formats
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.decoder.weight_format import WeightPacker
+from kernels.decoder_forward import AdapterStep, DecoderForward, LayerWeights, forward_absence
 from kernels.lora_add import LoraPlan, LoraSlots, lora_add
 from kernels.rms_norm import rms_norm
 from kernels.silu_mul import silu_mul
@@ -39,6 +40,12 @@ class Layer:
     def matrices(self) -> tuple[Matrix, ...]:
         """All products of the layer."""
         return self.qkv, self.output, self.gate_up, self.down
+
+    def weights(self, num_rows: int, window: int) -> LayerWeights:
+        """In the formats that serve a step of so many rows."""
+        query, key = (self.head_norms.query, self.head_norms.key) if self.head_norms else (None, None)
+        qkv, output, gate_up, down = (matrix.form(num_rows) for matrix in self.matrices)
+        return LayerWeights(self.attention_norm, query, key, self.mlp_norm, qkv, output, gate_up, down, window)
 
 
 class Decoder:
@@ -66,6 +73,7 @@ class Decoder:
             head = self._embedding if self.spec.is_tied else stored.read(name, size)
             self._head = packer.pack_head(head, codes.read_stacked([name], head))
             stored.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
+        self._native: dict[int, DecoderForward | None] = {}  # by how many formats a step is too wide for
 
     @property
     def product_bytes(self) -> int:
@@ -80,11 +88,13 @@ class Decoder:
         """Where weights are there in two formats, time both on this thread, and let the faster one serve."""
         choose_formats(self._matrices[:-1])
         choose_formats([self._head])
+        self._native.clear()
 
     def keep_packed(self) -> None:
         """Compute with packed weights alone, whatever is faster."""
         for matrix in self._matrices:
             matrix.keep_packed()
+        self._native.clear()
 
     def forward(
         self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor, adapters: AdapterPlan | None = None
@@ -94,6 +104,18 @@ class Decoder:
         `token_ids` [T] int64; `plan` is what `attention` made of the step; `rows` [R] int64 indices into T; `adapters`
         is None where no row uses one.
         """
+        step = attention.native_step(plan)
+        native = None if step is None else self._native_forward(len(token_ids))
+        head = self._head.form(len(rows))
+        if step is not None and native is not None and head.is_packed:
+            changed = None if adapters is None else AdapterStep([each.all for each in adapters.layers], adapters.rows)
+            if native.takes(step, changed):
+                return native.run(token_ids, step, rows, head, changed)
+        return self._forward_by_parts(token_ids, attention, plan, rows, adapters)
+
+    def _forward_by_parts(
+        self, token_ids: Tensor, attention: Attention, plan: Any, rows: Tensor, adapters: AdapterPlan | None
+    ) -> Tensor:
         residual = functional.embedding(token_ids, self._embedding)  # [T, M]
         eps = self.spec.norm_eps
         x = rms_norm(residual, self._layers[0].attention_norm, eps)
@@ -115,6 +137,30 @@ class Decoder:
                 return self._head.multiply(rms_norm(x, self._norm, eps, residual=residual))
             x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
         raise AssertionError("a decoder has at least one layer")
+
+    def _native_forward(self, num_rows: int) -> DecoderForward | None:
+        limits = {matrix.packed_rows for layer in self._layers for matrix in layer.matrices}
+        key = sum(num_rows > limit for limit in limits)
+        if key not in self._native:
+            self._native[key] = self._lay_out(num_rows)
+        return self._native[key]
+
+    def _lay_out(self, num_rows: int) -> DecoderForward | None:
+        spec = self.spec
+        layers = [layer.weights(num_rows, window) for layer, window in zip(self._layers, spec.windows, strict=True)]
+        heads = (spec.num_heads, spec.num_kv_heads, spec.head_dim)
+        weights = [weight for layer in layers for weight in layer.matrices]
+        if self.dtype != torch.bfloat16 or forward_absence(weights, *heads) is not None:
+            return None
+        norms = self._layers[0].head_norms
+        return DecoderForward(
+            *(self._embedding, self._norm, layers),
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            eps=spec.norm_eps,
+            head_eps=0.0 if norms is None else norms.eps,
+        )
 
 
 _NO_SLOTS = LayerSlots()
