@@ -5,14 +5,13 @@
 // and weighted values of its scores; a second pass merges the partial results of each row. (FlashDecoding, split KV.)
 #include "avx2.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace {
 
-constexpr int BLOCK = 16, MAX_DIM = 256;
-// Blocks whose lines are asked for before they are needed. Of the next block only, into the first-level cache, they came
-// too late: half the throughput.
-constexpr int AHEAD = 2;
+// A row goes over RUN_BLOCKS blocks at once: the largest score and the sum of weights are found once for all of them.
+constexpr int BLOCK = 16, RUN_BLOCKS = 4, SPAN = RUN_BLOCKS * BLOCK, MAX_DIM = 256;
 
 struct Shape {
   int64_t heads, kv_heads, dim;
@@ -20,35 +19,49 @@ struct Shape {
   int64_t token_stride() const { return kv_heads * dim; }
 };
 
+// Keys or values of one KV head in the blocks of a run: the first token of each, the next is `stride` further. `ahead` are
+// those of the next run, whose lines are asked for while this run is computed: all at once they would be waited for.
+template <class T>
+struct Blocks {
+  const T *at[RUN_BLOCKS], *ahead[RUN_BLOCKS];
+  int64_t stride;
+  const T* token(int t) const { return at[t / BLOCK] + t % BLOCK * stride; }
+  void fetch_ahead(int t, int64_t dim) const {
+    const char* from = (const char*)(ahead[t / BLOCK] + t % BLOCK * stride);
+    for (int64_t byte = 0; byte < dim * int64_t(sizeof(T)); byte += 64) __builtin_prefetch(from + byte, 0, 2);
+  }
+};
+
 // As `dot_products` and `add_values` below, for any processor and dimension.
 template <class T>
-inline void dot_products_plain(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
-                               int64_t dim) {
-  for (int t = 0; t < BLOCK; ++t)
+inline void dot_products_plain(float (*scores)[SPAN], const T* query, const Blocks<T>& keys, int64_t group, int64_t dim,
+                               int begin, int end) {
+  for (int t = begin; t < end; ++t)
     for (int64_t g = 0; g < group; ++g) {
       float sum = 0;
-      for (int64_t d = 0; d < dim; ++d) sum += to_float(query[g * dim + d]) * to_float(keys[t * stride + d]);
+      for (int64_t d = 0; d < dim; ++d) sum += to_float(query[g * dim + d]) * to_float(keys.token(t)[d]);
       scores[g][t] = sum;
     }
 }
 
 template <class T>
-inline void add_values_plain(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride,
-                             int64_t group, int64_t dim, int first, int last) {
+inline void add_values_plain(float* sums, const float (*weights)[SPAN], const Blocks<T>& values, int64_t group,
+                             int64_t dim, int first, int last) {
   for (int t = first; t <= last; ++t)
     for (int64_t g = 0; g < group; ++g)
-      for (int64_t d = 0; d < dim; ++d) sums[g * dim + d] += weights[g][t] * to_float(values[t * stride + d]);
+      for (int64_t d = 0; d < dim; ++d) sums[g * dim + d] += weights[g][t] * to_float(values.token(t)[d]);
 }
 
 #ifdef SWITCHYARD_AVX2
 
-// scores[g][t] = query head g . key t, for HEADS heads. `keys` points at the KV head's first key, the next is `stride`
-// further.
+// scores[g][t] = query head g . key t, for HEADS heads and t in [begin, end), whole blocks.
 template <class T, int HEADS>
-inline void dot_heads(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t dim) {
+inline void dot_heads(float (*scores)[SPAN], const T* query, const Blocks<T>& keys, int64_t dim, int begin, int end) {
   alignas(32) float wide[HEADS * MAX_DIM];
   for (int64_t i = 0; i < HEADS * dim; i += 8) _mm256_store_ps(wide + i, widen(query + i));
-  for (int t = 0; t < BLOCK; t += 4) {
+  for (int t = begin; t < end; t += 4) {
+    const T* key_at = keys.token(t);
+    for (int i = 0; i < 4; ++i) keys.fetch_ahead(t + i, dim);
     __m256 sums[HEADS][4];
 #pragma GCC unroll 3
     for (int g = 0; g < HEADS; ++g)
@@ -57,7 +70,7 @@ inline void dot_heads(float (*scores)[BLOCK], const T* query, const T* keys, int
     for (int64_t d = 0; d < dim; d += 8)
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        __m256 key = widen(keys + (t + i) * stride + d);
+        __m256 key = widen(key_at + i * keys.stride + d);
 #pragma GCC unroll 3
         for (int g = 0; g < HEADS; ++g)
           sums[g][i] = _mm256_fmadd_ps(key, _mm256_load_ps(wide + g * dim + d), sums[g][i]);
@@ -70,22 +83,25 @@ inline void dot_heads(float (*scores)[BLOCK], const T* query, const T* keys, int
 
 // sums[g] += sum over t of weights[g][t] * value t, for HEADS heads and 32 dimensions at a time.
 template <class T, int HEADS>
-inline void add_heads(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t dim,
-                      int first, int last) {
+inline void add_heads(float* sums, const float (*weights)[SPAN], const Blocks<T>& values, int64_t dim, int first,
+                      int last) {
   for (int64_t d = 0; d < dim; d += 32) {
     __m256 parts[HEADS][4];
 #pragma GCC unroll 3
     for (int g = 0; g < HEADS; ++g)
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) parts[g][i] = _mm256_loadu_ps(sums + g * dim + d + i * 8);
-    for (int t = first; t <= last; ++t)
+    for (int t = first; t <= last; ++t) {
+      const T* value_at = values.token(t) + d;
+      if (d == 0) values.fetch_ahead(t, dim);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        __m256 value = widen(values + t * stride + d + i * 8);
+        __m256 value = widen(value_at + i * 8);
 #pragma GCC unroll 3
         for (int g = 0; g < HEADS; ++g)
           parts[g][i] = _mm256_fmadd_ps(value, _mm256_broadcast_ss(weights[g] + t), parts[g][i]);
       }
+    }
 #pragma GCC unroll 3
     for (int g = 0; g < HEADS; ++g)
 #pragma GCC unroll 4
@@ -94,34 +110,34 @@ inline void add_heads(float* sums, const float (*weights)[BLOCK], const T* value
 }
 
 template <class T>
-inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
-                         int64_t dim) {
-  if (dim % 8) return dot_products_plain(scores, query, keys, stride, group, dim);
-  for (; group >= 3; group -= 3, scores += 3, query += 3 * dim) dot_heads<T, 3>(scores, query, keys, stride, dim);
-  if (group == 2) dot_heads<T, 2>(scores, query, keys, stride, dim);
-  if (group == 1) dot_heads<T, 1>(scores, query, keys, stride, dim);
+inline void dot_products(float (*scores)[SPAN], const T* query, const Blocks<T>& keys, int64_t group, int64_t dim,
+                         int begin, int end) {
+  if (dim % 8) return dot_products_plain(scores, query, keys, group, dim, begin, end);
+  for (; group >= 3; group -= 3, scores += 3, query += 3 * dim) dot_heads<T, 3>(scores, query, keys, dim, begin, end);
+  if (group == 2) dot_heads<T, 2>(scores, query, keys, dim, begin, end);
+  if (group == 1) dot_heads<T, 1>(scores, query, keys, dim, begin, end);
 }
 
 template <class T>
-inline void add_values(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t group,
-                       int64_t dim, int first, int last) {
-  if (dim % 32) return add_values_plain(sums, weights, values, stride, group, dim, first, last);
+inline void add_values(float* sums, const float (*weights)[SPAN], const Blocks<T>& values, int64_t group, int64_t dim,
+                       int first, int last) {
+  if (dim % 32) return add_values_plain(sums, weights, values, group, dim, first, last);
   for (; group >= 3; group -= 3, sums += 3 * dim, weights += 3)
-    add_heads<T, 3>(sums, weights, values, stride, dim, first, last);
-  if (group == 2) add_heads<T, 2>(sums, weights, values, stride, dim, first, last);
-  if (group == 1) add_heads<T, 1>(sums, weights, values, stride, dim, first, last);
+    add_heads<T, 3>(sums, weights, values, dim, first, last);
+  if (group == 2) add_heads<T, 2>(sums, weights, values, dim, first, last);
+  if (group == 1) add_heads<T, 1>(sums, weights, values, dim, first, last);
 }
 #else
 template <class T>
-inline void dot_products(float (*scores)[BLOCK], const T* query, const T* keys, int64_t stride, int64_t group,
-                         int64_t dim) {
-  dot_products_plain(scores, query, keys, stride, group, dim);
+inline void dot_products(float (*scores)[SPAN], const T* query, const Blocks<T>& keys, int64_t group, int64_t dim,
+                         int begin, int end) {
+  dot_products_plain(scores, query, keys, group, dim, begin, end);
 }
 
 template <class T>
-inline void add_values(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, int64_t group,
-                       int64_t dim, int first, int last) {
-  add_values_plain(sums, weights, values, stride, group, dim, first, last);
+inline void add_values(float* sums, const float (*weights)[SPAN], const Blocks<T>& values, int64_t group, int64_t dim,
+                       int first, int last) {
+  add_values_plain(sums, weights, values, group, dim, first, last);
 }
 #endif
 
@@ -142,39 +158,47 @@ inline __m512 sum_each(const __m512* a) {
 }
 
 template <int PAIRS>  // dim / 32
-inline void dot_products_fast(float (*scores)[BLOCK], const bf16* query, const bf16* keys, int64_t stride,
-                              int64_t group) {
-  for (int64_t g = 0; g < group; ++g) {
-    __m512bh q[PAIRS];
-    for (int i = 0; i < PAIRS; ++i) q[i] = (__m512bh)_mm512_loadu_si512(query + g * PAIRS * 32 + i * 32);
-    __m512 sums[BLOCK];
-    for (int t = 0; t < BLOCK; ++t) {
-      __m512 sum = _mm512_setzero_ps();
-      for (int i = 0; i < PAIRS; ++i)
-        sum = _mm512_dpbf16_ps(sum, q[i], (__m512bh)_mm512_loadu_si512(keys + t * stride + i * 32));
-      sums[t] = sum;
+inline void dot_products_fast(float (*scores)[SPAN], const bf16* query, const Blocks<bf16>& keys, int64_t group,
+                              int begin, int end) {
+  for (int block = begin; block < end; block += BLOCK)
+    for (int64_t g = 0; g < group; ++g) {
+      __m512bh q[PAIRS];
+      for (int i = 0; i < PAIRS; ++i) q[i] = (__m512bh)_mm512_loadu_si512(query + g * PAIRS * 32 + i * 32);
+      const bf16* key = keys.token(block);
+      __m512 sums[BLOCK];
+      for (int t = 0; t < BLOCK; ++t) {
+        if (g == 0) keys.fetch_ahead(block + t, PAIRS * 32);
+        __m512 sum = _mm512_setzero_ps();
+        for (int i = 0; i < PAIRS; ++i)
+          sum = _mm512_dpbf16_ps(sum, q[i], (__m512bh)_mm512_loadu_si512(key + t * keys.stride + i * 32));
+        sums[t] = sum;
+      }
+      _mm512_storeu_ps(scores[g] + block, sum_each(sums));
     }
-    _mm512_storeu_ps(scores[g], sum_each(sums));
-  }
 }
 
 // Values of two tokens at a time, side by side as vdpbf16ps wants them; the weights are rounded to bfloat16 for it.
 template <int LANES, int HEADS>  // dim / 16, query heads at once
-inline void add_values_fast(float* sums, const float (*weights)[BLOCK], const bf16* values, int64_t stride, int first,
+inline void add_values_fast(float* sums, const float (*weights)[SPAN], const Blocks<bf16>& values, int first,
                             int last) {
-  alignas(32) bf16 rounded_weights[HEADS][BLOCK];
+  alignas(32) bf16 rounded_weights[HEADS][SPAN];
   for (int g = 0; g < HEADS; ++g)
-    _mm256_store_si256((__m256i*)rounded_weights[g], (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(weights[g])));
+    for (int block = first / BLOCK * BLOCK; block <= last; block += BLOCK)
+      _mm256_store_si256((__m256i*)(rounded_weights[g] + block),
+                         (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(weights[g] + block)));
   __m512 acc[HEADS][LANES];
   for (int g = 0; g < HEADS; ++g)
     for (int i = 0; i < LANES; ++i) acc[g][i] = _mm512_loadu_ps(sums + (g * LANES + i) * 16);
   for (int t = first & ~1; t <= last; t += 2) {
     // A slot that nobody wrote may hold anything, and 0 * NaN is NaN.
     __mmask32 has_one = t >= first ? ~0u : 0, has_other = t + 1 <= last ? ~0u : 0;
+    const bf16* value = values.token(t);
+    values.fetch_ahead(t, LANES * 16);
+    values.fetch_ahead(t + 1, LANES * 16);
     __m512bh both[LANES];
     for (int i = 0; i < LANES; i += 2) {
-      __m512i one = _mm512_maskz_loadu_epi16(has_one, values + t * stride + i * 16);
-      __m512i other = _mm512_maskz_loadu_epi16(has_other, values + (t + 1) * stride + i * 16);
+      __m512i one = _mm512_maskz_loadu_epi16(has_one, value + i * 16);
+      __m512i other = _mm512_maskz_loadu_epi16(has_other, value + values.stride + i * 16);
       __m512i low, high;
       side_by_side(one, other, &low, &high);
       both[i] = (__m512bh)low;
@@ -192,74 +216,95 @@ inline void add_values_fast(float* sums, const float (*weights)[BLOCK], const bf
 }
 
 template <int LANES, int MOST>
-inline void add_values_grouped(float* sums, const float (*weights)[BLOCK], const bf16* values, int64_t stride,
-                               int64_t group, int first, int last) {
+inline void add_values_grouped(float* sums, const float (*weights)[SPAN], const Blocks<bf16>& values, int64_t group,
+                               int first, int last) {
   int64_t g = 0;
   for (; g + MOST <= group; g += MOST)
-    add_values_fast<LANES, MOST>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+    add_values_fast<LANES, MOST>(sums + g * LANES * 16, weights + g, values, first, last);
   if (MOST >= 3 && g + 3 <= group) {
-    add_values_fast<LANES, 3>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+    add_values_fast<LANES, 3>(sums + g * LANES * 16, weights + g, values, first, last);
     g += 3;
   }
-  for (; g < group; ++g)
-    add_values_fast<LANES, 1>(sums + g * LANES * 16, weights + g, values, stride, first, last);
+  for (; g < group; ++g) add_values_fast<LANES, 1>(sums + g * LANES * 16, weights + g, values, first, last);
 }
 
 template <>
-inline void dot_products<bf16>(float (*scores)[BLOCK], const bf16* query, const bf16* keys, int64_t stride,
-                               int64_t group, int64_t dim) {
-  if (dim == 64) return dot_products_fast<2>(scores, query, keys, stride, group);
-  if (dim == 128) return dot_products_fast<4>(scores, query, keys, stride, group);
-  dot_products_plain(scores, query, keys, stride, group, dim);
+inline void dot_products<bf16>(float (*scores)[SPAN], const bf16* query, const Blocks<bf16>& keys, int64_t group,
+                               int64_t dim, int begin, int end) {
+  if (dim == 64) return dot_products_fast<2>(scores, query, keys, group, begin, end);
+  if (dim == 128) return dot_products_fast<4>(scores, query, keys, group, begin, end);
+  dot_products_plain(scores, query, keys, group, dim, begin, end);
 }
 #endif
 
 template <class T>
-inline void accumulate(float* sums, const float (*weights)[BLOCK], const T* values, int64_t stride, const Shape& shape,
+inline void accumulate(float* sums, const float (*weights)[SPAN], const Blocks<T>& values, const Shape& shape,
                        int first, int last) {
 #ifdef SWITCHYARD_BF16_PRODUCTS
-  if constexpr (sizeof(T) == 2 && std::is_same<T, bf16>::value) {
-    if (shape.dim == 64) return add_values_grouped<4, 4>(sums, weights, values, stride, shape.group(), first, last);
-    if (shape.dim == 128) return add_values_grouped<8, 2>(sums, weights, values, stride, shape.group(), first, last);
+  if constexpr (std::is_same<T, bf16>::value) {
+    if (shape.dim == 64) return add_values_grouped<4, 4>(sums, weights, values, shape.group(), first, last);
+    if (shape.dim == 128) return add_values_grouped<8, 2>(sums, weights, values, shape.group(), first, last);
   }
 #endif
-  add_values(sums, weights, values, stride, shape.group(), shape.dim, first, last);
+  add_values(sums, weights, values, shape.group(), shape.dim, first, last);
 }
 
-// Turn the scores of keys [first, last] into exp(score * scale - maximum) in place, 0 for the others, and return their
-// sum. `maximum` is the larger of theirs and `before`.
+// Turn the scores of keys [first, last] into exp(score * scale - maximum) in place, those of other keys of their blocks
+// into 0, and return the sum. `maximum` is the larger of theirs and `before`.
 #ifdef __AVX512F__
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
-  __mmask16 seen = __mmask16((0xffffu >> (BLOCK - 1 - last)) & (0xffffu << first));
-  __m512 s = _mm512_mul_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(scale));
-  float most = _mm512_mask_reduce_max_ps(seen, s);
-  *maximum = before > most ? before : most;
-  __m512 weights = _mm512_maskz_mov_ps(seen, exp_each(_mm512_sub_ps(s, _mm512_set1_ps(*maximum))));
-  _mm512_storeu_ps(scores, weights);
-  return _mm512_reduce_add_ps(weights);
+  int begin = first / BLOCK * BLOCK;
+  auto seen = [&](int t) {
+    int from = first > t ? first - t : 0, to = last - t < BLOCK - 1 ? last - t : BLOCK - 1;
+    return __mmask16((0xffffu >> (BLOCK - 1 - to)) & (0xffffu << from));
+  };
+  __m512 largest = _mm512_set1_ps(before), total = _mm512_setzero_ps();
+  for (int t = begin; t <= last; t += BLOCK) {
+    __m512 s = _mm512_mul_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(scale));
+    largest = _mm512_mask_max_ps(largest, seen(t), largest, s);
+    _mm512_storeu_ps(scores + t, s);
+  }
+  *maximum = _mm512_reduce_max_ps(largest);
+  __m512 most = _mm512_set1_ps(*maximum);
+  for (int t = begin; t <= last; t += BLOCK) {
+    __m512 weights = _mm512_maskz_mov_ps(seen(t), exp_each(_mm512_sub_ps(_mm512_loadu_ps(scores + t), most)));
+    _mm512_storeu_ps(scores + t, weights);
+    total = _mm512_add_ps(total, weights);
+  }
+  return _mm512_reduce_add_ps(total);
 }
 #elif defined(SWITCHYARD_AVX2)
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  __m256 seen[2], s[2];
-  for (int half = 0; half < 2; ++half) {
-    __m256i t = _mm256_add_epi32(lanes, _mm256_set1_epi32(8 * half));
-    seen[half] = _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpgt_epi32(t, _mm256_set1_epi32(last)),
-                                                         _mm256_cmpgt_epi32(t, _mm256_set1_epi32(first - 1))));
-    s[half] = _mm256_mul_ps(_mm256_loadu_ps(scores + 8 * half), _mm256_set1_ps(scale));
-    s[half] = _mm256_blendv_ps(_mm256_set1_ps(-std::numeric_limits<float>::infinity()), s[half], seen[half]);
+  int begin = first / BLOCK * BLOCK, end = last / BLOCK * BLOCK + BLOCK;
+  __m256 lowest = _mm256_set1_ps(-std::numeric_limits<float>::infinity()), largest = _mm256_set1_ps(before);
+  // Those of other keys become -infinity, whatever they were, and their weights 0.
+  for (int t = begin; t < end; t += 8) {
+    __m256 s = _mm256_mul_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(scale));
+    if (t < first || t + 7 > last) {
+      __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
+      __m256i seen = _mm256_andnot_si256(_mm256_cmpgt_epi32(place, _mm256_set1_epi32(last)),
+                                         _mm256_cmpgt_epi32(place, _mm256_set1_epi32(first - 1)));
+      s = _mm256_blendv_ps(lowest, s, _mm256_castsi256_ps(seen));
+    }
+    largest = _mm256_max_ps(largest, s);
+    _mm256_storeu_ps(scores + t, s);
   }
-  float most = largest_of(_mm256_max_ps(s[0], s[1]));
-  most = before > most ? before : most;
-  *maximum = most;
-  for (int half = 0; half < 2; ++half) _mm256_storeu_ps(scores + 8 * half, s[half]);
   // Not from *maximum, which for all that GCC knows is one of the scores.
-  for (int t = 0; t < BLOCK; ++t) scores[t] = fast_exp(scores[t] - most);
-  for (int half = 0; half < 2; ++half) {
-    s[half] = _mm256_and_ps(_mm256_loadu_ps(scores + 8 * half), seen[half]);
-    _mm256_storeu_ps(scores + 8 * half, s[half]);
+  float most = *maximum = largest_of(largest);
+  for (int t = begin; t < end; ++t) scores[t] = fast_exp(scores[t] - most);
+  __m256 total = _mm256_setzero_ps();
+  for (int t = begin; t < end; t += 8) {
+    __m256 weights = _mm256_loadu_ps(scores + t);
+    if (t < first || t + 7 > last) {
+      __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
+      __m256i seen = _mm256_andnot_si256(_mm256_cmpgt_epi32(place, _mm256_set1_epi32(last)),
+                                         _mm256_cmpgt_epi32(place, _mm256_set1_epi32(first - 1)));
+      weights = _mm256_and_ps(weights, _mm256_castsi256_ps(seen));
+      _mm256_storeu_ps(scores + t, weights);
+    }
+    total = _mm256_add_ps(total, weights);
   }
-  return sum_of(_mm256_add_ps(s[0], s[1]));
+  return sum_of(total);
 }
 #else
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
@@ -268,20 +313,20 @@ inline float weigh(float* scores, float scale, float before, int first, int last
     scores[t] *= scale;
     most = scores[t] > most ? scores[t] : most;
   }
-  for (int t = 0; t < BLOCK; ++t) scores[t] = t >= first && t <= last ? fast_exp(scores[t] - most) : 0.0f;
-  for (int t = 0; t < BLOCK; ++t) total += scores[t];
+  for (int t = first; t <= last; ++t) total += scores[t] = fast_exp(scores[t] - most);
   *maximum = most;
   return total;
 }
 #endif
 
-// One block for one row and KV head: online softmax. `state` holds per query head: maximum, sum, dim weighted sums.
+// A run of blocks for one row and KV head: online softmax. `sums` holds dim weighted sums per query head. Keys [first,
+// last] of the run are seen.
 template <class T>
-inline void attend_block(float* maxima, float* totals, float* sums, const T* query, const T* keys, const T* values,
-                         const Shape& shape, float scale, int first, int last) {
-  alignas(64) float scores[64][BLOCK];
+inline void attend_run(float* maxima, float* totals, float* sums, const T* query, const Blocks<T>& keys,
+                       const Blocks<T>& values, const Shape& shape, float scale, int first, int last) {
+  alignas(64) float scores[64][SPAN];
   int64_t group = shape.group();
-  dot_products<T>(scores, query, keys, shape.token_stride(), group, shape.dim);
+  dot_products<T>(scores, query, keys, group, shape.dim, first / BLOCK * BLOCK, last / BLOCK * BLOCK + BLOCK);
   for (int64_t g = 0; g < group; ++g) {
     float maximum, total = weigh(scores[g], scale, maxima[g], first, last, &maximum);
     if (maximum > maxima[g]) {
@@ -293,7 +338,7 @@ inline void attend_block(float* maxima, float* totals, float* sums, const T* que
     }
     totals[g] += total;
   }
-  accumulate<T>(sums, scores, values, shape.token_stride(), shape, first, last);
+  accumulate<T>(sums, scores, values, shape, first, last);
 }
 
 struct Plan {
@@ -305,6 +350,16 @@ struct Plan {
   const int32_t *positions;                                 // [tokens]
   const int32_t *tables;                                    // [requests, max_blocks]
   int64_t items, tokens, max_blocks;
+
+  // The number of block `i` of the run after the one at `block`, in this item or the next.
+  int64_t block_after(int64_t item, int32_t block, int i) const {
+    int32_t next = block + RUN_BLOCKS;
+    if (next >= last_block[item]) {
+      item = std::min(item + 1, items - 1);
+      next = first_block[item];
+    }
+    return tables[table_of_item[item] * max_blocks + std::min(next + i, last_block[item] - 1)];
+  }
 };
 
 template <class T>
@@ -317,9 +372,11 @@ void run(T* out, const T* query, const T* keys, const T* values, const Plan& pla
   float* maxima = sums + partials * heads * dim;   // [partials, heads]
   float* totals = maxima + partials * heads;       // [partials, heads]
   int threads = plan.items > 1 ? omp_get_max_threads() : 1;
+  // Neighbours to the same thread, which fetches the next item's blocks ahead, in parts that still even out.
+  int64_t part = std::max<int64_t>(plan.items / (4 * threads), 1);
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, part)
     for (int64_t item = 0; item < plan.items; ++item) {
       const int32_t* table = plan.tables + int64_t(plan.table_of_item[item]) * plan.max_blocks;
       int32_t begin = plan.rows_of_item[item], end = plan.rows_of_item[item + 1];
@@ -328,29 +385,30 @@ void run(T* out, const T* query, const T* keys, const T* values, const Plan& pla
         totals[i] = 0;
       }
       std::memset(sums + int64_t(begin) * heads * dim, 0, sizeof(float) * (end - begin) * heads * dim);
-      // All heads of a block, then the next block: keys and values are then read in the order they lie in memory.
-      for (int32_t block = plan.first_block[item]; block < plan.last_block[item]; ++block)
+      // All heads of a run, then the next run: keys and values are then read in the order they lie in memory.
+      for (int32_t block = plan.first_block[item]; block < plan.last_block[item]; block += RUN_BLOCKS)
         for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-          int64_t place = (int64_t(table[block]) * BLOCK) * shape.token_stride() + kv_head * dim;
-          if (block + AHEAD < plan.last_block[item]) {
-            int64_t next = (int64_t(table[block + AHEAD]) * BLOCK) * shape.token_stride() + kv_head * dim;
-            for (int t = 0; t < BLOCK; ++t)
-              for (int64_t d = 0; d < dim; d += 64 / int64_t(sizeof(T))) {
-                __builtin_prefetch(keys + next + t * shape.token_stride() + d, 0, 2);
-                __builtin_prefetch(values + next + t * shape.token_stride() + d, 0, 2);
-              }
+          int blocks = std::min(RUN_BLOCKS, plan.last_block[item] - block);
+          Blocks<T> key_blocks, value_blocks;
+          key_blocks.stride = value_blocks.stride = shape.token_stride();
+          auto place = [&](int32_t number) { return number * BLOCK * shape.token_stride() + kv_head * dim; };
+          for (int i = 0; i < blocks; ++i) {
+            int64_t here = place(table[block + i]), next = place(plan.block_after(item, block, i));
+            key_blocks.at[i] = keys + here;
+            value_blocks.at[i] = values + here;
+            key_blocks.ahead[i] = keys + next;
+            value_blocks.ahead[i] = values + next;
           }
           for (int32_t pair = begin; pair < end; ++pair) {
             int64_t row = plan.rows[pair], position = plan.positions[row];
-            int64_t start = int64_t(block) * BLOCK;
+            int64_t start = int64_t(block) * BLOCK, size = int64_t(blocks) * BLOCK;
             int64_t oldest = window > 0 ? position - window + 1 : 0;
-            int first = oldest > start ? int(oldest - start) : 0;
-            int last = position - start < BLOCK - 1 ? int(position - start) : BLOCK - 1;
-            if (first > last || first >= BLOCK) continue;
+            int64_t first = std::max<int64_t>(oldest - start, 0), last = std::min(position - start, size - 1);
+            if (first > last) continue;
             int64_t head = int64_t(pair) * heads + kv_head * group;
-            attend_block<T>(maxima + head, totals + head, sums + head * dim,
-                            query + (row * heads + kv_head * group) * dim, keys + place, values + place, shape, scale,
-                            first, last);
+            attend_run<T>(maxima + head, totals + head, sums + head * dim,
+                          query + (row * heads + kv_head * group) * dim, key_blocks, value_blocks, shape, scale,
+                          int(first), int(last));
           }
         }
     }
