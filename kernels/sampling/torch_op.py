@@ -10,14 +10,19 @@ NUM_CANDIDATES = 256
 
 
 def sample_torch(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor
+    logits: Tensor,
+    best: Tensor,
+    chosen: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    uniform: Tensor,
 ) -> Tensor:
-    """See `sample`."""
-    best = logits.max(-1)
-    if not bool(best.values.isfinite().all()):
-        bad = int((~best.values.isfinite()).nonzero()[0])
+    """See `sample`. `best` and `chosen` [N] are the best logit and token of each row."""
+    if not bool(best.isfinite().all()):
+        bad = int((~best.isfinite()).nonzero()[0])
         raise ValueError(f"sample: row {bad} of the logits has no finite maximum (NaN or infinity)")
-    chosen = best.indices
     drawn = (temperature > 0).nonzero().flatten()
     if len(drawn) == 0:
         return chosen

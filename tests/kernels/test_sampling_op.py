@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from kernels.dispatch import Backend
 from kernels.sampling import sample
 from kernels.sampling.reference import probabilities_reference, sample_reference
 
@@ -110,3 +111,37 @@ def test_row_that_is_not_finite_is_named(bad: float):
     logits[1, 5] = bad
     with pytest.raises(ValueError, match="row 1 of the logits has no finite maximum"):
         sample(logits, *parameters((1.0, 0, 1.0, 0.0), 3), torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 400, 49152])
+def test_best_token_is_the_first_of_equals_wherever_it_lies(backend: Backend, dtype: torch.dtype, width: int):
+    generator = torch.Generator().manual_seed(width)
+    logits = torch.randn(6, width, generator=generator).sub(3).to(dtype)
+    logits[1] = -0.0  # equal to 0
+    logits[1, width // 2] = 0.0
+    logits[2, -1] = 1e4
+    logits[3, width // 3 :] = 7.0
+    logits[4] = float("-inf")
+    logits[4, width // 2] = -5.0
+    expected = [int((row == row.max()).nonzero()[0]) for row in logits]
+    assert sample(logits, *greedy(6), backend=backend).tolist() == expected
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", ["nan", "-nan", "inf"])
+@pytest.mark.parametrize("place", [0, 9, 32])
+def test_row_with_a_number_that_is_none_is_refused(backend: Backend, dtype: torch.dtype, bad: str, place: int):
+    logits = torch.zeros(3, 33, dtype=dtype)
+    logits[1, place] = float(bad)
+    if bad == "-nan":  # conversions lose the sign
+        logits.view(torch.int16 if dtype == torch.bfloat16 else torch.int32)[1, place] |= -1 << (8 * dtype.itemsize - 1)
+        assert logits[1, place].signbit() and logits[1, place].isnan()
+    with pytest.raises(ValueError, match="row 1 of the logits has no finite maximum"):
+        sample(logits, *greedy(3), backend=backend)
+
+
+def greedy(count: int) -> tuple[Tensor, ...]:
+    return *parameters((0.0, 0, 1.0, 0.0), count), torch.zeros(count, dtype=torch.float64)
