@@ -41,12 +41,20 @@ async def race(
     with_llama: bool,
     prefix: str = "",
 ) -> None:
-    """For each number of clients, with drafts and without, in turn: answers that copy, and answers to noise."""
+    """For each number of clients, with drafts and without, in turn: answers that copy, and answers to noise.
+
+    Where the prompt is computed as well, it takes most of the time, and drafts change nothing of that. So answers that
+    copy are timed with their prompts in the prefix cache, too.
+    """
     choice = PeerChoice(plan, found, with_llama)
     systems = (ours, DraftsOff(ours))
     for clients, count in plan.copied.items():
         common = (clients, systems, plan, found, console)
         copying = copying_jobs(trace, count)
         await race_case(f"{prefix}copied c={clients}", copying, *common, choice)
+        known = ours.knowing_prompts()
+        await race_case(
+            f"{prefix}copied, prompt known c={clients}", copying, clients, (known, DraftsOff(known)), *common[2:]
+        )
         noise = [replace(job, drafts=True) for job in free_jobs(count, seed=clients, vocab_size=vocab_size)]
         await race_case(f"{prefix}drafted noise c={clients}", noise, *common)

@@ -63,6 +63,7 @@ def test_bench_of_a_tiny_model_names_rows_and_ratios_as_promised(
         ("lora8 c=2", "one adapter"),
         ("base with adapters on c=2", "adapters off"),
         ("copied c=2", "drafts off"),
+        ("copied, prompt known c=2", "drafts off"),
         ("drafted noise c=2", "drafts off"),
     }
     classified = {(ratio["case"], ratio["ours_over"]) for ratio in content["ratios"] if ratio["metric"] == "texts_s"}
