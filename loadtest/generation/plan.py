@@ -16,8 +16,8 @@ CASES = {
     "rag": "the committed trace of prompts with retrieved passages; over generate and llama.cpp",
     "lora8": "the trace over eight adapters of rank 16; over one adapter. And the trace without an adapter while eight "
     "are loaded (base with adapters on); over none loaded",
-    "copied": "answers that copy a passage; over the same without drafts and llama.cpp. The same with the prompt in the "
-    "prefix cache, and answers to noise, in which the model repeats itself (drafted noise); over those without drafts",
+    "copied": "answers that copy a passage; over the same without drafts and llama.cpp. The same with the prompt in "
+    "the prefix cache, and answers to noise, where the model repeats itself (drafted noise); over both without drafts",
     "classify": "each of 77 labels scored for each text in one call; over one call per label and over a label written "
     "under a grammar. And the share of what the machine's matrix products allow",
     "latency": "time to the first token, cold and warm (ttft); gaps between tokens while long prompts arrive (gaps)",
