@@ -71,14 +71,56 @@ def test_inputs_down_to_a_128th_of_the_largest_are_exact():
     assert result[0, 3] == (127 * x[0, 5].float()).bfloat16() and result[0, 4] == (-127 * x[0, 0].float()).bfloat16()
 
 
+def largest_error(x: torch.Tensor, codes: BlockCodes) -> torch.Tensor:
+    """float64 [T, out]: what the docstring of packed_linear allows before the result is rounded."""
+    blocks = x.double().reshape(len(x), -1, 32)
+    minimums = torch.zeros_like(codes.scales) if codes.mins is None else codes.mins
+    weight = codes.dequantised().double().reshape(len(minimums), -1, 32)
+    scaled = (weight - minimums.double().unsqueeze(-1)).abs().sum(-1)
+    of_steps = 2**-16 * blocks.abs().amax(-1) @ scaled.T
+    # A block is added to a float32 sum in two steps, and its own numbers are summed in five.
+    sizes = blocks.abs().sum(-1) @ (scaled + weight.abs().amax(-1) + minimums.double().abs()).T
+    return of_steps + (2 * blocks.shape[1] + 6) * 2**-24 * sizes
+
+
+# Around the least wide step and the edges of tiles and chunks; slices of one block, of some and of all.
 @NEEDS_NATIVE
 @pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [15, 16, 17, 18, 19, 22, 25, 96, 97, 193])
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (1, 64), (15, 576), (49, 608), (20, 1536)])
+def test_product_of_many_rows_is_off_by_no_more_than_the_steps_of_inputs_allow(bits, rows, outputs, inputs):
+    torch.manual_seed(rows)
+    x = (torch.randn(rows, inputs) * torch.logspace(-3, 1, inputs)[torch.randperm(inputs)]).bfloat16()
+    codes = random_codes(outputs, inputs, bits)
+    bias = torch.randn(outputs)
+    exact = functional.linear(x.double(), codes.dequantised().double(), bias.double())
+    allowed = largest_error(x, codes)
+    result = packed_linear(x, pack_codes(codes, bias, backend="native"))
+    assert ((result.double() - exact).abs() <= allowed + 2**-8 * (exact.abs() + allowed)).all()
+
+
+@NEEDS_NATIVE
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("inputs", [32, 576, 1216])
+def test_row_is_the_same_in_steps_of_any_width(bits, inputs):
+    torch.manual_seed(inputs)
+    x = torch.randn(200, inputs).bfloat16()
+    weight = pack_codes(random_codes(33, inputs, bits), torch.randn(33), backend="native")
+    alone = torch.cat([packed_linear(row, weight) for row in x.split(1)])
+    for rows in (2, 15, 16, 17, 22, 64, 97, 200):
+        assert torch.equal(packed_linear(x[:rows], weight), alone[:rows])
+
+
+@NEEDS_NATIVE
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [5, 16, 20, 100])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_input_that_is_not_finite_gives_no_finite_output_and_spoils_no_other_row(bits, value):
-    x = torch.ones(5, 64).bfloat16()
+def test_input_that_is_not_finite_gives_no_finite_output_and_spoils_no_other_row(bits, rows, value):
+    x = torch.ones(rows, 64).bfloat16()
     x[2, 40] = value
     result = packed_linear(x, pack_codes(random_codes(20, 64, bits), backend="native"))
-    assert not result[2].isfinite().any() and result[[0, 1, 3, 4]].isfinite().all()
+    others = torch.arange(rows) != 2
+    assert not result[2].isfinite().any() and result[others].isfinite().all()
 
 
 @NEEDS_NATIVE
