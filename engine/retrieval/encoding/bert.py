@@ -58,10 +58,11 @@ def scores_bert(path: Path) -> bool:
 class Bert:
     """An encoder's layers in float32 on the CPU, without a head."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_exact: bool = True) -> None:
         """
         Args:
             path: folder with config.json, for which `runs_bert`, and safetensors in any number format.
+            is_exact: False lets the linear layers round to 16 bits where that is faster: `pack_float_linear`.
         Raises: ModelSourceError when weights cannot be read or are missing.
         """
         config = read_json(path / "config.json")
@@ -70,7 +71,7 @@ class Bert:
         self._eps: float = config["layer_norm_eps"]
         # RoBERTa counts positions from behind the padding's id, and leaves out tokens that have this id.
         self._padding: int | None = None if config["model_type"] == "bert" else config.get("pad_token_id", 1)
-        weights = _Weights(path)
+        weights = _Weights(path, is_exact)
         self._words, self._positions, self._types = (
             weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
@@ -110,14 +111,15 @@ class Bert:
 class BertScorer:
     """A cross-encoder's layers and the one score on top, in float32 on the CPU."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_exact: bool = True) -> None:
         """
         Args:
             path: folder with config.json, for which `scores_bert`, and safetensors in any number format.
+            is_exact: as for `Bert`; pooler and classifier are exact in any case.
         Raises: ModelSourceError when weights cannot be read or are missing.
         """
-        weights = _Weights(path)
-        self._bert = Bert(path)
+        weights = _Weights(path, is_exact=True)
+        self._bert = Bert(path, is_exact=is_exact)
         self._pooler, self._classifier = weights.linear("pooler.dense"), weights.linear("classifier")
 
     def scores(self, encodings: Sequence[Encoding]) -> Tensor:
@@ -130,8 +132,8 @@ class BertScorer:
 class _Weights:
     """The tensors of a folder by the name within the model, in float32."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, is_exact: bool) -> None:
+        self._path, self._is_exact = path, is_exact
         self._files: dict[str, Any] = {}
         single = path / "model.safetensors"
         try:
@@ -155,7 +157,8 @@ class _Weights:
     def linear(self, *names: str) -> FloatWeight:
         """One weight of the outputs of all the named layers."""
         weights = [self[f"{name}.weight"] for name in names]
-        return pack_float_linear(torch.cat(weights), torch.cat([self[f"{name}.bias"] for name in names]))
+        biases = [self[f"{name}.bias"] for name in names]
+        return pack_float_linear(torch.cat(weights), torch.cat(biases), is_exact=self._is_exact)
 
 
 def _inner(name: str) -> str:

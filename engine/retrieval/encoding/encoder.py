@@ -31,7 +31,8 @@ class Encoder:
             path: folder in the layout of sentence-transformers.
             threads: of a forward on the CPU; a setting of the whole process.
             device: a torch device.
-            dtype: "auto", "float32", "bfloat16" or "float16" of the weights; pooling is always in float32.
+            dtype: "auto", "float32", "bfloat16" or "float16" of the weights; pooling is always in float32. Where "auto"
+                comes to float32, linear layers may be rounded as `pack_float_linear` says.
             batch_tokens: most padded tokens of one forward.
         Raises: ModelSourceError when the folder is incomplete or of a kind not supported.
         """
@@ -45,7 +46,9 @@ class Encoder:
             self.tokenizer = _tokenizer(path)
             self._cutting_tokenizer = _tokenizer(path)
             has_own = self._device.type == "cpu" and weights_dtype == torch.float32 and runs_bert(path)
-            self._model = Bert(path) if has_own else PaddedEncoder(path, self._device, weights_dtype)
+            self._model = (
+                Bert(path, is_exact=dtype != "auto") if has_own else PaddedEncoder(path, self._device, weights_dtype)
+            )
         except (OSError, ValueError) as error:
             raise ModelSourceError(f"{path}: cannot be loaded as an encoder ({error}).") from None
         self._cutting_tokenizer.enable_truncation(self._folder.max_tokens)

@@ -29,7 +29,7 @@ class Reranker:
         Args:
             path: folder with config.json, tokenizer.json and safetensors.
             device: a torch device.
-            dtype: "auto", "float32", "bfloat16" or "float16" of the weights.
+            dtype: "auto", "float32", "bfloat16" or "float16" of the weights; "auto" as for `Encoder`.
             batch_tokens: most padded tokens of one forward.
         Raises: ModelSourceError when the folder is incomplete or its model gives more than one score.
         """
@@ -40,7 +40,11 @@ class Reranker:
             self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
             weights_dtype = choose_dtype(dtype, self._device)
             has_own = self._device.type == "cpu" and weights_dtype == torch.float32 and scores_bert(path)
-            self._model = BertScorer(path) if has_own else PaddedScorer(path, self._device, weights_dtype)
+            self._model = (
+                BertScorer(path, is_exact=dtype != "auto")
+                if has_own
+                else PaddedScorer(path, self._device, weights_dtype)
+            )
         except ModelSourceError:
             raise
         except Exception as error:  # tokenizers raises bare Exception for a file that is no tokenizer

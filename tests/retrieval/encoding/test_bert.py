@@ -16,8 +16,12 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, XLM
 
 from engine.errors import ModelSourceError
 from engine.retrieval.encoding.bert import Bert, runs_bert
-from engine.retrieval.encoding.encoder import Encoder
+from engine.retrieval.encoding.encoder import Encoder, choose_dtype
 from engine.retrieval.encoding.padded import PaddedEncoder
+from kernels.float_linear import integer_products_absence
+
+_IS_ROUNDED = integer_products_absence() is None and choose_dtype("auto", torch.device("cpu")) == torch.float32
+NEEDS_ROUNDING = pytest.mark.skipif(not _IS_ROUNDED, reason=f"nothing is rounded here: {integer_products_absence()}")
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +90,33 @@ def test_default_encoder_equals_transformers(default_encoder_path, length):
     np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
 
 
-def test_a_vector_does_not_depend_on_its_batch(folder):
+@NEEDS_ROUNDING
+@pytest.mark.parametrize("length", [1, 3, 300, 5000])
+def test_rounded_products_keep_the_vectors_of_the_default_encoder(default_encoder_path, length):
+    rounded = Encoder(default_encoder_path, threads=2, batch_tokens=512)
+    exact = Encoder(default_encoder_path, threads=2, dtype="float32", batch_tokens=512)
+    texts = ["volume " * (length // (i + 1)) for i in range(5)] + ["How do I attach a volume?", "Zürich, 日本"]
+    ours, expected = rounded.encode(texts), exact.encode(texts)
+    assert not np.array_equal(ours, expected)
+    np.testing.assert_allclose(ours, expected, atol=2e-4)
+    assert (ours.astype(np.float64) * expected).sum(axis=1).min() > 0.999999
+
+
+@NEEDS_ROUNDING
+def test_only_the_dtype_auto_rounds(folder):
+    for dtype, is_rounded in (("auto", True), ("float32", False)):
+        encoder = Encoder(folder, threads=1, dtype=dtype, batch_tokens=64)
+        assert isinstance(encoder._model, Bert)
+        assert {layer.up.steps is not None for layer in encoder._model._layers} == {is_rounded}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_vector_does_not_depend_on_its_batch(folder, dtype):
     texts = [f"passage {i} " * (i % 11) for i in range(40)]
-    together = Encoder(folder, threads=2, dtype="float32", batch_tokens=4096).encode(texts)
-    alone = Encoder(folder, threads=2, dtype="float32", batch_tokens=1).encode(texts)
+    if choose_dtype(dtype, torch.device("cpu")) != torch.float32:
+        pytest.skip("auto is bfloat16 on this processor, which transformers runs")
+    together = Encoder(folder, threads=2, dtype=dtype, batch_tokens=4096).encode(texts)
+    alone = Encoder(folder, threads=2, dtype=dtype, batch_tokens=1).encode(texts)
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 

@@ -53,6 +53,13 @@ def test_cross_encoder_of_bert_runs_on_our_forward_and_others_on_transformers(tm
     assert isinstance(Reranker(path, dtype="float32", batch_tokens=512)._model, PaddedScorer)
 
 
+def test_scores_of_the_dtype_auto_are_those_of_float32_up_to_rounding(tmp_path: Path):
+    path = write_cross_encoder(tmp_path)
+    ours, exact = Reranker(path, batch_tokens=512), Reranker(path, dtype="float32", batch_tokens=512)
+    tolerance = 1e-3 if isinstance(ours._model, BertScorer) else 1e-2  # bfloat16 where the processor computes in it
+    np.testing.assert_allclose(ours.scores(QUERY, TEXTS), exact.scores(QUERY, TEXTS), atol=tolerance)
+
+
 def test_question_longer_than_the_model_reads_is_cut(tmp_path: Path):
     scores = Reranker(write_cross_encoder(tmp_path), batch_tokens=4096).scores("why " * 500, ["a", "b"])
     assert np.isfinite(scores).all()
