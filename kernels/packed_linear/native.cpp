@@ -19,11 +19,15 @@ namespace {
 // 8 sums, two words, two vectors of codes, a mask, a pair of x and a product make 15 of 16 registers.
 constexpr int ROWS_AT_ONCE = 4;
 
+// Bytes of a panel that are asked for before their turn: with one row the memory takes the time.
+constexpr int64_t AHEAD = 1024;
+
 // sums[ROWS][16] += x[ROWS] . panel
 template <class Format, int ROWS>
 inline void add_blocks(float* sums, Rows x, const uint8_t* panel, int64_t blocks) {
   for (int64_t block = 0; block < blocks; ++block, panel += block_bytes<Format>()) {
     const uint8_t* words = panel + OUTPUTS * (2 + 2 * Format::HAS_MINIMUM);
+    for (int64_t byte = 0; byte < block_bytes<Format>(); byte += 64) __builtin_prefetch(panel + AHEAD + byte);
     __m256i parts[ROWS][2];
     // Unrolled in full wherever they are touched, or GCC keeps them in memory.
 #pragma GCC unroll 4
