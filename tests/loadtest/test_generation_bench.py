@@ -182,3 +182,12 @@ async def test_wide_case_takes_the_format_of_the_widest_one_tried(monkeypatch: p
     assert await choice.llama("rag c=32", (), 32) == ("BF16", 32, 2, "none")
     assert await PeerChoice(QUICK, Findings(), with_llama=True).llama("rag c=2", (), 2) == ("Q4_0", 2, 2, "none")
     assert await PeerChoice(QUICK, Findings(), with_llama=False).llama("rag c=2", (), 2) is None
+
+
+def test_plan_is_narrowed_to_clients_and_rounds():
+    plan = FULL.narrowed([8], 1)
+    assert (plan.free, plan.rag, plan.copied) == ({8: 16}, {8: 16}, {8: 16}) and (plan.rounds, plan.slow_rounds) == (
+        1,
+        1,
+    )
+    assert FULL.narrowed((), None) == FULL
