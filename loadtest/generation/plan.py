@@ -51,12 +51,20 @@ class Plan:
 
     def narrowed(self, clients: Collection[int], rounds: int | None) -> Plan:
         """This plan for the numbers of clients that are named, or all, in so many rounds."""
-        some = {
-            name: {number: jobs for number, jobs in getattr(self, name).items() if not clients or number in clients}
-            for name in ("free", "rag", "lora", "copied")
-        }
+
+        def some(jobs: dict[int, int]) -> dict[int, int]:
+            return {number: count for number, count in jobs.items() if not clients or number in clients}
+
         most = self.rounds if rounds is None else rounds
-        return replace(self, **some, rounds=most, slow_rounds=min(self.slow_rounds, most))
+        return replace(
+            self,
+            free=some(self.free),
+            rag=some(self.rag),
+            lora=some(self.lora),
+            copied=some(self.copied),
+            rounds=most,
+            slow_rounds=min(self.slow_rounds, most),
+        )
 
     def only(self, names: Collection[str]) -> Plan:
         """This plan without the cases that are not named. Raises: ValueError for a name that is not in CASES."""
