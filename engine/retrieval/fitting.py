@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from engine.retrieval.index.fusion import MIN_JUDGED, JudgedQuery, Ranking, fit_alpha, hybrid, ndcg
+from engine.retrieval.index.fusion import MIN_JUDGED, Hits, JudgedQuery, fit_alpha, hybrid, ndcg, ranked
 
 _NUM_RESAMPLES = 2_000
 _SEED = 7
@@ -46,8 +46,8 @@ def fit(judged: Sequence[JudgedQuery], default_alpha: float | None) -> Fit | Non
         return None
     seen, held_out = usable[::2], usable[1::2]
     alpha = fit_alpha(seen, at_least=1)
-    default = [ndcg(hybrid(*_legs(query), default_alpha), query) for query in held_out]
-    fitted = [ndcg(hybrid(*_legs(query), alpha), query) for query in held_out]
+    default = [ndcg(hybrid(*_legs(query), default_alpha).pairs(), query) for query in held_out]
+    fitted = [ndcg(hybrid(*_legs(query), alpha).pairs(), query) for query in held_out]
     gains = np.array(fitted) - np.array(default)
     drawn = np.random.default_rng(_SEED).integers(len(gains), size=(_NUM_RESAMPLES, len(gains)))
     low, high = np.percentile(gains[drawn].mean(axis=1), [2.5, 97.5])
@@ -58,17 +58,13 @@ def fit(judged: Sequence[JudgedQuery], default_alpha: float | None) -> Fit | Non
         num_held_out=len(held_out),
         default=float(np.mean(default)),
         fitted=float(np.mean(fitted)),
-        dense=float(np.mean([ndcg(_legs(query)[0], query) for query in held_out])),
-        lexical=float(np.mean([ndcg(_legs(query)[1], query) for query in held_out])),
+        dense=float(np.mean([ndcg(_legs(query)[0].pairs(), query) for query in held_out])),
+        lexical=float(np.mean([ndcg(_legs(query)[1].pairs(), query) for query in held_out])),
         gain=float(gains.mean()),
         gain_low=float(low),
         gain_high=float(high),
     )
 
 
-def _legs(query: JudgedQuery) -> tuple[Ranking, Ranking]:
-    return _ranking(query.dense), _ranking(query.lexical)
-
-
-def _ranking(scores: Mapping[int, float]) -> Ranking:
-    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
+def _legs(query: JudgedQuery) -> tuple[Hits, Hits]:
+    return ranked(query.dense), ranked(query.lexical)

@@ -1,93 +1,122 @@
-"""Scores of many half-precision rows, and of a few in full precision: the two halves of an exact search."""
+"""Scores of many rows in 16-bit codes, and of a few in full precision: the two halves of an exact search."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels.dispatch import Backend, choose_backend
 from kernels.native import function
-from kernels.row_scan.reference import row_scan_reference
+from kernels.row_scan.reference import encode_rows_reference, row_scan_reference
 
 BLOCK_ROWS = 64
 MAX_DIM = 4096
 
 
-def row_scan(
-    queries: Tensor, rows: Tensor, allowed: Tensor | None = None, *, backend: Backend = "auto"
-) -> tuple[Tensor, Tensor]:
-    """Inner products of every query with every row, and the best of each block of BLOCK_ROWS rows.
+class CodedRows(NamedTuple):
+    """Vectors as `codes` [n, E] int16 times `scales` [n] float32."""
+
+    codes: Tensor
+    scales: Tensor
+
+
+def encode_rows(vectors: Tensor) -> CodedRows:
+    """The nearest codes of each row, whose inner products with other codes fit 32 bits.
 
     Args:
-        queries: [Q, E] float32, contiguous, E at most MAX_DIM.
-        rows: [n, E] float16, contiguous, on the same device; they count as the numbers that they are.
+        vectors: [n, E] float32, finite, E at most MAX_DIM.
+    Returns: codes with a norm of at most 46,340, and what one step of them is worth.
+    """
+    return CodedRows(*encode_rows_reference(vectors))
+
+
+def row_scan(
+    queries: CodedRows, rows: CodedRows, allowed: Tensor | None = None, *, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Inner products of every query with every row by their codes, and the best of each block of BLOCK_ROWS rows.
+
+    Args:
+        queries: Q of them, as `encode_rows` makes them, contiguous, E at most MAX_DIM.
+        rows: n of them, likewise, on the same device.
         allowed: [n] bool, rows that may be found; the others score minus infinity. None allows all.
         backend: "auto" takes the native kernel on a CPU and torch otherwise.
-    Returns: scores [Q, n] float32, summed in float32, and block maxima [Q, ceil(n / BLOCK_ROWS)] float32.
+    Returns: scores [Q, blocks, BLOCK_ROWS] float32 of exact sums, minus infinity beyond the last row, and block
+        maxima [Q, blocks] float32; blocks = ceil(n / BLOCK_ROWS).
     Raises: ValueError when shapes, dtypes or devices disagree.
     """
+    dtypes = [tensor.dtype for tensor in (*queries, *rows)]
     if (
-        queries.dim() != 2
-        or rows.dim() != 2
-        or queries.shape[1] != rows.shape[1]
-        or queries.shape[1] > MAX_DIM
-        or (queries.dtype, rows.dtype) != (torch.float32, torch.float16)
-        or (allowed is not None and (allowed.dtype, allowed.shape) != (torch.bool, rows.shape[:1]))
-        or not (queries.is_contiguous() and rows.is_contiguous())
+        queries.codes.dim() != 2
+        or rows.codes.dim() != 2
+        or queries.codes.shape[1] != rows.codes.shape[1]
+        or queries.codes.shape[1] > MAX_DIM
+        or dtypes != 2 * [torch.int16, torch.float32]
+        or any(coded.scales.shape != coded.codes.shape[:1] for coded in (queries, rows))
+        or (allowed is not None and (allowed.dtype, allowed.shape) != (torch.bool, rows.scales.shape))
+        or not all(tensor.is_contiguous() for tensor in (*queries, *rows))
     ):
         mask = None if allowed is None else (allowed.dtype, tuple(allowed.shape))
         raise ValueError(
-            f"row_scan: queries {tuple(queries.shape)} {queries.dtype}, rows {tuple(rows.shape)} {rows.dtype}, "
-            f"allowed {mask}; up to {MAX_DIM} wide"
+            f"row_scan: queries {tuple(queries.codes.shape)}, rows {tuple(rows.codes.shape)}, codes and scales "
+            f"{dtypes}, allowed {mask}; up to {MAX_DIM} wide, int16 codes with a float32 scale each"
         )
-    if choose_backend("row_scan", backend, queries.device) == "torch":
-        return row_scan_reference(queries, rows, allowed, BLOCK_ROWS)
-    scores = torch.empty(len(queries), len(rows))
-    maxima = torch.empty(len(queries), -(-len(rows) // BLOCK_ROWS))
+    if choose_backend("row_scan", backend, queries.codes.device) == "torch":
+        return row_scan_reference(*queries, *rows, allowed, BLOCK_ROWS)
+    num_queries, num_rows = len(queries.codes), len(rows.codes)
+    scores = torch.empty(num_queries, -(-num_rows // BLOCK_ROWS), BLOCK_ROWS)
+    maxima = torch.empty(scores.shape[:2])
     _scan()(
-        *(scores.data_ptr(), maxima.data_ptr(), rows.data_ptr(), queries.data_ptr()),
+        *(scores.data_ptr(), maxima.data_ptr(), rows.codes.data_ptr(), rows.scales.data_ptr()),
+        *(queries.codes.data_ptr(), queries.scales.data_ptr()),
         None if allowed is None else allowed.data_ptr(),
-        *(len(rows), len(queries), rows.shape[1]),
+        *(num_rows, num_queries, rows.codes.shape[1]),
     )
     return scores, maxima
 
 
-def row_dots(query: Tensor, rows: Tensor, indices: Tensor, *, backend: Backend = "auto") -> Tensor:
-    """Inner products of one query with chosen rows, the same for equal rows wherever they stand.
+def row_dots(queries: Tensor, owners: Tensor, rows: Tensor, indices: Tensor, *, backend: Backend = "auto") -> Tensor:
+    """Inner products of queries with rows chosen for each, the same for equal rows wherever they stand.
 
     Args:
-        query: [E] float32.
+        queries: [Q, E] float32, contiguous.
+        owners: [c] int64, the query of each index, from 0 to Q - 1.
         rows: [n, E] float32, contiguous.
         indices: [c] int64, from 0 to n - 1.
         backend: "auto" takes the native kernel on a CPU and torch otherwise.
     Returns: [c] float32, summed in float32.
     Raises: ValueError when shapes or dtypes disagree.
     """
+    dtypes = (queries.dtype, rows.dtype, owners.dtype, indices.dtype)
     if (
         rows.dim() != 2
-        or query.shape != rows.shape[1:]
-        or (query.dtype, rows.dtype, indices.dtype) != (torch.float32, torch.float32, torch.int64)
-        or not (query.is_contiguous() and rows.is_contiguous() and indices.is_contiguous())
+        or queries.dim() != 2
+        or queries.shape[1] != rows.shape[1]
+        or owners.shape != indices.shape
+        or dtypes != (torch.float32, torch.float32, torch.int64, torch.int64)
+        or not all(tensor.is_contiguous() for tensor in (queries, rows, owners, indices))
     ):
         raise ValueError(
-            f"row_dots: query {tuple(query.shape)} {query.dtype}, rows {tuple(rows.shape)} {rows.dtype}, "
-            f"indices {indices.dtype}"
+            f"row_dots: queries {tuple(queries.shape)} {queries.dtype}, rows {tuple(rows.shape)} {rows.dtype}, "
+            f"owners {tuple(owners.shape)} {owners.dtype}, indices {tuple(indices.shape)} {indices.dtype}"
         )
-    if choose_backend("row_dots", backend, query.device) == "torch":
-        return (rows[indices] * query).sum(-1)
+    if choose_backend("row_dots", backend, queries.device) == "torch":
+        return (rows[indices] * queries[owners]).sum(-1)
     out = torch.empty(len(indices))
-    _dots()(*(out.data_ptr(), rows.data_ptr(), indices.data_ptr(), query.data_ptr()), *(len(indices), rows.shape[1]))
+    _dots()(
+        *(out.data_ptr(), rows.data_ptr(), indices.data_ptr(), queries.data_ptr(), owners.data_ptr()),
+        *(len(indices), rows.shape[1]),
+    )
     return out
 
 
 @lru_cache(maxsize=1)
 def _scan() -> Any:
-    return function("switchyard_row_scan", "pppppiii")
+    return function("switchyard_row_scan", "pppppppiii")
 
 
 @lru_cache(maxsize=1)
 def _dots() -> Any:
-    return function("switchyard_row_dots", "ppppii")
+    return function("switchyard_row_dots", "pppppii")

@@ -1,4 +1,4 @@
-"""Scanning rows in plain torch, in float32: the definition."""
+"""Coding and scanning rows in plain torch: the definition."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# The inner product of codes with norms of at most this stays within 32 bits, as does every part of its sum.
+_MAX_NORM = 46_300
+_MAX_CODE = 32_767
 
-def row_scan_reference(queries: Tensor, rows: Tensor, allowed: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
+
+def encode_rows_reference(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """See encode_rows."""
+    wide = vectors.double()
+    norms, largest = wide.norm(dim=1), wide.abs().amax(1)
+    steps = torch.maximum(norms / _MAX_NORM, largest / _MAX_CODE)
+    codes = (wide / steps.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).round()
+    return codes.to(torch.int16), steps.float()
+
+
+def row_scan_reference(
+    queries: Tensor, query_scales: Tensor, rows: Tensor, row_scales: Tensor, allowed: Tensor | None, block: int
+) -> tuple[Tensor, Tensor]:
     """See row_scan."""
-    scores = queries @ rows.float().T
+    sums = (queries.double() @ rows.double().T).float()  # exact before the last rounding
+    scores = sums * row_scales * query_scales[:, None]
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
-    padded = functional.pad(scores, (0, -len(rows) % block), value=-torch.inf)
-    return scores, padded.view(len(queries), -1, block).amax(-1)
+    blocks = functional.pad(scores, (0, -len(rows) % block), value=-torch.inf).view(len(queries), -1, block)
+    return blocks, blocks.amax(-1)

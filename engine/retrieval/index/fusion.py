@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 _CUT_OFF = 10
 MIN_JUDGED = 100
@@ -18,6 +20,23 @@ _RRF_K0 = 6
 _RRF_WEIGHTS = (1.1, 1.0)  # dense, lexical
 
 Ranking = list[tuple[int, float]]  # keys and scores, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """A ranking in arrays: distinct keys [n] and their scores [n], best first."""
+
+    keys: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    def pairs(self, k: int | None = None) -> Ranking:
+        """The first `k`, or all, as plain numbers."""
+        return list(zip(self.keys[:k].tolist(), self.scores[:k].tolist(), strict=True))
+
+
+def hits_of(ranking: Ranking) -> Hits:
+    """The same in arrays."""
+    return Hits(np.array([key for key, _ in ranking], np.int64), np.array([score for _, score in ranking], np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +53,16 @@ class JudgedQuery:
     documents: Mapping[int, int] = field(default_factory=dict)
 
 
-def hybrid(dense: Ranking, lexical: Ranking, alpha: float | None) -> Ranking:
+def hybrid(dense: Hits, lexical: Hits, alpha: float | None) -> Hits:
     """The ranking of a hybrid search: by scores with weight `alpha` of the dense leg, or by ranks (None).
 
-    A score of 1 is first in both legs.
+    A score of 1 is first in both legs. Raises: see `convex`.
     """
     if alpha is not None:
-        return convex(dict(dense), dict(lexical), alpha)
-    fused = reciprocal_rank_fusion(
-        [[key for key, _ in leg] for leg in (dense, lexical)], k0=_RRF_K0, weights=_RRF_WEIGHTS
-    )
-    best_possible = sum(_RRF_WEIGHTS) / (_RRF_K0 + 1)
-    return [(key, score / best_possible) for key, score in fused]
+        _check_alpha(alpha)
+        return _combined(_normalised(dense, None), _normalised(lexical, 0.0), alpha)
+    fused = _summed_by_rank((dense.keys, lexical.keys), k0=_RRF_K0, weights=_RRF_WEIGHTS)
+    return Hits(fused.keys, fused.scores / (sum(_RRF_WEIGHTS) / (_RRF_K0 + 1)))
 
 
 def reciprocal_rank_fusion(
@@ -65,14 +82,11 @@ def reciprocal_rank_fusion(
     weights = [1.0] * len(rankings) if weights is None else weights
     if len(weights) != len(rankings) or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(f"weights {list(weights)} do not fit {len(rankings)} rankings; give each one, 0 or more")
-    parts: defaultdict[int, list[float]] = defaultdict(list)
-    for ranking, weight in zip(rankings, weights, strict=True):
+    for ranking in rankings:
         if len(set(ranking)) != len(ranking):
             raise ValueError(f"a ranking of {len(ranking)} keys holds {len(set(ranking))} distinct ones")
-        for rank, key in enumerate(ranking, start=1):
-            parts[key].append(weight / (k0 + rank))
-    # fsum does not depend on the order of the rankings, so that equal sums tie.
-    return _ranked({key: math.fsum(terms) for key, terms in parts.items()})
+    fused = _summed_by_rank([np.array(ranking, np.int64) for ranking in rankings], k0=k0, weights=weights)
+    return fused.pairs()
 
 
 def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
@@ -89,9 +103,8 @@ def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: floa
     Raises: ValueError for alpha outside of [0, 1].
     Source: convex combination, Bruch, Gai and Ingber, arXiv:2210.11934.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
-    return _combined(_normalised(dense, None), _normalised(lexical, 0.0), alpha)
+    fused = hybrid(ranked(dense), ranked(lexical), alpha)
+    return fused.pairs()
 
 
 def fit_alpha(judged: Sequence[JudgedQuery], *, at_least: int = MIN_JUDGED) -> float:
@@ -105,45 +118,96 @@ def fit_alpha(judged: Sequence[JudgedQuery], *, at_least: int = MIN_JUDGED) -> f
             f"{len(usable)} judged queries have something relevant; alpha needs {at_least} or more. "
             "Judge more queries, or use reciprocal rank fusion, which needs none."
         )
-    legs = [(_normalised(query.dense, None), _normalised(query.lexical, 0.0)) for query in usable]
+    legs = [(_normalised(ranked(query.dense), None), _normalised(ranked(query.lexical), 0.0)) for query in usable]
     means = {
         alpha: math.fsum(
-            ndcg(_combined(dense, lexical, alpha), query) for (dense, lexical), query in zip(legs, usable, strict=True)
+            ndcg(_combined(dense, lexical, alpha).pairs(), query)
+            for (dense, lexical), query in zip(legs, usable, strict=True)
         )
         for alpha in _GRID
     }
     return max(_GRID, key=lambda alpha: (means[alpha], -abs(alpha - 0.5)))
 
 
+def ranked(scores: Mapping[int, float]) -> Hits:
+    """Scores by key, best first, ties by key."""
+    keys, values = np.array(list(scores.keys()), np.int64), np.array(list(scores.values()), np.float64)
+    return _sorted(keys, values)
+
+
 @dataclass(frozen=True, slots=True)
 class _Leg:
-    """Scores from 0 to 1, and what a key without one counts as."""
+    """Keys [n] with scores [n] from 0 to 1, and what a key without one counts as."""
 
-    scores: Mapping[int, float]
+    keys: NDArray[np.int64]
+    scores: NDArray[np.float64]
     absent: float
 
 
-def _combined(dense: _Leg, lexical: _Leg, alpha: float) -> Ranking:
-    weighted = [(leg, weight) for leg, weight in ((dense, alpha), (lexical, 1 - alpha)) if weight > 0]
-    keys = {key for leg, _ in weighted for key in leg.scores}
-    return _ranked({key: sum(weight * leg.scores.get(key, leg.absent) for leg, weight in weighted) for key in keys})
+def _combined(dense: _Leg, lexical: _Leg, alpha: float) -> Hits:
+    if alpha in (0, 1):
+        leg = dense if alpha == 1 else lexical
+        return _sorted(leg.keys, leg.scores)
+    order = np.argsort(lexical.keys)
+    in_order = lexical.keys[order]
+    places = np.searchsorted(in_order, dense.keys)
+    is_shared = np.zeros(len(dense.keys), np.bool_)
+    if len(order):
+        places[places == len(order)] = 0
+        is_shared = in_order[places] == dense.keys
+    shared = order[places[is_shared]]  # of the lexical leg
+    by_words = np.full(len(dense.keys), lexical.absent)
+    by_words[is_shared] = lexical.scores[shared]
+    is_alone = np.ones(len(order), np.bool_)
+    is_alone[shared] = False
+    return _sorted(
+        np.concatenate([dense.keys, lexical.keys[is_alone]]),
+        np.concatenate(
+            [
+                alpha * dense.scores + (1 - alpha) * by_words,
+                alpha * dense.absent + (1 - alpha) * lexical.scores[is_alone],
+            ]
+        ),
+    )
 
 
-def _normalised(scores: Mapping[int, float], floor: float | None) -> _Leg:
+def _normalised(hits: Hits, floor: float | None) -> _Leg:
     """Scores from `floor` (None: the lowest that counts) to the best, as 0 to 1."""
-    fused = sorted(scores.values(), reverse=True)[:FUSED_DEPTH]
-    if not fused:
-        return _Leg({}, 0.0)
-    best, lowest = fused[0], fused[-1]
+    num_fused = min(len(hits.keys), FUSED_DEPTH)
+    if num_fused == 0:
+        return _Leg(hits.keys, hits.scores, 0.0)
+    best, lowest = float(hits.scores[0]), float(hits.scores[num_fused - 1])
     low = lowest if floor is None else min(floor, lowest)
     width = best - low
-    scaled = {key: max((score - low) / width, 0.0) if width > 0 else 1.0 for key, score in scores.items()}
-    is_cut = len(fused) == FUSED_DEPTH
-    return _Leg(scaled, (lowest - low) / width if is_cut and width > 0 else 0.0)
+    if width <= 0:
+        return _Leg(hits.keys, np.ones(len(hits.keys)), 0.0)
+    scaled = np.maximum((hits.scores - low) / width, 0.0)
+    return _Leg(hits.keys, scaled, (lowest - low) / width if num_fused == FUSED_DEPTH else 0.0)
 
 
-def _ranked(scores: Mapping[int, float]) -> Ranking:
-    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
+def _summed_by_rank(rankings: Sequence[NDArray[np.int64]], *, k0: int, weights: Sequence[float]) -> Hits:
+    """The sum of weight / (k0 + rank) of each key."""
+    if sum(map(len, rankings)) == 0:
+        return _sorted(np.empty(0, np.int64), np.empty(0, np.float64))
+    keys = np.concatenate(rankings)
+    parts = np.concatenate(
+        [weight / (k0 + np.arange(1, len(one) + 1)) for one, weight in zip(rankings, weights, strict=True)]
+    )
+    # By size within a key: a sum does not depend on the order of the rankings, so that equal sums tie.
+    order = np.lexsort((parts, keys))
+    keys, parts = keys[order], parts[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return _sorted(keys[starts], np.add.reduceat(parts, starts))
+
+
+def _sorted(keys: NDArray[np.int64], scores: NDArray[np.float64]) -> Hits:
+    order = np.lexsort((keys, -scores))
+    return Hits(keys[order], scores[order])
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
 
 
 def ndcg(ranking: Ranking, query: JudgedQuery) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
 from engine.retrieval.index.filters import Filter, parse_filter
 from engine.retrieval.index.frozen import FrozenRows
-from engine.retrieval.index.fusion import FUSED_DEPTH, Ranking, hybrid
+from engine.retrieval.index.fusion import FUSED_DEPTH, Hits, Ranking, hits_of, hybrid
 from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
 from engine.retrieval.index.rows import Rows
-from engine.retrieval.store.store import Store
+from engine.retrieval.store.store import Store, StoredPassage
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
 from engine.values import Evidence, Passage, Query, ScoreBackground
 
 _log = logging.getLogger(__name__)
+_NOTHING = hits_of([])
 
 
 @dataclass(slots=True)
@@ -197,7 +198,7 @@ class LiveCollection:
                     asked = [queries[i] for i in members]
                     mine = vectors[[row_of[i] for i in members if i in row_of]]
                     found.update(zip(members, self._ranked(shelf, asked, mine, key), strict=True))
-            passages = self._passages({key for one in found.values() for key, _ in one.ranking})
+            passages = self._store.passages({key for one in found.values() for key, _ in one.ranking})
         background = None if shelf is None else shelf.meter.background
         for members in groups.values():
             for i in members:
@@ -220,38 +221,23 @@ class LiveCollection:
         allowed = None if wanted is None else shelf.metadata.mask(wanted)
         depth = max(max(query.k, FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
         keys, scores = shelf.rows.search(vectors, depth, allowed)
-        hits = (list(zip(*pair, strict=True)) for pair in zip(keys.tolist(), scores.tolist(), strict=True))
-        dense: list[Ranking] = [next(hits) if query.is_embedded else [] for query in queries]
+        hits = map(Hits, keys, scores.astype(np.float64))
+        dense = [next(hits) if query.is_embedded else _NOTHING for query in queries]
         by_words = [i for i, query in enumerate(queries) if query.mode != "dense" and not self._is_lexical_behind]
-        lexical: dict[int, Ranking] = {}
+        lexical: dict[int, Hits] = {}
         if by_words:
             texts = [queries[i].text for i in by_words]
             tenant = queries[0].tenant if len(self._shelves) > 1 else None
             ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
-            lexical = dict(zip(by_words, ranked, strict=True))
+            lexical = dict(zip(by_words, map(hits_of, ranked), strict=True))
         alpha = self._fitted.get(queries[0].tenant, self._alpha)
         return [
             _Found(
-                _by_mode(query, dense[i], lexical.get(i, []), alpha)[: query.k],
-                tuple(score for _, score in dense[i][: query.k]),
+                _by_mode(query, dense[i], lexical.get(i, _NOTHING), alpha).pairs(query.k),
+                tuple(dense[i].scores[: query.k].tolist()),
             )
             for i, query in enumerate(queries)
         ]
-
-    def _passages(self, keys: Iterable[int]) -> dict[int, Passage]:
-        return {
-            key: Passage(
-                chunk=found.chunk,
-                document=found.document,
-                title=found.title or "",
-                heading=found.heading,
-                text=found.text,
-                start=found.start,
-                end=found.end,
-                score=0.0,
-            )
-            for key, found in self._store.passages(keys).items()
-        }
 
     def _shelf(self, tenant: str) -> _Shelf:
         if tenant not in self._shelves:
@@ -259,7 +245,7 @@ class LiveCollection:
         return self._shelves[tenant]
 
 
-def _by_mode(query: Query, dense: Ranking, lexical: Ranking, alpha: float | None) -> Ranking:
+def _by_mode(query: Query, dense: Hits, lexical: Hits, alpha: float | None) -> Hits:
     """The ranking that the query's mode asks for; a hybrid one by scores with weight `alpha`, or by ranks (None)."""
     if query.mode == "dense":
         return dense
@@ -269,12 +255,25 @@ def _by_mode(query: Query, dense: Ranking, lexical: Ranking, alpha: float | None
 
 
 def _evidence(
-    found: _Found | None, passages: Mapping[int, Passage], background: ScoreBackground | None, version: int
+    found: _Found | None, passages: Mapping[int, StoredPassage], background: ScoreBackground | None, version: int
 ) -> Evidence:
     if found is None:
         return Evidence((), background, version)
-    ranked = tuple(replace(passages[key], score=score) for key, score in found.ranking)
+    ranked = tuple(_passage(passages[key], score) for key, score in found.ranking)
     return Evidence(ranked, background, version, similarities=found.similarities)
+
+
+def _passage(found: StoredPassage, score: float) -> Passage:
+    return Passage(
+        chunk=found.chunk,
+        document=found.document,
+        title=found.title or "",
+        heading=found.heading,
+        text=found.text,
+        start=found.start,
+        end=found.end,
+        score=score,
+    )
 
 
 def _documents(metadata: MetadataIndex, allowed: NDArray[np.bool_] | None) -> dict[str, NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from engine.errors import DataFolderError
 from engine.retrieval.encoding.protocol import Vectors
@@ -180,12 +180,7 @@ class Store:
 
     def passages(self, keys: Iterable[int]) -> dict[int, StoredPassage]:
         """The chunks behind keys of the vector rows."""
-        k, d = tables.chunks, tables.documents
-        # The database cuts the slice: a passage costs its own length, not that of a long document.
-        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
-        columns = (k.c.pk, k.c.id, d.c.id, d.c.title, k.c.heading, text, k.c.start, k.c.end)
-        query = select(*columns).join(d, d.c.pk == k.c.document_pk)
-        rows = (row for batch in in_batches(keys) for row in self._rows(query.where(k.c.pk.in_(batch))))
+        rows = (row for batch in in_batches(keys) for row in self._rows(_PASSAGES, keys=batch))
         return {row[0]: StoredPassage(*row) for row in rows}
 
     def document(self, collection: str, tenant: str, document: str) -> dict[str, Any] | None:
@@ -222,9 +217,9 @@ class Store:
             size["sources"] += [source] if source is not None else []
         return list(sizes.values())
 
-    def _rows(self, query: Any) -> Sequence[Any]:
+    def _rows(self, query: Any, **values: Any) -> Sequence[Any]:
         with storage_errors(self._where), self._engine.connect() as connection:
-            return connection.execute(query).all()
+            return connection.execute(query, values).all()
 
 
 def read_collections(connection: Connection) -> list[CollectionState]:
@@ -247,6 +242,19 @@ def read_content_hashes(
     query = query.where(c.c.name == collection, d.c.tenant == tenant)
     rows = (row for batch in in_batches(ids) for row in connection.execute(query.where(d.c.id.in_(batch))))
     return {row.id: (row.content_hash, row.num_chunks) for row in rows}
+
+
+def _passages() -> Any:
+    k, d = tables.chunks, tables.documents
+    # The database cuts the slice: a passage costs its own length, not that of a long document.
+    text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+    columns = (k.c.pk, k.c.id, d.c.id, d.c.title, k.c.heading, text, k.c.start, k.c.end)
+    query = select(*columns).join(d, d.c.pk == k.c.document_pk)
+    return query.where(k.c.pk.in_(bindparam("keys", expanding=True)))
+
+
+# Every search asks it, and to put it together takes as long as to answer it.
+_PASSAGES = _passages()
 
 
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:

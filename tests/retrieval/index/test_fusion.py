@@ -7,8 +7,17 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_fusion import plain_convex, plain_reciprocal_ranks
 
-from engine.retrieval.index.fusion import FUSED_DEPTH, JudgedQuery, convex, fit_alpha, reciprocal_rank_fusion
+from engine.retrieval.index.fusion import (
+    FUSED_DEPTH,
+    JudgedQuery,
+    convex,
+    fit_alpha,
+    hits_of,
+    hybrid,
+    reciprocal_rank_fusion,
+)
 
 legs = st.dictionaries(st.integers(0, 30), st.floats(0.01, 100.0), max_size=20)
 
@@ -118,6 +127,41 @@ def test_convex_of_a_leg_with_equal_scores_is_one():
 def test_convex_refuses_alpha_outside_of_its_range(alpha):
     with pytest.raises(ValueError, match=r"is not in \[0, 1\]; 1 is the dense leg alone"):
         convex({1: 1.0}, {1: 1.0}, alpha)
+
+
+# Few values, so that there are ties, and legs on both sides of the cut.
+few = st.dictionaries(st.integers(0, 400), st.integers(-3, 60).map(lambda step: step / 7), max_size=FUSED_DEPTH + 60)
+
+
+@given(few, few, st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.95, 1.0]))
+def test_convex_equals_the_plain_definition_to_the_last_bit(dense, lexical, alpha):
+    assert convex(dense, lexical, alpha) == plain_convex(dense, lexical, alpha)
+
+
+@given(st.integers(0, 2**31), st.floats(0.0, 1.0))
+def test_convex_of_full_legs_equals_the_plain_definition_to_the_last_bit(seed, alpha):
+    drawn = random.Random(seed)
+    dense = {key: drawn.uniform(-1, 1) for key in drawn.sample(range(400), FUSED_DEPTH + drawn.randrange(-2, 3))}
+    lexical = {key: drawn.uniform(0, 30) for key in drawn.sample(range(400), FUSED_DEPTH + drawn.randrange(-2, 3))}
+    assert convex(dense, lexical, alpha) == plain_convex(dense, lexical, alpha)
+
+
+unique_keys = st.lists(st.integers(0, 60), unique=True, max_size=40)
+
+
+@given(unique_keys, unique_keys, st.sampled_from([0, 6, 60]))
+def test_reciprocal_ranks_of_two_legs_equal_the_plain_definition_to_the_last_bit(dense, lexical, k0):
+    weights = (1.1, 1.0)
+    fused = reciprocal_rank_fusion([dense, lexical], k0=k0, weights=weights)
+    assert fused == plain_reciprocal_ranks([dense, lexical], k0, weights)
+
+
+@given(unique_keys, unique_keys)
+def test_hybrid_by_ranks_is_the_plain_sum_as_a_share_of_the_best_possible(dense, lexical):
+    legs = [hits_of([(key, -float(rank)) for rank, key in enumerate(leg)]) for leg in (dense, lexical)]
+    plain = plain_reciprocal_ranks([dense, lexical], 6, (1.1, 1.0))
+    assert hybrid(*legs, None).pairs() == [(key, score / (2.1 / 7)) for key, score in plain]
+    assert hybrid(*legs, None).pairs(3) == hybrid(*legs, None).pairs()[:3]
 
 
 def planted(alpha: float, num_queries: int) -> list[JudgedQuery]:
