@@ -4,10 +4,14 @@ The systems take turns, round by round. `ingest` is the whole way of a page (par
 the embedding alone of the same texts. `query n` is a batch of n questions against the encoder and the vector search,
 each measured alone and summed, and against the same questions one after another. `index ...` compares kinds of index.
 `freshness` is what searches of a server wait while its documents change, against the same load without writes.
+
+switchyard bench retrieval --quick                         every case, few passages and rows
+python -m loadtest.bench_retrieval --cases ingest query    some cases, in all their sizes and rounds
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +33,12 @@ from loadtest.retrieval.indexes import IndexPlan, Timed, choice_by_size, freezin
 from loadtest.retrieval.races import K, race_ingestion, race_queries
 from loadtest.retrieval.synthetic import size_name
 
+CASES = ("ingest", "query", "index", "freshness")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """How much is measured, of which of CASES."""
 
     ingest_texts: int
     ingest_rounds: int
@@ -40,7 +46,8 @@ class Plan:
     query_rounds: int
     calls: dict[int, int]  # size of a batch to batches in a round
     indexes: IndexPlan
-    freshness: FreshnessPlan | None = None  # None leaves the case out
+    freshness: FreshnessPlan | None = None
+    cases: tuple[str, ...] = CASES
 
 
 FULL = Plan(
@@ -55,20 +62,34 @@ QUICK = Plan(
 )
 
 
-def run(*, quick: bool, json_path: Path | None) -> None:
-    """Run the bench, print it, and write `json_path` if there is one."""
+def run(*, quick: bool, json_path: Path | None, cases: Sequence[str] = CASES) -> None:
+    """Run the bench, print it, and write `json_path` if there is one. `cases`: which of CASES."""
     console = Console(stderr=True, highlight=False)
     settings = RetrieverSettings(threads=usable_cores())
     model = resolve_model(settings.model, kind="encoder", show_progress=True)
-    plan = QUICK if quick else FULL
+    plan = replace(QUICK if quick else FULL, cases=tuple(cases))
     report, timed = measure(model.path, settings, plan, read_pages(), console)
-    if plan.freshness is not None:
+    if plan.freshness is not None and "freshness" in plan.cases:
         found = Findings([*report.rows], [*report.ratios], {**report.extra})
         measure_freshness(plan.freshness, bench_questions(), (), found, console)
         report = replace(report, rows=found.rows, ratios=found.ratios, extra=found.extra)
     print_report(report, timed, Console())
     if json_path is not None:
         report.write_json(json_path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The bench with a choice of cases."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench_retrieval",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="CASE", help="default: all")
+    parser.add_argument("--quick", action="store_true", help="few passages, rows and rounds")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(argv)
+    run(quick=options.quick, json_path=options.json, cases=options.cases)
 
 
 def measure(
@@ -87,30 +108,35 @@ def measure(
     found.extra["corpus"] = (
         f"{pages.origin}: {len(sample.items)} pages ({sample.num_generated} generated), {len(sample.texts)} passages"
     )
-    race_ingestion(model, encoder, settings, sample, plan.ingest_rounds, found, console)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = fill(
-            *(Path(folder), sample.items, encoder.encode(sample.texts), plan.num_chunks),
-            encoder=encoder,
-            settings=settings,
-            console=console,
-        )
-        found.extra["query_chunks"] = len(rows)
-        retriever = Retriever(Path(folder), encoder, settings)
-        try:
-            race_queries(
-                *(model, retriever, encoder, rows, bench_questions(), plan.calls, plan.query_rounds),
-                threads=settings.threads,
-                found=found,
+    if "ingest" in plan.cases:
+        race_ingestion(model, encoder, settings, sample, plan.ingest_rounds, found, console)
+    if "query" in plan.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = fill(
+                *(Path(folder), sample.items, encoder.encode(sample.texts), plan.num_chunks),
+                encoder=encoder,
+                settings=settings,
                 console=console,
             )
-        finally:
-            retriever.close()
-    del rows
-    timed = measure_indexes(plan.indexes, settings.threads, console)
-    found.extra["fastest_index"] = choice_by_size(timed)
-    found.extra["exact_up_to_rows"] = freezing_size(timed)
-    found.extra["no_hnsw_at"] = [size_name(size) for size in plan.indexes.sizes if size > plan.indexes.largest_graph]
+            found.extra["query_chunks"] = len(rows)
+            retriever = Retriever(Path(folder), encoder, settings)
+            try:
+                race_queries(
+                    *(model, retriever, encoder, rows, bench_questions(), plan.calls, plan.query_rounds),
+                    threads=settings.threads,
+                    found=found,
+                    console=console,
+                )
+            finally:
+                retriever.close()
+        del rows
+    timed = measure_indexes(plan.indexes, settings.threads, console) if "index" in plan.cases else []
+    if timed:
+        found.extra["fastest_index"] = choice_by_size(timed)
+        found.extra["exact_up_to_rows"] = freezing_size(timed)
+        found.extra["no_hnsw_at"] = [
+            size_name(size) for size in plan.indexes.sizes if size > plan.indexes.largest_graph
+        ]
     found.extra["workload"] = (
         f"{settings.threads} threads, k={K}, mode hybrid, chunks of {settings.chunk_tokens} tokens; "
         f"{plan.ingest_rounds} rounds of ingestion and {plan.query_rounds} of queries, in turn; indexes over unit "
@@ -127,3 +153,7 @@ def print_report(report: Report, timed: Sequence[Timed], console: Console) -> No
         {**content, "rows": [row for row in content["rows"] if not row["case"].startswith("index ")]}, console
     )
     print_indexes(timed, console)
+
+
+if __name__ == "__main__":
+    main()

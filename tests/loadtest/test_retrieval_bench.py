@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_raw_legs_are_the_sum_of_both_legs(tmp_path: Path):
     installed = {metric: value for (system, metric), value in values.items() if "+" in system}
     if installed:
         assert installed["latency_p50"] == pytest.approx(installed["encode_p50"] + values["raw legs", "knn_p50"])
+
+
+def test_case_alone_measures_nothing_else(tmp_path: Path):
+    model = write_tiny_encoder(tmp_path / "encoder")
+    for case, names in (("index", {"index flat-fp32 400 batch 4"}), ("ingest", {"ingest"})):
+        report, timed = bench_retrieval.measure(model, TINY_SETTINGS, replace(TINY, cases=(case,)), PAGES, QUIET)
+        assert names <= {row.case for row in report.rows}
+        assert all(row.case.startswith(case) for row in report.rows) and bool(timed) == (case == "index")
 
 
 def test_absent_peer_is_named_and_gives_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
