@@ -10,10 +10,12 @@ from torch import Tensor
 
 from kernels.dispatch import Backend, choose_backend
 from kernels.native import function
-from kernels.row_scan.reference import encode_rows_reference, row_scan_reference
+from kernels.row_scan.reference import MAX_CODE, MAX_NORM, encode_rows_reference, row_scan_reference
 
 BLOCK_ROWS = 64
 MAX_DIM = 4096
+# Of the codes of a row: rounding adds at most half the root of MAX_DIM.
+MAX_CODE_NORM = MAX_NORM + 32
 
 
 class CodedRows(NamedTuple):
@@ -23,14 +25,30 @@ class CodedRows(NamedTuple):
     scales: Tensor
 
 
-def encode_rows(vectors: Tensor) -> CodedRows:
+def encode_rows(vectors: Tensor, *, backend: Backend = "auto") -> CodedRows:
     """The nearest codes of each row, whose inner products with other codes fit 32 bits.
 
     Args:
-        vectors: [n, E] float32, finite, E at most MAX_DIM.
-    Returns: codes with a norm of at most 46,340, and what one step of them is worth.
+        vectors: [n, E] float32, finite, contiguous, E at most MAX_DIM.
+        backend: "auto" takes the native kernel on a CPU and torch otherwise.
+    Returns: codes with a norm of at most MAX_CODE_NORM, and what one step of them is worth.
+    Raises: ValueError when the shape or dtype does not fit.
     """
-    return CodedRows(*encode_rows_reference(vectors))
+    if (
+        vectors.dim() != 2
+        or vectors.shape[1] > MAX_DIM
+        or vectors.dtype != torch.float32
+        or not vectors.is_contiguous()
+    ):
+        raise ValueError(f"encode_rows: {tuple(vectors.shape)} {vectors.dtype}; [n, up to {MAX_DIM}] float32 fits")
+    if choose_backend("encode_rows", backend, vectors.device) == "torch":
+        return CodedRows(*encode_rows_reference(vectors))
+    coded = CodedRows(torch.empty(vectors.shape, dtype=torch.int16), torch.empty(len(vectors)))
+    _encode()(
+        *(coded.codes.data_ptr(), coded.scales.data_ptr(), vectors.data_ptr()),
+        *(MAX_NORM, MAX_CODE, *vectors.shape),
+    )
+    return coded
 
 
 def row_scan(
@@ -110,6 +128,11 @@ def row_dots(queries: Tensor, owners: Tensor, rows: Tensor, indices: Tensor, *, 
         *(len(indices), rows.shape[1]),
     )
     return out
+
+
+@lru_cache(maxsize=1)
+def _encode() -> Any:
+    return function("switchyard_encode_rows", "pppffii")
 
 
 @lru_cache(maxsize=1)

@@ -88,6 +88,23 @@ inline void products(Sums* out, const int16_t* const* rows, const int16_t* queri
 
 }  // namespace
 
+// codes[num_rows][dim] and scales[num_rows] of float32 rows: see the reference.
+extern "C" void switchyard_encode_rows(int16_t* codes, float* scales, const float* vectors, float max_norm,
+                                       float max_code, int64_t num_rows, int64_t dim) {
+#pragma omp parallel for num_threads(threads_for(num_rows * dim)) schedule(static)
+  for (int64_t n = 0; n < num_rows; ++n) {
+    const float* row = vectors + n * dim;
+    double squares = 0, largest = 0;
+    for (int64_t i = 0; i < dim; ++i) {
+      squares += double(row[i]) * row[i];
+      largest = std::max(largest, std::fabs(double(row[i])));
+    }
+    double step = std::max(std::sqrt(squares) / max_norm, largest / max_code);
+    for (int64_t i = 0; i < dim; ++i) codes[n * dim + i] = step > 0 ? int16_t(std::nearbyint(row[i] / step)) : 0;
+    scales[n] = float(step);
+  }
+}
+
 // scores[num_queries][blocks][BLOCK], beyond the last row -inf, and the largest of each block.
 extern "C" void switchyard_row_scan(float* scores, float* maxima, const int16_t* rows, const float* row_scales,
                                     const int16_t* queries, const float* query_scales, const uint8_t* allowed,

@@ -7,15 +7,15 @@ from torch import Tensor
 from torch.nn import functional
 
 # The inner product of codes with norms of at most this stays within 32 bits, as does every part of its sum.
-_MAX_NORM = 46_300
-_MAX_CODE = 32_767
+MAX_NORM = 46_300
+MAX_CODE = 32_767
 
 
 def encode_rows_reference(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """See encode_rows."""
     wide = vectors.double()
     norms, largest = wide.norm(dim=1), wide.abs().amax(1)
-    steps = torch.maximum(norms / _MAX_NORM, largest / _MAX_CODE)
+    steps = torch.maximum(norms / MAX_NORM, largest / MAX_CODE)
     codes = (wide / steps.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).round()
     return codes.to(torch.int16), steps.float()
 

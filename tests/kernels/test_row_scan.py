@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.native import absence
-from kernels.row_scan import BLOCK_ROWS, CodedRows, encode_rows, row_dots, row_scan
+from kernels.row_scan import BLOCK_ROWS, MAX_CODE_NORM, CodedRows, encode_rows, row_dots, row_scan
 
 native = pytest.mark.skipif(absence() is not None, reason=f"no native kernels: {absence()}")
 
@@ -39,18 +39,20 @@ def test_products_of_the_largest_codes_fit_the_sums(dim):
     torch.testing.assert_close(scores[:, 0, :3], vectors @ vectors.T, rtol=3e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=native)])
 @settings(deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([1e-30, 1e-3, 1.0, 1e14]), st.sampled_from([1, 5, 384]))
-def test_codes_are_within_half_a_step_of_what_they_stand_for(seed, size, dim):
+def test_codes_are_within_half_a_step_of_what_they_stand_for(backend, seed, size, dim):
     vectors = size * torch.randn(4, dim, generator=torch.Generator().manual_seed(seed))
-    codes, scales = encode_rows(vectors)
+    codes, scales = encode_rows(vectors, backend=backend)
     errors = (vectors.double() - codes.double() * scales.double()[:, None]).abs()
     assert (errors <= 0.502 * scales.double()[:, None]).all()
-    assert (codes.double().norm(dim=1) <= 46_340).all()
+    assert (codes.double().norm(dim=1) <= MAX_CODE_NORM).all()
 
 
-def test_a_row_of_zeros_is_coded_as_such():
-    codes, scales = encode_rows(torch.zeros(2, 8))
+@pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=native)])
+def test_a_row_of_zeros_is_coded_as_such(backend):
+    codes, scales = encode_rows(torch.zeros(2, 8), backend=backend)
     assert not codes.any() and not scales.any()
 
 
@@ -71,7 +73,7 @@ def test_native_dots_equal_the_reference_and_equal_rows_score_equally(dim):
 
 def test_shapes_and_dtypes_that_do_not_fit_are_refused():
     queries, rows = encode_rows(torch.ones(2, 8)), encode_rows(torch.ones(4, 8))
-    wide = encode_rows(torch.ones(1, 4097))
+    wide = CodedRows(torch.ones(1, 4097, dtype=torch.int16), torch.ones(1))
     for bad in (
         (CodedRows(queries.codes.float(), queries.scales), rows),
         (queries, CodedRows(rows.codes, rows.scales.half())),
@@ -91,3 +93,6 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match="row_dots: queries"):
             row_dots(*bad)
+    for vectors in (torch.ones(8), torch.ones(2, 8).half(), torch.ones(1, 4097), torch.ones(8, 2).T):
+        with pytest.raises(ValueError, match="encode_rows:"):
+            encode_rows(vectors)

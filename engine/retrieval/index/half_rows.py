@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.index.rows import FIRST_CAPACITY, Keys, Mask
-from kernels.row_scan import BLOCK_ROWS, CodedRows, encode_rows, row_dots, row_scan
+from kernels.row_scan import BLOCK_ROWS, MAX_CODE_NORM, CodedRows, encode_rows, row_dots, row_scan
 
 # Scores of the copies that are held at once.
 _MAX_SCORES = 16_000_000
@@ -60,7 +60,7 @@ class HalfRows:
 
         Both as computed, the queries in 16 bits as well for the copies.
         """
-        return self._bounds(queries, encode_rows(torch.from_numpy(np.ascontiguousarray(queries))))
+        return self._bounds(encode_rows(torch.from_numpy(np.ascontiguousarray(queries))))
 
     def candidates(
         self, queries: Vectors, num_rows: int, num_results: int, is_allowed: Mask | None
@@ -75,21 +75,22 @@ class HalfRows:
         most = max(_MAX_SHARE * num_rows, _FEW)
         piece = max(_MAX_SCORES // num_rows, 1)
         for first in range(0, len(queries), piece):
-            part = np.ascontiguousarray(queries[first : first + piece])
-            coded = encode_rows(torch.from_numpy(part))
+            coded = encode_rows(torch.from_numpy(np.ascontiguousarray(queries[first : first + piece])))
             scores, maxima = row_scan(coded, rows, allowed)
-            near = _within(scores.numpy(), maxima.numpy(), num_results, 2 * self._bounds(part, coded))
+            near = _within(scores.numpy(), maxima.numpy(), num_results, 2 * self._bounds(coded))
             if any(len(mine) > most for mine in near):
                 return None
             found += near
         return found
 
-    def _bounds(self, queries: Vectors, coded: CodedRows) -> NDArray[np.float64]:
-        norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    def _bounds(self, coded: CodedRows) -> NDArray[np.float64]:
+        # A query's norm is at most that of its codes, its distance to them half a step in each dimension and the
+        # rounding of the step itself. A step of nearly 0 may have lost its last digits.
+        steps = coded.scales.numpy() + 1e-37
         copy_norm = self._max_norm + self._max_error
-        bounds: NDArray[np.float64] = (
-            norms * (self._max_error + self._scan_error * copy_norm) + _distances(queries, coded) * copy_norm + 1e-37
-        )
+        from_rows = MAX_CODE_NORM * (self._max_error + self._scan_error * copy_norm)
+        from_query = (coded.codes.shape[1] ** 0.5 / 2 + 1) * copy_norm
+        bounds: NDArray[np.float64] = steps * np.float64(from_rows + from_query) + 1e-37
         return bounds
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.half_rows import HalfRows
 from kernels.native import absence
+from kernels.row_scan import encode_rows, row_scan
 
 pytestmark = pytest.mark.skipif(absence() is not None, reason=f"no native kernels: {absence()}")
 DIM = 16
@@ -89,6 +91,20 @@ def test_candidates_are_few_and_bounded_by_what_was_measured():
     found = halves.candidates(query, len(vectors), 10, None)
     assert found is not None and 10 <= len(found[0]) < 100
     assert halves.bounds(query) < 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1e-43, 1e-30, 1.0, 1e12]), st.sampled_from([1e-30, 1.0, 1e12]))
+def test_no_product_of_codes_is_further_off_than_the_bound(seed, query_size, row_size):
+    drawn = np.random.default_rng(seed)
+    vectors = (row_size * drawn.standard_normal((200, DIM))).astype(np.float32)
+    queries = (query_size * drawn.standard_normal((3, DIM))).astype(np.float32)
+    halves = HalfRows(DIM)
+    halves.write(0, vectors)
+    coded, rows = encode_rows(torch.from_numpy(queries)), encode_rows(torch.from_numpy(vectors))
+    found = row_scan(coded, rows)[0].flatten(1)[:, :200].numpy()
+    exact = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    assert (np.abs(found - exact) <= halves.bounds(queries)[:, None]).all()
 
 
 def test_copies_that_cannot_narrow_the_search_say_so():
