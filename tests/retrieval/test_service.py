@@ -24,6 +24,7 @@ from engine.errors import (
 )
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.lexical import LexicalIndex
+from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.service import Retriever
 from engine.retrieval.store.write import Transaction
 from engine.values import DocumentWrite, Evidence, Query
@@ -402,6 +403,29 @@ def test_lexical_index_that_cannot_be_written_fails_no_write(retriever, monkeypa
     assert found_in(retriever, "Madrid", k=9) and "b" in found_in(retriever, "Madrid", k=9)
     retriever.write("docs", [DocumentWrite("a", delete=True)])
     assert found_in(retriever, "Madrid", mode="lexical") == ["b"]
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_deletion_that_the_lexical_index_lost_is_noticed_before_the_next_search(
+    open_retriever, monkeypatch, caplog, is_restarted
+):
+    retriever = open_retriever()
+    retriever.write("docs", [doc("a", REGIONS), doc("b", REGIONS)])
+    commit = LexicalIndex.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(LexicalIndex, "commit", lambda self, removed, *rest: commit(self, (), *rest))
+        if is_restarted:  # killed before anybody looked
+            patch.setattr(LiveCollection, "_show_lexical", lambda self: None)
+        retriever.write("docs", [DocumentWrite("a", delete=True)])
+    if is_restarted:
+        retriever.close()
+        retriever = open_retriever()
+    else:
+        assert "2 chunks, not 1; it is rebuilt" in caplog.text
+    assert found_in(retriever, "Madrid", mode="lexical") == ["b"]
+    assert found_in(retriever, "Madrid", mode="hybrid") == ["b"]
+    retriever.write("docs", [doc("c", REGIONS)])
+    assert sorted(found_in(retriever, "Madrid", mode="lexical")) == ["b", "c"]
 
 
 def test_index_of_an_earlier_collection_of_the_same_name_is_not_taken_for_ours(open_retriever, tmp_path):

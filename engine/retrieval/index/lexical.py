@@ -169,6 +169,14 @@ class LexicalIndex:
             other.result()
         return hits
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that searches see."""
+        if self._searcher is None:
+            return 0
+        markers = Query.term_query(self._schema, "is_marker", 1, "basic")
+        return int(self._searcher.num_docs - self._searcher.search(markers, 1).count)
+
     def close(self) -> None:
         """Let running merges end and give up the folder; may be called twice."""
         self._end_writer()

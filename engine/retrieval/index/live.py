@@ -109,7 +109,7 @@ class LiveCollection:
         for tenant, keys, documents, vectors in self._store.vectors(collection, encoder):
             shelf = self._shelf(tenant)
             shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
-        if self._lexical.open() != self.version:
+        if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
             self._rebuild_lexical()
         for shelf in self._shelves.values():
             shelf.meter.refresh(shelf.rows, self._questions)
@@ -163,6 +163,11 @@ class LiveCollection:
                 self._is_lexical_behind = False
             else:
                 self._lexical.show()
+                # Seen once in thousands of writes under load: tantivy lost a deletion, and found a chunk that is gone.
+                if self._lexical.num_chunks != self.num_chunks:
+                    found, wanted = self._lexical.num_chunks, self.num_chunks
+                    _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)
+                    self._rebuild_lexical()
         except DataFolderError as error:
             self._leave_out_lexical(error)
 
