@@ -175,7 +175,7 @@ class LexicalIndex:
         if self._searcher is None:
             return 0
         markers = Query.term_query(self._schema, "is_marker", 1, "basic")
-        return int(self._searcher.num_docs - self._searcher.search(markers, 1).count)
+        return self._searcher.num_docs - len(self._searcher.search(markers, 9, count=False).hits)
 
     def close(self) -> None:
         """Let running merges end and give up the folder; may be called twice."""
