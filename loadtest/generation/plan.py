@@ -50,7 +50,16 @@ class Plan:
         return self.slow_rounds if system in (BATCH, LLAMA) else self.rounds
 
     def narrowed(self, clients: Collection[int], rounds: int | None) -> Plan:
-        """This plan for the numbers of clients that are named, or all, in so many rounds."""
+        """This plan for the numbers of clients that are named, or all, in so many rounds.
+
+        Raises: ValueError for a number of clients that no case has, and for less than one round.
+        """
+        known = sorted({*self.free, *self.rag, *self.lora, *self.copied})
+        unknown = sorted(set(clients) - set(known))
+        if unknown:
+            raise ValueError(f"no case has {unknown[0]} clients; there are: {', '.join(map(str, known))}")
+        if rounds is not None and rounds < 1:
+            raise ValueError(f"{rounds} rounds measure nothing; name 1 or more")
 
         def some(jobs: dict[int, int]) -> dict[int, int]:
             return {number: count for number, count in jobs.items() if not clients or number in clients}

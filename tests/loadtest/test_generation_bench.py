@@ -191,3 +191,16 @@ def test_plan_is_narrowed_to_clients_and_rounds():
         1,
     )
     assert FULL.narrowed((), None) == FULL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clients", "8", "5"], "no case has 5 clients; there are: 1, 4, 8, 16, 32"),
+        (["--rounds", "0"], "0 rounds measure nothing; name 1 or more"),
+    ],
+)
+def test_numbers_that_measure_nothing_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err

@@ -73,7 +73,8 @@ class Decoder:
             head = self._embedding if self.spec.is_tied else stored.read(name, size)
             self._head = packer.pack_head(head, codes.read_stacked([name], head))
             stored.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
-        self._native: dict[int, DecoderForward | None] = {}  # by how many formats a step is too wide for
+        self._limits: frozenset[int] = frozenset()  # rows beyond which some matrix changes its format
+        self._native: dict[int, DecoderForward | None] = {}  # by how many of those a step exceeds
 
     @property
     def product_bytes(self) -> int:
@@ -88,7 +89,7 @@ class Decoder:
         """Where weights are there in two formats, time both on this thread, and let the faster one serve."""
         choose_formats(self._matrices[:-1])
         choose_formats([self._head])
-        self._native.clear()
+        self._native.clear()  # laid out anew by the next step
 
     def keep_packed(self) -> None:
         """Compute with packed weights alone, whatever is faster."""
@@ -139,8 +140,9 @@ class Decoder:
         raise AssertionError("a decoder has at least one layer")
 
     def _native_forward(self, num_rows: int) -> DecoderForward | None:
-        limits = {matrix.packed_rows for layer in self._layers for matrix in layer.matrices}
-        key = sum(num_rows > limit for limit in limits)
+        if not self._native:
+            self._limits = frozenset(matrix.packed_rows for layer in self._layers for matrix in layer.matrices)
+        key = sum(num_rows > limit for limit in self._limits)
         if key not in self._native:
             self._native[key] = self._lay_out(num_rows)
         return self._native[key]

@@ -59,15 +59,14 @@ def hybrid(dense: Hits, lexical: Hits, alpha: float | None) -> Hits:
     A score of 1 is first in both legs. Raises: see `convex`.
     """
     if alpha is not None:
-        _check_alpha(alpha)
-        return _combined(_normalised(dense, None), _normalised(lexical, 0.0), alpha)
-    fused = _summed_by_rank((dense.keys, lexical.keys), k0=_RRF_K0, weights=_RRF_WEIGHTS)
+        return convex(dense, lexical, alpha)
+    fused = reciprocal_rank_fusion((dense.keys, lexical.keys), k0=_RRF_K0, weights=_RRF_WEIGHTS)
     return Hits(fused.keys, fused.scores / (sum(_RRF_WEIGHTS) / (_RRF_K0 + 1)))
 
 
 def reciprocal_rank_fusion(
-    rankings: Sequence[Sequence[int]], *, k0: int = 60, weights: Sequence[float] | None = None
-) -> Ranking:
+    rankings: Sequence[NDArray[np.int64]], *, k0: int = 60, weights: Sequence[float] | None = None
+) -> Hits:
     """Sum over the rankings of weight / (k0 + rank), ranks from 1; best first, ties by key.
 
     Args:
@@ -83,13 +82,22 @@ def reciprocal_rank_fusion(
     if len(weights) != len(rankings) or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(f"weights {list(weights)} do not fit {len(rankings)} rankings; give each one, 0 or more")
     for ranking in rankings:
-        if len(set(ranking)) != len(ranking):
-            raise ValueError(f"a ranking of {len(ranking)} keys holds {len(set(ranking))} distinct ones")
-    fused = _summed_by_rank([np.array(ranking, np.int64) for ranking in rankings], k0=k0, weights=weights)
-    return fused.pairs()
+        if len(np.unique(ranking)) != len(ranking):
+            raise ValueError(f"a ranking of {len(ranking)} keys holds {len(np.unique(ranking))} distinct ones")
+    if sum(map(len, rankings)) == 0:
+        return hits_of([])
+    keys = np.concatenate(rankings)
+    parts = np.concatenate(
+        [weight / (k0 + np.arange(1, len(one) + 1)) for one, weight in zip(rankings, weights, strict=True)]
+    )
+    # By size within a key: a sum does not depend on the order of the rankings, so that equal sums tie.
+    order = np.lexsort((parts, keys))
+    keys, parts = keys[order], parts[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return _sorted(keys[starts], np.add.reduceat(parts, starts))
 
 
-def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
+def convex(dense: Hits, lexical: Hits, alpha: float) -> Hits:
     """alpha * dense + (1 - alpha) * lexical over normalised scores; best first, ties by key.
 
     Each leg is scaled per query to its best score as 1. BM25 begins at 0. Encoders differ in where the cosines of
@@ -97,14 +105,15 @@ def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: floa
     fetched. A key that a leg lacks counts as the lowest of that leg's first FUSED_DEPTH, or 0 where there are fewer.
 
     Args:
-        dense: cosine similarities by key.
-        lexical: BM25 scores by key.
+        dense: keys by cosine similarity.
+        lexical: keys by BM25 score.
         alpha: weight of the dense leg, in [0, 1]; at 0 and 1 only the keys of one leg are ranked.
     Raises: ValueError for alpha outside of [0, 1].
     Source: convex combination, Bruch, Gai and Ingber, arXiv:2210.11934.
     """
-    fused = hybrid(ranked(dense), ranked(lexical), alpha)
-    return fused.pairs()
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
+    return _combined(_normalised(dense, None), _normalised(lexical, 0.0), alpha)
 
 
 def fit_alpha(judged: Sequence[JudgedQuery], *, at_least: int = MIN_JUDGED) -> float:
@@ -185,29 +194,9 @@ def _normalised(hits: Hits, floor: float | None) -> _Leg:
     return _Leg(hits.keys, scaled, (lowest - low) / width if num_fused == FUSED_DEPTH else 0.0)
 
 
-def _summed_by_rank(rankings: Sequence[NDArray[np.int64]], *, k0: int, weights: Sequence[float]) -> Hits:
-    """The sum of weight / (k0 + rank) of each key."""
-    if sum(map(len, rankings)) == 0:
-        return _sorted(np.empty(0, np.int64), np.empty(0, np.float64))
-    keys = np.concatenate(rankings)
-    parts = np.concatenate(
-        [weight / (k0 + np.arange(1, len(one) + 1)) for one, weight in zip(rankings, weights, strict=True)]
-    )
-    # By size within a key: a sum does not depend on the order of the rankings, so that equal sums tie.
-    order = np.lexsort((parts, keys))
-    keys, parts = keys[order], parts[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    return _sorted(keys[starts], np.add.reduceat(parts, starts))
-
-
 def _sorted(keys: NDArray[np.int64], scores: NDArray[np.float64]) -> Hits:
     order = np.lexsort((keys, -scores))
     return Hits(keys[order], scores[order])
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} is not in [0, 1]; 1 is the dense leg alone, 0 the lexical one")
 
 
 def ndcg(ranking: Ranking, query: JudgedQuery) -> float:

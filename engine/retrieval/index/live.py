@@ -163,7 +163,7 @@ class LiveCollection:
                 self._is_lexical_behind = False
             else:
                 self._lexical.show()
-                # Seen once in thousands of writes under load: tantivy lost a deletion, and found a chunk that is gone.
+                # tantivy may lose a deletion (once in thousands of writes under load), and find a chunk that is gone.
                 if self._lexical.num_chunks != self.num_chunks:
                     found, wanted = self._lexical.num_chunks, self.num_chunks
                     _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)

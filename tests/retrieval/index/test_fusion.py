@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_fusion import plain_convex, plain_reciprocal_ranks
 
-from engine.retrieval.index.fusion import (
-    FUSED_DEPTH,
-    JudgedQuery,
-    convex,
-    fit_alpha,
-    hits_of,
-    hybrid,
-    reciprocal_rank_fusion,
-)
+from engine.retrieval.index import fusion
+from engine.retrieval.index.fusion import FUSED_DEPTH, JudgedQuery, Ranking, fit_alpha, hits_of, hybrid, ranked
 
 legs = st.dictionaries(st.integers(0, 30), st.floats(0.01, 100.0), max_size=20)
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[int]], **options: Any) -> Ranking:
+    return fusion.reciprocal_rank_fusion([np.array(ranking, np.int64) for ranking in rankings], **options).pairs()
+
+
+def convex(dense: Mapping[int, float], lexical: Mapping[int, float], alpha: float) -> Ranking:
+    return fusion.convex(ranked(dense), ranked(lexical), alpha).pairs()
 
 
 def keys_of(ranking: list[tuple[int, float]]) -> list[int]:
