@@ -47,14 +47,11 @@ async def race(
     copy are timed with their prompts in the prefix cache, too.
     """
     choice = PeerChoice(plan, found, with_llama)
-    systems = (ours, DraftsOff(ours))
+    known = ours.knowing_prompts()
+    systems, warm = (ours, DraftsOff(ours)), (known, DraftsOff(known))
     for clients, count in plan.copied.items():
-        common = (clients, systems, plan, found, console)
         copying = copying_jobs(trace, count)
-        await race_case(f"{prefix}copied c={clients}", copying, *common, choice)
-        known = ours.knowing_prompts()
-        await race_case(
-            f"{prefix}copied, prompt known c={clients}", copying, clients, (known, DraftsOff(known)), *common[2:]
-        )
         noise = [replace(job, drafts=True) for job in free_jobs(count, seed=clients, vocab_size=vocab_size)]
-        await race_case(f"{prefix}drafted noise c={clients}", noise, *common)
+        await race_case(f"{prefix}copied c={clients}", copying, clients, systems, plan, found, console, choice)
+        await race_case(f"{prefix}copied, prompt known c={clients}", copying, clients, warm, plan, found, console)
+        await race_case(f"{prefix}drafted noise c={clients}", noise, clients, systems, plan, found, console)
