@@ -1,7 +1,7 @@
 """Texts that are nearly the same: character 5-grams with a Jaccard similarity of at least 0.8.
 
 Two sets that similar share one of the few rarest members of each (prefix filtering: Chaudhuri et al., ICDE 2006;
-Bayardo et al., WWW 2007), so each text is compared with few others, and unlike MinHash nothing is missed by chance.
+Bayardo et al., WWW 2007), so each text is compared with few others, and short ones miss nothing by chance.
 Lee et al. (arXiv:2107.06499) compare 5-grams at 0.8 too, of words; words are too coarse for texts of one line.
 """
 
