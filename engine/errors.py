@@ -5,6 +5,7 @@
     |-- ModelSourceError             weights cannot be fetched, verified or read
     |-- DataFolderError              the data folder is locked, read-only, full or from another version
     |-- SnapshotError                a snapshot is damaged, foreign or does not fit; nothing was changed
+    |-- TrainingDataError            a file of examples cannot be read or holds bad rows
     |-- ServerUnreachable            a client command found no server
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
@@ -75,6 +76,16 @@ class SnapshotError(SwitchyardError):
     """A snapshot cannot be written, is damaged or foreign, or does not fit the store; nothing was changed."""
 
     code = "snapshot"
+
+
+class TrainingDataError(SwitchyardError):
+    """A file of examples cannot be read, or holds bad rows. `problems` has a sentence for each of the first ones."""
+
+    code = "training_data"
+
+    def __init__(self, message: str, *, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class ServerUnreachable(SwitchyardError):

@@ -28,6 +28,7 @@ EXAMPLES = [
     (errors.ComponentUnavailable("generator", "it died"), 503),
     (errors.NotImplementedYet("GET /metrics"), 501),
     (errors.DataFolderError("locked"), 500),
+    (errors.TrainingDataError("data.jsonl:3: is empty", problems=["line 3: is empty"]), 500),
 ]
 
 

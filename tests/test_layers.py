@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ENGINE = REPOSITORY / "engine"
 # A package may import those after it.
-ORDER = ["cli", "serving", "api", "retrieval", "routing", "generation"]
+ORDER = ["cli", "serving", "api", "tuning", "retrieval", "routing", "generation"]
 SIBLINGS = {"retrieval", "routing", "generation"}
 
 
@@ -42,7 +42,7 @@ def test_module_imports_only_what_its_layer_may(path):
         return
     above = set(ORDER[: ORDER.index(package)]) | (SIBLINGS - {package} if package in SIBLINGS else set())
     if package in SIBLINGS:
-        above |= {"cli", "serving", "api"}
+        above |= {"cli", "serving", "api", "tuning"}
     used = {name.split(".")[1] for name in imported if name.startswith("engine.") and name.count(".") >= 1}
     # The command line starts servers through the launcher, and nothing else may look upwards.
     assert not used & above, f"{path.relative_to(REPOSITORY)} imports from {sorted(used & above)}"
@@ -76,7 +76,7 @@ def test_help_of_the_command_waits_neither_for_torch_nor_for_ray():
     code = (
         "import sys; from engine.cli.main import main\n"
         "import engine.cli.ask, engine.cli.ingest, engine.cli.jobs, engine.cli.search\n"
-        "import engine.cli.serve, engine.cli.bench\n"
+        "import engine.cli.serve, engine.cli.bench, engine.cli.tune\n"
         "print([name for name in ('torch', 'ray', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)

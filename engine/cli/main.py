@@ -21,6 +21,7 @@ COMMANDS = {
     "ask": "engine.cli.ask:ask",
     "search": "engine.cli.search:search",
     "judge": "engine.cli.judge:judge",
+    "tune": "engine.cli.tune:tune",
     "adapters": "engine.cli.adapters:adapters",
     "snapshot": "engine.cli.snapshot:snapshot",
     "models": "engine.cli.models:models",

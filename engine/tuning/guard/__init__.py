@@ -1,0 +1,1 @@
+"""What a set of examples is worth, said before anything is trained on it."""
