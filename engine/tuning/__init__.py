@@ -1,0 +1,1 @@
+"""Examples to a trained adapter: reading them, judging them before training, splitting them."""
