@@ -30,7 +30,8 @@ def packed_attention(
     """Attention of a transformers decoder layer over a packed row; `packing` is passed to the model's forward.
 
     Examples are padded to the longest one for attention only. Padding lies after an example's end, where a causal
-    mask lets none of its tokens look, so the result is that of the examples one at a time.
+    mask lets none of its tokens look, and each example sees the shared tokens before its own, so the result is that
+    of the examples one at a time.
 
     Args:
         query: [1, H, T, D]; key and value: [1, KV, T, D] of H = KV * groups heads.
@@ -41,57 +42,74 @@ def packed_attention(
     if packing is None or attention_mask is not None:
         raise ValueError(f"{ATTENTION} needs packing=... and no mask; generate within AdapterModel.generating()")
     groups = query.shape[1] // key.shape[1]
-    queries, keys, values = (_side_by_side(tensor, packing) for tensor in (query, key, value))
     if groups > 1:
-        keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
-    banded = sliding_window is not None and sliding_window < packing.longest
-    mask = _band(packing.longest, int(sliding_window or 0), query.device) if banded else None
-    out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    shared = packing.num_shared
+    queries, keys, values = (_side_by_side(tensor[0, :, shared:], packing) for tensor in (query, key, value))
+    if shared:
+        # [1, H, shared, D] before each example's own keys and values; its gradient is the sum over the examples.
+        query, key, value = (tensor[:, :, :shared] for tensor in (query, key, value))
+        keys, values = (
+            torch.cat((head.expand(packing.num_examples, -1, -1, -1), own), dim=2)
+            for head, own in ((key, keys), (value, values))
+        )
+    out = _causal(queries, keys, values, scaling, sliding_window)
     rows = out.transpose(1, 2).flatten(0, 1).flatten(1)  # [N * longest, H * D]
     if packing.unpad is not None:
-        rows = _Unpad.apply(rows, packing)
-    return rows.view(1, -1, *query.shape[1::2]), None
+        rows = _Unpad.apply(rows, packing.pad, packing.unpad)  # type: ignore[no-untyped-call]
+    if shared:
+        rows = torch.cat((_causal(query, key, value, scaling, sliding_window)[0].transpose(0, 1).flatten(1), rows))
+    return rows.view(1, len(rows), query.shape[1], query.shape[3]), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """[N, H, queries, D], where the last query stands at the last key."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    window = num_keys if window is None else min(window, num_keys)
+    is_plain = num_queries == num_keys == window
+    mask = None if is_plain else _band(num_queries, num_keys, window, query.device)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_plain, scale=scaling)
 
 
 def _side_by_side(tensor: Tensor, packing: Packing) -> Tensor:
-    """[1, heads, T, D] to [N, heads, longest, D]."""
-    _, heads, _, size = tensor.shape
-    rows = tensor[0].transpose(0, 1).flatten(1)  # [T, heads * D]
+    """[heads, own tokens, D] to [N, heads, longest, D]."""
+    heads, _, size = tensor.shape
+    rows = tensor.transpose(0, 1).flatten(1)  # [own tokens, heads * D]
     if packing.pad is not None:
-        rows = _Pad.apply(rows, packing)
+        rows = _Pad.apply(rows, packing.pad, packing.unpad)  # type: ignore[no-untyped-call]
     return rows.view(packing.num_examples, packing.longest, heads, size).transpose(1, 2)
 
 
 # Rows are copied both ways by plain gathers: the gradient that autograd derives for an index adds row by row.
 class _Pad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return rows.index_select(0, packing.pad)
+    def forward(ctx: Any, rows: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+        ctx.unpad = unpad
+        return rows.index_select(0, pad)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         # Padding has no gradient: no token looks at it, and what it looks at is dropped.
-        return gradients[0].index_select(0, ctx.packing.unpad), None
+        return gradients[0].index_select(0, ctx.unpad), None, None
 
 
 class _Unpad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return rows.index_select(0, packing.unpad)
+    def forward(ctx: Any, rows: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+        ctx.num_slots, ctx.unpad = len(pad), unpad
+        return rows.index_select(0, unpad)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        packing: Packing = ctx.packing
-        padded = gradients[0].new_zeros(packing.num_examples * packing.longest, gradients[0].shape[1])
-        return padded.index_copy_(0, packing.unpad, gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        padded = gradients[0].new_zeros(ctx.num_slots, gradients[0].shape[1])
+        return padded.index_copy_(0, ctx.unpad, gradients[0]), None, None
 
 
 @lru_cache(maxsize=8)
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """[length, length] bool: True where a query may look."""
-    ages = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+def _band(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
+    """[queries, keys] bool: True where a query may look."""
+    places = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    ages = places - torch.arange(num_keys, device=device)
     return (ages >= 0) & (ages < window)
 
 

@@ -20,7 +20,7 @@ def token_losses(hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Ten
         bias: [V] or None; targets: [C] int64.
     Returns: [C] float32. Differentiable in `hidden` alone: the head of a LoRA model is frozen.
     """
-    losses: Tensor = _TokenLosses.apply(hidden, head, bias, targets)
+    losses: Tensor = _TokenLosses.apply(hidden, head, bias, targets)  # type: ignore[no-untyped-call]
     return losses
 
 

@@ -21,6 +21,7 @@ from engine.generation.model_files import resolve_dtype, torch_multiplies_bfloat
 from engine.tuning.training.attention import ATTENTION
 from engine.tuning.training.batches import split_forwards
 from engine.tuning.training.examples import EncodedExample
+from engine.tuning.training.fused_lora import fuse_lora
 from engine.tuning.training.loss import token_losses
 from engine.tuning.training.packing import PackedBatch, pack
 from engine.tuning.training.settings import TrainingSettings
@@ -67,6 +68,7 @@ class AdapterModel:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.manual_seed(settings.seed)
             self.peft: Any = get_peft_model(model, self._lora).to(device).eval()
+        fuse_lora(self.peft)
         self._causal_lm: Any = self.peft.get_base_model()
         trained = {name: weight for name, weight in self.peft.named_parameters() if weight.requires_grad}
         # Named as PEFT names them in a file, and in one order everywhere.
@@ -119,14 +121,14 @@ class AdapterModel:
         config = self._lora.to_dict() | {"base_model_name_or_path": base_model, "inference_mode": True}
         # PEFT keeps targets in a set, whose order changes from process to process.
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-        return (json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n").encode()
+        return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of tensors on the CPU: names, shapes, dtypes and bytes."""
     digest = sha256()
     for name in sorted(weights):
-        tensor = weights[name].contiguous()
+        tensor = weights[name]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data if tensor.numel() else b"")
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
