@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.tuning.training.examples import EncodedExample
+
 # Batches' worth of examples that are sorted by length together: enough for like lengths, few enough for a mixed epoch.
 WINDOW_BATCHES = 16
+# What a forward pass costs besides its tokens, in tokens.
+PASS_TOKENS = 256
 
 
 def plan_epoch(lengths: Sequence[int], *, batch_tokens: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
@@ -46,6 +50,36 @@ def split_forwards(batch: Sequence[int], lengths: Sequence[int], forward_tokens:
         forwards[-1].append(index)
         room -= lengths[index]
     return [tuple(forward) for forward in forwards]
+
+
+def shared_forwards(examples: Sequence[EncodedExample], forward_tokens: int) -> list[tuple[int, ...]]:
+    """Forward passes over all `examples`, those that begin alike together; each computes at most `forward_tokens`.
+
+    What a pass's examples begin with is computed once (see `pack`), so many completions of one prompt cost little more
+    than the prompt. An example starts another pass where joining would undo more sharing than a pass costs.
+    """
+    order = sorted(range(len(examples)), key=lambda index: examples[index].tokens)
+    forwards: list[list[int]] = []
+    shared = total = 0
+    for index in order:
+        example = examples[index]
+        size, most = len(example.tokens) - 1, example.num_prompt - 1
+        if forwards:
+            count = len(forwards[-1])
+            joined = _num_common(examples[forwards[-1][-1]].tokens, example.tokens, min(shared, most))
+            # Tokens computed twice for joining, less those that a pass of its own would compute again.
+            lost = (count - 1) * (shared - joined) - joined
+            if lost <= PASS_TOKENS and total + size - count * joined <= forward_tokens:
+                forwards[-1].append(index)
+                shared, total = joined, total + size
+                continue
+        forwards.append([index])
+        shared, total = most, size
+    return [tuple(forward) for forward in forwards]
+
+
+def _num_common(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    return next((place for place in range(most) if one[place] != other[place]), most)
 
 
 def _cut(order: np.ndarray, sizes: np.ndarray, parts: int) -> list[np.ndarray]:

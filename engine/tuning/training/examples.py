@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from engine.errors import TrainingError
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
@@ -37,3 +39,18 @@ def examples_digest(examples: Sequence[EncodedExample]) -> str:
     for example in examples:
         digest.update(array("q", (len(example.tokens), example.num_prompt, *example.tokens)).tobytes())
     return digest.hexdigest()
+
+
+def check_fit(examples: Sequence[EncodedExample], max_tokens: int, vocabulary: int) -> None:
+    """Raises: TrainingError naming the first example that is longer than the context or of another tokenizer."""
+    for number, example in enumerate(examples, start=1):
+        if len(example.tokens) > max_tokens:
+            raise TrainingError(
+                f"example {number} has {len(example.tokens)} tokens, the model's context holds {max_tokens}. "
+                "Shorten or leave out what is longer."
+            )
+        if not 0 <= min(example.tokens) <= max(example.tokens) < vocabulary:
+            raise TrainingError(
+                f"example {number} has tokens from {min(example.tokens)} to {max(example.tokens)}, the model's are "
+                f"below {vocabulary}. Encode the examples with this model's tokenizer."
+            )

@@ -19,7 +19,7 @@ from engine.errors import ModelSourceError
 from engine.generation.adapters.files import TARGETS
 from engine.generation.model_files import resolve_dtype, torch_multiplies_bfloat16
 from engine.tuning.training.attention import ATTENTION
-from engine.tuning.training.batches import split_forwards
+from engine.tuning.training.batches import shared_forwards
 from engine.tuning.training.examples import EncodedExample
 from engine.tuning.training.fused_lora import fuse_lora
 from engine.tuning.training.loss import token_losses
@@ -86,13 +86,16 @@ class AdapterModel:
 
     @torch.no_grad()
     def example_losses(self, examples: Sequence[EncodedExample], *, forward_tokens: int = 2048) -> list[float]:
-        """Negative log likelihood of each example's completion, summed over its tokens; any number of examples."""
-        order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
+        """Negative log likelihood of each example's completion, summed over its tokens; any number of examples.
+
+        Completions of one prompt, such as every label of a text, cost little more than the prompt once.
+        """
         losses = [0.0] * len(examples)
-        for indices in split_forwards(order, [len(example.tokens) for example in examples], forward_tokens):
+        for indices in shared_forwards(examples, forward_tokens):
             batch = pack([examples[index] for index in indices], self.device)
-            sums = torch.zeros(len(indices), dtype=torch.float64, device=self.device)
-            sums.index_add_(0, batch.owners, self.token_losses(batch).double())
+            # On the CPU, where sums have one order: a GPU adds in whatever order its threads arrive.
+            sums = torch.zeros(len(indices), dtype=torch.float64)
+            sums.index_add_(0, batch.owners, self.token_losses(batch).double().cpu())
             for index, loss in zip(indices, sums.tolist(), strict=True):
                 losses[index] = loss
         return losses

@@ -34,7 +34,8 @@ class PackedBatch:
     """N examples as one row of T tokens, C of which are predicted.
 
     `input_ids` and `position_ids` are [1, T]; positions are those within each example. `predicting` [C] are the
-    places whose logits matter, `targets` [C] the tokens that follow them, `owners` [C] the example of each. All int64.
+    places whose logits matter, `targets` [C] the tokens that follow them, `owners` [C] the example of each, always on
+    the CPU. All int64.
     """
 
     input_ids: Tensor
@@ -74,7 +75,7 @@ def pack(examples: Sequence[EncodedExample], device: str | torch.device = "cpu")
         position_ids=tensor([*range(shared), *own_positions])[None],
         predicting=tensor([place for run in places for place in run]),
         targets=tensor([token for example in examples for token in example.tokens[example.num_prompt :]]),
-        owners=tensor([owner for owner, run in enumerate(places) for _ in run]),
+        owners=torch.tensor([owner for owner, run in enumerate(places) for _ in run]),
         packing=_packing(lengths, shared, device),
     )
 

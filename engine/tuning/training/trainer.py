@@ -17,7 +17,7 @@ from engine.errors import TrainingDiverged, TrainingError
 from engine.tuning.training.batches import plan_epoch, split_forwards
 from engine.tuning.training.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint
 from engine.tuning.training.events import Evaluated, HistoryPoint, Listener, Resumed, Stepped
-from engine.tuning.training.examples import EncodedExample, examples_digest
+from engine.tuning.training.examples import EncodedExample, check_fit, examples_digest
 from engine.tuning.training.model import AdapterModel, weights_digest
 from engine.tuning.training.packing import pack
 from engine.tuning.training.result import TrainingResult, peak_gpu_bytes, peak_memory_bytes, write_adapter
@@ -70,8 +70,9 @@ def train(
             "adapter that does best on the second is kept. Add examples, or split some off."
         )
     model = AdapterModel(base.path, settings, device=device, dtype=dtype)
+    limits = model.peft.config
     for examples in (training, validation):
-        _check_fit(examples, model)
+        check_fit(examples, limits.max_position_embeddings, limits.vocab_size)
     identity = {
         "training examples": examples_digest(training),
         "validation examples": examples_digest(validation),
@@ -238,18 +239,3 @@ class _Run:
         ahead = sum(1 for step in self._due if step > state.step)
         evaluation = state.evaluate_s / len(state.history) if state.history else 0.0
         return state.train_s / state.step * (self.num_steps - state.step) + evaluation * ahead
-
-
-def _check_fit(examples: Sequence[EncodedExample], model: AdapterModel) -> None:
-    limits = model.peft.config
-    for number, example in enumerate(examples, start=1):
-        if len(example.tokens) > limits.max_position_embeddings:
-            raise TrainingError(
-                f"example {number} has {len(example.tokens)} tokens, the model's context holds "
-                f"{limits.max_position_embeddings}. Shorten or leave out what is longer."
-            )
-        if not 0 <= min(example.tokens) <= max(example.tokens) < limits.vocab_size:
-            raise TrainingError(
-                f"example {number} has tokens from {min(example.tokens)} to {max(example.tokens)}, the model's are "
-                f"below {limits.vocab_size}. Encode the examples with this model's tokenizer."
-            )
