@@ -6,6 +6,9 @@
     |-- DataFolderError              the data folder is locked, read-only, full or from another version
     |-- SnapshotError                a snapshot is damaged, foreign or does not fit; nothing was changed
     |-- TrainingDataError            a file of examples cannot be read or holds bad rows
+    |-- TrainingError                training cannot start or go on; the best adapter so far is kept
+    |   |-- TrainingDiverged         the loss grew or is not finite
+    |   `-- CheckpointMismatch       a stopped run is of other data or settings than it is asked to go on with
     |-- ServerUnreachable            a client command found no server
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
@@ -86,6 +89,24 @@ class TrainingDataError(SwitchyardError):
     def __init__(self, message: str, *, problems: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class TrainingError(SwitchyardError):
+    """Training cannot start or go on."""
+
+    code = "training"
+
+
+class TrainingDiverged(TrainingError):
+    """The loss grew or is not finite. The adapter of the best evaluation, if there was one, lies in its folder."""
+
+    code = "training_diverged"
+
+
+class CheckpointMismatch(TrainingError):
+    """A folder holds a stopped run of other data or settings."""
+
+    code = "checkpoint_mismatch"
 
 
 class ServerUnreachable(SwitchyardError):

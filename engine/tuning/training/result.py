@@ -1,0 +1,61 @@
+"""What a run ends with, and the adapter's folder."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from engine.errors import TrainingError
+from engine.generation.adapters.config_file import CONFIG_FILE
+from engine.generation.adapters.files import WEIGHTS_FILE
+from engine.tuning.training.atomic import write_file
+from engine.tuning.training.events import HistoryPoint
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """The adapter of the best evaluation in `adapter`, and how the run went.
+
+    `adapter_digest` is over the weights. `stopped` says whether all steps were taken or patience ended the run.
+    `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s` counts the examples' tokens while
+    training. `peak_gpu_bytes` is 0 on a CPU.
+    """
+
+    adapter: Path
+    adapter_digest: str
+    history: tuple[HistoryPoint, ...]
+    best: HistoryPoint
+    num_steps: int
+    stopped: Literal["finished", "patience"]
+    minutes: float
+    tokens_per_s: float
+    peak_memory_bytes: int
+    peak_gpu_bytes: int
+
+
+def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: bytes) -> Path:
+    """Write PEFT's two files, the weights last. Returns `folder`. Raises: TrainingError when the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / CONFIG_FILE, config)
+        write_file(folder / WEIGHTS_FILE, save_tensors(dict(weights), {"format": "pt"}))
+    except OSError as error:
+        raise TrainingError(f"{folder}: the adapter cannot be written ({error.strerror}). Free disk space.") from None
+    return folder
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held, by getrusage (which counts KiB on Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_gpu_bytes(device: str) -> int:
+    """The most that torch has allocated on a GPU; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
