@@ -31,6 +31,7 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.grammar.compiler import GrammarCompiler
 from engine.generation.grammar.matcher import MaskFiller
+from engine.generation.graphs.build import build_graphs
 from engine.generation.intake import Intake
 from engine.generation.jobs import Jobs
 from engine.generation.progress import Progress
@@ -278,11 +279,13 @@ class Engine:
             dtype=self._dtype,
             device=decoder.device,
         )
-        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights)
+        graphs = build_graphs(decoder, attention, self._store, self._settings, max_model_len=self.max_model_len)
+        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights, graphs)
 
     def _warm_up(self) -> None:
         """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
         settings = self._settings
+        self._runner.prepare()
         step_s = measure_steps(
             self._runner,
             max_decodes=settings.max_num_seqs,
