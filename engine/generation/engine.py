@@ -42,7 +42,7 @@ from engine.generation.scheduler import Scheduler, Step
 from engine.generation.scoring.scorer import Scorer, Scores
 from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, post
-from engine.generation.warm_up import measure_steps, pin_system_prompt, take_cores
+from engine.generation.warm_up import measure_least_chunk, measure_steps, pin_system_prompt, take_cores
 from engine.values import GenerationRequest, ScoreRequest
 
 # Adapters that nobody uses stay in memory up to so many times the slots.
@@ -286,13 +286,12 @@ class Engine:
         """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
         settings = self._settings
         self._runner.prepare()
-        step_s = measure_steps(
-            self._runner,
-            max_decodes=settings.max_num_seqs,
-            max_tokens=min(settings.max_batched_tokens, self._num_blocks * BLOCK_TOKENS, self.max_model_len),
-        )
+        max_tokens = min(settings.max_batched_tokens, self._num_blocks * BLOCK_TOKENS, self.max_model_len)
         self._budget = StepBudget(
-            step_s, max_batched_tokens=settings.max_batched_tokens, max_stretch=settings.max_stretch
+            measure_steps(self._runner, max_decodes=settings.max_num_seqs, max_tokens=max_tokens),
+            max_batched_tokens=settings.max_batched_tokens,
+            max_stretch=settings.max_stretch,
+            least_chunk_s=measure_least_chunk(self._runner, max_tokens=max_tokens),
         )
         self._slots = SlotTable(settings.adapter_slots)
         self._scheduler = Scheduler(

@@ -63,6 +63,11 @@ class Runner:
         if self._graphs is not None:
             self._graphs.prepare()
 
+    @property
+    def max_repeated_tokens(self) -> int:
+        """Of the largest step that is recorded; 0 where none is."""
+        return 0 if self._graphs is None else self._graphs.max_tokens
+
     @torch.inference_mode()
     def run(self, step: Step) -> StepLogits:
         """Compute keys and values of the step's new tokens, and the logits that somebody looks at.
@@ -100,13 +105,16 @@ class Runner:
         self._attention.copy_blocks([source for source, _ in pairs], [target for _, target in pairs])
 
     @torch.inference_mode()
-    def measure(self, num_tokens: int, *, is_decode: bool) -> float:
-        """Seconds of one step of `num_tokens` decodes, or of one prompt chunk. Overwrites the first blocks."""
-        num_blocks = -(-num_tokens // BLOCK_TOKENS)
+    def measure(self, num_tokens: int, *, is_decode: bool, num_before: int = 0) -> float:
+        """Seconds of one step of `num_tokens` decodes, or of one prompt chunk behind `num_before` tokens.
+
+        Overwrites the first blocks.
+        """
+        context = num_before + num_tokens
         if is_decode:
             batch = FlatBatch([1] * num_tokens, [1] * num_tokens, [[i // BLOCK_TOKENS] for i in range(num_tokens)])
         else:
-            batch = FlatBatch([num_tokens], [num_tokens], [list(range(num_blocks))])
+            batch = FlatBatch([num_tokens], [context], [list(range(-(-context // BLOCK_TOKENS)))])
         rows = list(range(num_tokens)) if is_decode else [num_tokens - 1]
         started = perf_counter()
         repeated = self._graphs.run([0] * num_tokens, batch, []) if is_decode and self._graphs is not None else None

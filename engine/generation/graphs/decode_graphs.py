@@ -59,6 +59,11 @@ class DecodeGraphs:
         self._is_off = False
 
     @property
+    def max_tokens(self) -> int:
+        """Of the largest step that is recorded; 0 once recording has failed."""
+        return 0 if self._is_off else self._sizes[-1]
+
+    @property
     def num_recorded(self) -> int:
         """Recordings that can be repeated."""
         return len(self._recorded)

@@ -25,6 +25,8 @@ from engine.generation.decoder.spec import read_spec
 from engine.generation.engine import Engine
 from engine.generation.graphs.build import build_graphs
 from engine.generation.graphs.decode_graphs import DecodeGraphs
+from engine.generation.runner import Runner
+from engine.generation.warm_up import measure_least_chunk, measure_steps
 from engine.values import GenerationRequest, Grammar, SamplingParams
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=256, kv_tokens=4096, adapter_slots=2)
@@ -158,6 +160,18 @@ def test_adapters_whose_tensors_are_replaced_are_recorded_anew(bench: Bench, tin
     assert (found[0] - bench.logits(*decodes(1))).abs().max() > 0.1
 
 
+def test_steps_are_timed_as_they_will_run(bench: Bench):
+    plain = Runner(bench.decoder, bench.attention)
+    assert measure_steps(plain, max_decodes=2, max_tokens=128).keys() == {1, 2, 128}
+    assert measure_least_chunk(plain, max_tokens=128) == 0
+    capture = EagerCapture()
+    graphs = eager_graphs(bench.decoder, bench.attention, capture=capture, sizes=(1, 2, 4, 8))
+    runner = Runner(bench.decoder, bench.attention, graphs=graphs)
+    assert measure_steps(runner, max_decodes=2, max_tokens=128).keys() == {1, 2, 4, 8, 128}
+    assert (capture.num_recorded, capture.num_repeats) == (4, 16)
+    assert measure_least_chunk(runner, max_tokens=128) > 0
+
+
 def test_cpu_and_settings_that_say_off_have_no_recordings(bench: Bench):
     assert build_graphs(bench.decoder, bench.attention, None, SETTINGS, max_model_len=64) is None
     off = SETTINGS.model_copy(update={"cuda_graphs": "off"})
@@ -193,7 +207,7 @@ async def answers(engine: Engine) -> list[list[tuple[int, float]]]:
         {"grammar": grammar},
         {"grammar": grammar, "temperature": 1.0, "seed": 6},
         {"drafts": False},
-        {"logprobs": None},
+        {"logprobs": None, "stop": ("zz",)},
     ]
 
     async def ask(number: int) -> list[tuple[int, float]]:
@@ -211,6 +225,18 @@ async def answers(engine: Engine) -> list[list[tuple[int, float]]]:
     return first + list(await asyncio.gather(*map(ask, range(16))))  # with prefixes
 
 
+class RestlessEngine(Engine):
+    """Sets its youngest answer back after every ninth step."""
+
+    num_steps = 0
+
+    def _step(self) -> None:
+        super()._step()
+        self.num_steps += 1
+        if self.num_steps % 9 == 0:
+            self._scheduler.preempt_youngest()
+
+
 def test_engine_answers_the_same_with_and_without(
     capture: EagerCapture, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -219,8 +245,8 @@ def test_engine_answers_the_same_with_and_without(
         for seed, (name, rank) in enumerate({"A": 4, "B": 12}.items())
     }
 
-    def run(kv_tokens: int) -> tuple[list[list[tuple[int, float]]], int]:
-        engine = Engine(tiny_model, SETTINGS.model_copy(update={"kv_tokens": kv_tokens}))
+    def run(engine_class: type[Engine]) -> tuple[list[list[tuple[int, float]]], int]:
+        engine = engine_class(tiny_model, SETTINGS)
         try:
             for name, folder in adapters.items():
                 engine.load_adapter(name, folder)
@@ -228,11 +254,11 @@ def test_engine_answers_the_same_with_and_without(
         finally:
             engine.close()
 
-    repeated, num_preempted = run(512)
+    repeated, num_preempted = run(RestlessEngine)
     num_repeats = capture.num_repeats
     monkeypatch.setattr(engine_module, "build_graphs", lambda *args, **kwargs: None)
-    plain, _ = run(4096)
-    assert num_repeats > 100 and capture.num_repeats == num_repeats and num_preempted > 0
+    plain, _ = run(Engine)
+    assert num_repeats > 20 and capture.num_repeats == num_repeats and num_preempted > 0
     for number, (mine, expected) in enumerate(zip(repeated, plain, strict=True)):
         assert [token for token, _ in mine] == [token for token, _ in expected], number
         assert [value for _, value in mine] == pytest.approx([value for _, value in expected], abs=1e-3)
