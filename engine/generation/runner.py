@@ -68,6 +68,11 @@ class Runner:
         """Of the largest step that is recorded; 0 where none is."""
         return 0 if self._graphs is None else self._graphs.max_tokens
 
+    @property
+    def num_recorded(self) -> int:
+        """Steps that can be repeated now."""
+        return 0 if self._graphs is None else self._graphs.num_recorded
+
     @torch.inference_mode()
     def run(self, step: Step) -> StepLogits:
         """Compute keys and values of the step's new tokens, and the logits that somebody looks at.
