@@ -107,8 +107,8 @@ def choose(
     if drawn:
         scores = scores.clone() if scores is logits else scores
         scores[drawn] = _masked(scores, rows, drawn, masks)
-    is_known = best is not None and scores is logits and all(sampler.params.temperature == 0 for sampler, _ in rows)
-    token_ids = _read(best) if best is not None and is_known else _sample(scores, rows)
+    is_greedy = scores is logits and all(sampler.params.temperature == 0 for sampler, _ in rows)
+    token_ids = _read(best) if best is not None and is_greedy else _sample(scores, rows)
     # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
     greedy = [row for row in bound if row not in drawn]
     refused = {
@@ -116,8 +116,8 @@ def choose(
     }
     if refused:
         again = [row for row in greedy if rows[row][0] in refused]
-        best = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
-        for row, token_id in zip(again, best, strict=True):
+        allowed = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
+        for row, token_id in zip(again, allowed, strict=True):
             token_ids[row] = token_id
     choices: list[list[Choice]] = []
     first = 0

@@ -41,7 +41,7 @@ def take_cores(settings: GeneratorSettings) -> None:
 
 def measure_steps(runner: Runner, *, max_decodes: int, max_tokens: int) -> dict[int, float]:
     """Median seconds of a step by its number of tokens: decodes up to `max_decodes`, above them prompt chunks."""
-    decodes = _DECODE_SIZES
+    decodes: tuple[int, ...] = _DECODE_SIZES
     if runner.max_repeated_tokens:
         # A chunk of as many tokens is launched one by one, and says nothing of decodes.
         decodes, max_decodes = (*decodes, *_RECORDED_SIZES), min(runner.max_repeated_tokens, max_tokens)
