@@ -144,11 +144,12 @@ class AdapterStore:
     def _fit_rank(self) -> None:
         """Give the tensors the rank of the largest adapter in a slot, not of the largest allowed.
 
-        The native kernel computes each adapter at its own rank, so there they only grow.
+        The native kernel computes each adapter at its own rank, so there they only grow; and on a GPU, where steps that
+        were recorded with other tensors would be recorded again.
         """
         needed = max(self._ranks)
         is_native = any(slots.is_native for layer in self._layers for slots in _linears(layer))
-        if needed == self._rank or (needed < self._rank and is_native):
+        if needed == self._rank or (needed < self._rank and (is_native or self._device.type != "cpu")):
             return
         self._rank = needed
         self.layout += 1
