@@ -164,6 +164,11 @@ class GeneratorSettings(Settings):
     max_num_seqs: int = Field(32, ge=1, description="Answers generated in one batch.")
     max_queued: int = Field(64, ge=1, description="Requests that may wait for a place in the batch; more get 503.")
     max_batched_tokens: int = Field(512, ge=16, description="Most tokens in one step, prompts and answers together.")
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="On a GPU. auto: steps of answers are recorded once for each size and repeated by one launch where "
+        "that works; off: their operations are launched one by one.",
+    )
     max_stretch: float = Field(
         2.5,
         ge=0,

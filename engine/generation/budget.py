@@ -19,14 +19,21 @@ class StepBudget:
     Source: the stall-free batching of Sarathi-Serve, arXiv:2403.02310, with the chunk size measured, not configured.
     """
 
-    def __init__(self, step_s: Mapping[int, float], *, max_batched_tokens: int, max_stretch: float) -> None:
-        """`step_s` holds seconds of a step by its number of tokens, for at least one number."""
+    def __init__(
+        self, step_s: Mapping[int, float], *, max_batched_tokens: int, max_stretch: float, least_chunk_s: float = 0.0
+    ) -> None:
+        """`step_s` holds seconds of a step by its number of tokens, for at least one number.
+
+        `least_chunk_s`: no step with prompt tokens takes less, however few they are. Where answers alone are much
+        quicker, as recorded steps are on a GPU, that is what a chunk may stretch.
+        """
         self._sizes = sorted(step_s)
         self._seconds: list[float] = []
         for size in self._sizes:  # more tokens never cost less; a measurement that says so was disturbed
             self._seconds.append(max(step_s[size], self._seconds[-1] if self._seconds else 0.0))
         self._max_batched_tokens = max_batched_tokens
         self._max_stretch = max_stretch
+        self._least_chunk_s = least_chunk_s
         self._decode_factor = 1.0
         self._prompt_token_s: float | None = None
 
@@ -35,9 +42,8 @@ class StepBudget:
         room = max(self._max_batched_tokens - num_decode_tokens, BLOCK_TOKENS)
         if num_decode_tokens == 0 or self._max_stretch <= 0:
             return room
-        decode_s = self._decode_s(num_decode_tokens)
         token_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
-        num_tokens = int((self._max_stretch - 1) * decode_s / token_s)
+        num_tokens = int((self._max_stretch - 1) * self._without_chunk_s(num_decode_tokens) / token_s)
         return min(room, max(num_tokens // BLOCK_TOKENS, 1) * BLOCK_TOKENS)
 
     def draft_step_s(self, num_decode_tokens: int, most: int) -> list[float]:
@@ -55,7 +61,7 @@ class StepBudget:
             factor = step_s / self.table_s(num_decode_tokens)
             self._decode_factor += _LEARNING_RATE * (factor - self._decode_factor)
             return
-        token_s = max(step_s - self._decode_s(num_decode_tokens), 0.0) / num_prompt_tokens
+        token_s = max(step_s - self._without_chunk_s(num_decode_tokens), 0.0) / num_prompt_tokens
         known_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
         self._prompt_token_s = max(token_s, known_s + _LEARNING_RATE * (token_s - known_s))
 
@@ -74,8 +80,12 @@ class StepBudget:
     def _decode_s(self, num_decode_tokens: int) -> float:
         return self.table_s(num_decode_tokens) * self._decode_factor
 
+    def _without_chunk_s(self, num_decode_tokens: int) -> float:
+        """Seconds of a step with prompt tokens, less what those cost each."""
+        return max(self._decode_s(num_decode_tokens), self._least_chunk_s)
+
     def _table_token_s(self, num_decode_tokens: int) -> float:
         """Seconds that one more token adds to a full step; never 0."""
         most = max(self._sizes[-1], num_decode_tokens + 1)
-        added = self.table_s(most) - self.table_s(num_decode_tokens)
+        added = self.table_s(most) - max(self.table_s(num_decode_tokens), self._least_chunk_s)
         return max(added / (most - num_decode_tokens), 1e-7)

@@ -31,6 +31,7 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.grammar.compiler import GrammarCompiler
 from engine.generation.grammar.matcher import MaskFiller
+from engine.generation.graphs.build import build_graphs
 from engine.generation.intake import Intake
 from engine.generation.jobs import Jobs
 from engine.generation.progress import Progress
@@ -41,7 +42,7 @@ from engine.generation.scheduler import Scheduler, Step
 from engine.generation.scoring.scorer import Scorer, Scores
 from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
 from engine.generation.stream import DeltaStream, post
-from engine.generation.warm_up import measure_steps, pin_system_prompt, take_cores
+from engine.generation.warm_up import measure_least_chunk, measure_steps, pin_system_prompt, take_cores
 from engine.values import GenerationRequest, ScoreRequest
 
 # Adapters that nobody uses stay in memory up to so many times the slots.
@@ -278,18 +279,19 @@ class Engine:
             dtype=self._dtype,
             device=decoder.device,
         )
-        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights)
+        graphs = build_graphs(decoder, attention, self._store, self._settings, max_model_len=self.max_model_len)
+        self._runner = self.runner_class(decoder, attention, self._store, self._library.weights, graphs)
 
     def _warm_up(self) -> None:
         """Time steps of several sizes, then build the scheduler and compute the house's system prompt once."""
         settings = self._settings
-        step_s = measure_steps(
-            self._runner,
-            max_decodes=settings.max_num_seqs,
-            max_tokens=min(settings.max_batched_tokens, self._num_blocks * BLOCK_TOKENS, self.max_model_len),
-        )
+        self._runner.prepare()
+        max_tokens = min(settings.max_batched_tokens, self._num_blocks * BLOCK_TOKENS, self.max_model_len)
         self._budget = StepBudget(
-            step_s, max_batched_tokens=settings.max_batched_tokens, max_stretch=settings.max_stretch
+            measure_steps(self._runner, max_decodes=settings.max_num_seqs, max_tokens=max_tokens),
+            max_batched_tokens=settings.max_batched_tokens,
+            max_stretch=settings.max_stretch,
+            least_chunk_s=measure_least_chunk(self._runner, max_tokens=max_tokens),
         )
         self._slots = SlotTable(settings.adapter_slots)
         self._scheduler = Scheduler(

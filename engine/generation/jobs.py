@@ -174,8 +174,10 @@ class Jobs:
         drafts = [job.sequence.drafts for _, job in due]
         ends = [output.spans[index][1] for index, _ in due]
         rows = [row for end, draft in zip(ends, drafts, strict=True) for row in range(end - 1 - len(draft), end)]
-        logits = output.logits if rows == list(range(len(output.logits))) else output.logits[rows]
-        chosen = choose(logits, [job.sampler for _, job in due], drafts, masks)
+        logits, best = output.logits, output.best
+        if rows != list(range(len(logits))):
+            logits, best = logits[rows], None if best is None else best[rows]
+        chosen = choose(logits, [job.sampler for _, job in due], drafts, masks, best)
         for (index, job), each in zip(due, chosen, strict=True):
             job.note_drafts(each)
             choices[index] = each

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.generation.adapters.store import AdapterPlan, AdapterStore, PackedAdapter
 from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
+from engine.generation.graphs.decode_graphs import DecodeGraphs
 from engine.generation.scheduler import Step
 from engine.generation.sequence import BLOCK_TOKENS, Sequence
 
@@ -27,11 +28,13 @@ class StepLogits:
 
     A sequence has no row while its prompt is incomplete, one where its next token is to be chosen and one for each of
     its drafts (always the last ones), and one for each new token where the logits of its prompt, all or the last ones,
-    are wanted.
+    are wanted. `best` [R] int64 is each row's best token, -1 where its logit is no number; None: nobody looked for it.
+    Both may be overwritten by the next step.
     """
 
     logits: Tensor
     spans: tuple[tuple[int, int], ...]
+    best: Tensor | None = None
 
 
 class Runner:
@@ -43,12 +46,32 @@ class Runner:
         attention: Attention,
         store: AdapterStore | None = None,
         adapter_of: Callable[[str], PackedAdapter | None] = lambda digest: None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
-        """`adapter_of` gives an adapter by its digest, to be put into `store` when a sequence has a new slot."""
+        """`adapter_of` gives an adapter by its digest, to be put into `store` when a sequence has a new slot.
+
+        Steps that `graphs` has recorded, or can record, are repeated from there.
+        """
         self._decoder = decoder
         self._attention = attention
         self._store = store
         self._adapter_of = adapter_of
+        self._graphs = graphs
+
+    def prepare(self) -> None:
+        """Record what is repeated, before the first request."""
+        if self._graphs is not None:
+            self._graphs.prepare()
+
+    @property
+    def max_repeated_tokens(self) -> int:
+        """Of the largest step that is recorded; 0 where none is."""
+        return 0 if self._graphs is None else self._graphs.max_tokens
+
+    @property
+    def num_recorded(self) -> int:
+        """Steps that can be repeated now."""
+        return 0 if self._graphs is None else self._graphs.num_recorded
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepLogits:
@@ -74,7 +97,12 @@ class Runner:
             block_tables=[step.sequences[index].blocks for index in order],
             num_padding=self._num_padding(len(token_ids)),
         )
-        return StepLogits(self._forward(token_ids, batch, rows, self._adapters(step, order)), tuple(spans))
+        runs = self._adapter_runs(step, order)
+        if self._graphs is not None and len(rows) == len(token_ids):
+            repeated = self._graphs.run(token_ids, batch, runs)
+            if repeated is not None:
+                return StepLogits(repeated[0], tuple(spans), repeated[1])
+        return StepLogits(self._forward(token_ids, batch, rows, self._adapters(runs)), tuple(spans))
 
     @torch.inference_mode()
     def copy_blocks(self, pairs: SequenceOf[tuple[int, int]]) -> None:
@@ -82,23 +110,31 @@ class Runner:
         self._attention.copy_blocks([source for source, _ in pairs], [target for _, target in pairs])
 
     @torch.inference_mode()
-    def measure(self, num_tokens: int, *, is_decode: bool) -> float:
-        """Seconds of one step of `num_tokens` decodes, or of one prompt chunk. Overwrites the first blocks."""
-        num_blocks = -(-num_tokens // BLOCK_TOKENS)
+    def measure(self, num_tokens: int, *, is_decode: bool, num_before: int = 0) -> float:
+        """Seconds of one step of `num_tokens` decodes, or of one prompt chunk behind `num_before` tokens.
+
+        Overwrites the first blocks.
+        """
+        context = num_before + num_tokens
         if is_decode:
             batch = FlatBatch([1] * num_tokens, [1] * num_tokens, [[i // BLOCK_TOKENS] for i in range(num_tokens)])
         else:
-            batch = FlatBatch([num_tokens], [num_tokens], [list(range(num_blocks))])
+            batch = FlatBatch([num_tokens], [context], [list(range(-(-context // BLOCK_TOKENS)))])
         rows = list(range(num_tokens)) if is_decode else [num_tokens - 1]
         started = perf_counter()
-        self._forward([0] * num_tokens, batch, rows).argmax(-1).tolist()
+        repeated = self._graphs.run([0] * num_tokens, batch, []) if is_decode and self._graphs is not None else None
+        best = self._forward([0] * num_tokens, batch, rows).argmax(-1) if repeated is None else repeated[1]
+        best.tolist()
         return perf_counter() - started
 
-    def _adapters(self, step: Step, order: SequenceOf[int]) -> AdapterPlan | None:
-        """Put the step's adapters where they are not yet, and say which rows use them; None without any."""
-        if self._store is None or all(sequence.slot < 0 for sequence in step.sequences):
-            return None
+    def _adapters(self, runs: SequenceOf[tuple[int, int, int]]) -> AdapterPlan | None:
+        return self._store.plan(runs) if self._store is not None and runs else None
+
+    def _adapter_runs(self, step: Step, order: SequenceOf[int]) -> list[tuple[int, int, int]]:
+        """Put the step's adapters where they are not yet; start, stop and slot of the rows that use them."""
         runs: list[tuple[int, int, int]] = []
+        if self._store is None:
+            return runs
         start = 0
         for index in order:
             sequence, stop = step.sequences[index], start + step.num_tokens[index]
@@ -109,7 +145,7 @@ class Runner:
                 else:
                     runs.append((start, stop, sequence.slot))
             start = stop
-        return self._store.plan(runs)
+        return runs
 
     def _put(self, sequence: Sequence) -> None:
         digest = sequence.key.adapter

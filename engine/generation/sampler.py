@@ -82,6 +82,7 @@ def choose(
     samplers: Sequence[Sampler],
     drafts: Sequence[Sequence[int]] | None = None,
     masks: MaskFiller | None = None,
+    best: Tensor | None = None,
 ) -> list[list[Choice]]:
     """The next tokens of each request: one, and with drafts those that it would have chosen anyway and one more.
 
@@ -93,6 +94,7 @@ def choose(
         logits: [R, V], any float dtype and device; 1 + len(drafts[i]) rows of request i, one request after another.
         drafts: per request the tokens that were computed ahead; None for none. With a matcher they may follow.
         masks: needed where a sampler has a matcher.
+        best: [R] int64, the best token of each row where that is known, -1 where it is no finite number.
     Raises: ValueError when a row holds NaN or infinity, in which case no sampler has noted anything.
     """
     drafts = drafts or [()] * len(samplers)
@@ -105,7 +107,8 @@ def choose(
     if drawn:
         scores = scores.clone() if scores is logits else scores
         scores[drawn] = _masked(scores, rows, drawn, masks)
-    token_ids = _sample(scores, rows)
+    is_greedy = scores is logits and all(sampler.params.temperature == 0 for sampler, _ in rows)
+    token_ids = _read(best) if best is not None and is_greedy else _sample(scores, rows)
     # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
     greedy = [row for row in bound if row not in drawn]
     refused = {
@@ -113,8 +116,8 @@ def choose(
     }
     if refused:
         again = [row for row in greedy if rows[row][0] in refused]
-        best = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
-        for row, token_id in zip(again, best, strict=True):
+        allowed = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
+        for row, token_id in zip(again, allowed, strict=True):
             token_ids[row] = token_id
     choices: list[list[Choice]] = []
     first = 0
@@ -178,6 +181,13 @@ def _sample(scores: Tensor, rows: Sequence[_Row]) -> list[int]:
         torch.tensor([each.min_p for each in params], device=device),
         torch.tensor([sampler.uniform(len(ahead)) for sampler, ahead in rows], dtype=torch.float64, device=device),
     ).tolist()
+    return token_ids
+
+
+def _read(best: Tensor) -> list[int]:
+    token_ids: list[int] = best.tolist()
+    if -1 in token_ids:
+        raise ValueError(f"choose: row {token_ids.index(-1)} of the logits has no finite maximum (NaN or infinity)")
     return token_ids
 
 

@@ -17,6 +17,7 @@ from engine.values import GenerationRequest, Message, SamplingParams
 
 # Step sizes timed at start-up; prompt chunks above the decodes'.
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_RECORDED_SIZES = (128, 256)  # of decodes too, where their steps are recorded
 _CHUNK_SIZES = (128, 256, 512)
 _NUM_TIMINGS = 3
 
@@ -40,7 +41,11 @@ def take_cores(settings: GeneratorSettings) -> None:
 
 def measure_steps(runner: Runner, *, max_decodes: int, max_tokens: int) -> dict[int, float]:
     """Median seconds of a step by its number of tokens: decodes up to `max_decodes`, above them prompt chunks."""
-    sizes = [(size, True) for size in _DECODE_SIZES if size <= max(max_decodes, 1)]
+    decodes: tuple[int, ...] = _DECODE_SIZES
+    if runner.max_repeated_tokens:
+        # A chunk of as many tokens is launched one by one, and says nothing of decodes.
+        decodes, max_decodes = (*decodes, *_RECORDED_SIZES), min(runner.max_repeated_tokens, max_tokens)
+    sizes = [(size, True) for size in decodes if size <= max(max_decodes, 1)]
     sizes += [(size, False) for size in _CHUNK_SIZES if sizes[-1][0] < size <= max(max_tokens, 1)]
     step_s: dict[int, float] = {}
     for size, is_decode in sizes:
@@ -48,6 +53,15 @@ def measure_steps(runner: Runner, *, max_decodes: int, max_tokens: int) -> dict[
         times = [runner.measure(size, is_decode=is_decode) for _ in range(_NUM_TIMINGS)]
         step_s[size] = median(times)
     return step_s
+
+
+def measure_least_chunk(runner: Runner, *, max_tokens: int) -> float:
+    """Median seconds of the smallest prompt chunk behind others, where steps of decodes are recorded; otherwise 0."""
+    if not runner.max_repeated_tokens:
+        return 0.0
+    before = max(min(_CHUNK_SIZES[-1], max_tokens) - BLOCK_TOKENS, 0)
+    times = [runner.measure(BLOCK_TOKENS, is_decode=False, num_before=before) for _ in range(1 + _NUM_TIMINGS)]
+    return median(times[1:])
 
 
 def pin_system_prompt(prompts: PromptBuilder, model_digest: str, scheduler: Scheduler, runner: Runner) -> None:

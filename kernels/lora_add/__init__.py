@@ -161,6 +161,12 @@ def plan_lora(
     return LoraPlan(table, torch.tensor(table, dtype=torch.int64), mask, num_short)
 
 
+def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype) -> LoraPlan:
+    """A plan of rows whose slots [T], -1 for none, lie on the device. Not for slots of the native kernel."""
+    mask = slots[:, None] == torch.arange(num_slots, device=slots.device, dtype=slots.dtype)
+    return LoraPlan((), torch.empty((0, 4), dtype=torch.int64), mask.to(dtype), 0)
+
+
 def lora_add(out: Tensor, x: Tensor, slots: LoraSlots, plan: LoraPlan) -> None:
     """Add to each row what its adapter adds: out[t] += B[slot] (A[slot] x[t]), in place. Other rows stay as they are.
 

@@ -17,6 +17,27 @@ _ITEMS_PER_THREAD = 4
 _MIN_ITEM_BLOCKS = 4
 
 Int32s = NDArray[np.int32]
+# Of a matrix product on a GPU.
+LEAST_ROWS = 16
+
+
+def decode_rows(group: int) -> int:
+    """Rows of a tile for a few tokens: the `group` query heads of a KV head for each of `rows // group` tokens."""
+    return max(1 << (group - 1).bit_length(), LEAST_ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPlan:
+    """A step whose numbers lie on the device alone: what is launched for one serves all of the same number of tokens.
+
+    A token of nobody has position -1, in `positions` and in a tile of its own; its row becomes 0.
+    """
+
+    tables: Tensor  # [S, blocks of the longest context] int32
+    tiles: Tensor  # [T, 4] int32 as `PagedPlan.tiles` of `decode_rows(group) // group` tokens; 0 tokens: no tile
+    requests: Tensor  # [T] int32, whose token it is: a row of `tables`
+    positions: Tensor  # [T] int32
+    longest: int  # context that there can be
 
 
 @dataclass(frozen=True, slots=True)

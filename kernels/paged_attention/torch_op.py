@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.paged_attention.plan import PagedPlan
+from kernels.paged_attention.plan import FixedPlan, PagedPlan
 
 
 def paged_attention_torch(
@@ -25,14 +25,29 @@ def paged_attention_torch(
     return out
 
 
+def paged_attention_fixed(
+    query: Tensor, keys: Tensor, values: Tensor, plan: FixedPlan, *, scale: float, window: int = 0
+) -> Tensor:
+    """See `paged_attention`: every token by itself, as far as its request could reach."""
+    tables = plan.tables.index_select(0, plan.requests).long()
+    attended = _attend(query, keys, values, tables, plan.positions[:, None] + 1, scale, window)
+    return attended.masked_fill_((plan.positions < 0)[:, None, None], 0)
+
+
 def _decode(
     query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan, count: int, scale: float, window: int
 ) -> Tensor:
     """The first `count` requests, one new token each. [S, H, D]"""
-    kv_heads = keys.shape[2]
     contexts = torch.tensor(plan.contexts[:count], device=query.device)[:, None]
     num_blocks = -(-max(plan.contexts[:count]) // keys.shape[1])
-    index = plan.tables[:count, :num_blocks].long()
+    return _attend(query, keys, values, plan.tables[:count, :num_blocks].long(), contexts, scale, window)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, index: Tensor, contexts: Tensor, scale: float, window: int
+) -> Tensor:
+    """Each of S tokens to the last of its `contexts` [S, 1] in the blocks `index` [S, blocks]. [S, H, D]"""
+    kv_heads = keys.shape[2]
     # Query heads of one KV head stand as query positions: with one query token, torch's own grouping is 6 to 9 times
     # slower on a CPU.
     stacked = query.reshape(len(query), kv_heads, -1, query.shape[2])  # [S, KV heads, H / KV heads, D]

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.paged_attention.plan import PagedPlan
+from kernels.paged_attention.plan import FixedPlan, PagedPlan, decode_rows
 
 _LOG2_E = 1.4426950408889634
 # Programs that keep a large GPU busy, and the fewest keys that are worth a program of their own.
@@ -19,11 +19,10 @@ _ENOUGH_PROGRAMS = 256
 _MIN_SPLIT_TOKENS = 128
 _MAX_SPLITS = 16
 _CHUNK_ROWS = 64
-_LEAST_ROWS = 16  # of a matrix product
 
 
 def paged_attention_triton(
-    query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan, *, scale: float, window: int
+    query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan | FixedPlan, *, scale: float, window: int
 ) -> Tensor:
     """See `paged_attention`."""
     tokens, heads, dim = query.shape
@@ -32,9 +31,13 @@ def paged_attention_triton(
     out = torch.empty_like(query)
     if tokens == 0:
         return out
-    rows = max(triton.next_power_of_2(group), _LEAST_ROWS if max(plan.num_new) == 1 else _CHUNK_ROWS)
-    tiles = plan.tiles(rows // group)  # [n, 4]
-    num_splits = _num_splits(len(tiles) * kv_heads, max(plan.contexts))
+    rows = decode_rows(group)
+    if isinstance(plan, FixedPlan):
+        tiles, longest = plan.tiles, plan.longest
+    else:
+        rows = rows if max(plan.num_new) == 1 else max(rows, _CHUNK_ROWS)
+        tiles, longest = plan.tiles(rows // group), max(plan.contexts)  # [n, 4]
+    num_splits = _num_splits(len(tiles) * kv_heads, longest)
     block_dim = max(triton.next_power_of_2(dim), 16)
     parts = stats = out
     if num_splits > 1:
@@ -157,7 +160,7 @@ def _attend(
         tl.store(stats + part * 2, best, is_row)
         tl.store(stats + part * 2 + 1, total, is_row)
     else:
-        total = tl.where(is_row, total, 1.0)
+        total = tl.where(total > 0, total, 1.0)  # a token of nobody, and rows without a token
         result = (sums / total[:, None]).to(out.dtype.element_ty)
         tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
 
@@ -181,8 +184,11 @@ def _merge(
     is_column = column < DIM
     part = split * num_tokens * HEADS + head
     best = tl.load(stats + part * 2, is_split, float("-inf"))
-    share = tl.exp2(best - tl.max(best, 0))  # a split without keys has the best of -infinity
+    # A split without keys has the best of -infinity, and a token of nobody has no other.
+    highest = tl.max(best, 0)
+    share = tl.exp2(best - tl.where(highest == float("-inf"), 0.0, highest))
     total = tl.sum(tl.load(stats + part * 2 + 1, is_split, 0.0) * share, 0)
+    total = tl.where(total > 0, total, 1.0)
     sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_split[:, None] & is_column[None, :], 0.0)
     merged = tl.sum(sums * share[:, None], 0) / total
     tl.store(out + head * DIM + column, merged.to(out.dtype.element_ty), is_column)

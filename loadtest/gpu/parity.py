@@ -22,6 +22,7 @@ from loadtest.generation.adapters import write_adapter
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
 from loadtest.generation.systems import OurEngine
 from loadtest.generation.workloads import Job, copying_jobs, free_jobs, read_trace
+from loadtest.gpu.graphs import check_graphs
 from loadtest.gpu.record import Record
 from loadtest.gpu.reference import Reference, compare, free_memory
 
@@ -63,20 +64,36 @@ class _CountingEngine(Engine):
 
 
 def check_tokens(record: Record, shape: str, device: str, folder: Path) -> None:
-    """Greedy tokens of a few layers in float32 against transformers."""
+    """Greedy tokens of a few layers in float32 against transformers, and recorded steps against launched ones."""
     model = write_checkpoint(folder, shape, num_layers=NUM_LAYERS, device=device)
     jobs = _jobs(SHAPES[shape]["vocab_size"], (15, 16, 33, 64))
-    engine = Engine(model, SETTINGS, device=device)
-    try:
-        ours = asyncio.run(answers(engine, jobs))
-    finally:
-        engine.close()
-    del engine
-    free_memory()
+    ours, num_recorded = _answered(model, SETTINGS, device, jobs)
+    launched: list[list[int]] = []
+    if device == "cuda":
+        launched, _ = _answered(model, SETTINGS.model_copy(update={"cuda_graphs": "off"}), device, jobs)
     reference = Reference(model, device)
     expected = [reference.answer(job) for job in jobs]
     is_right, words = compare(reference, jobs, ours, expected, "transformers")
     record.check(shape, is_right=is_right, words=words)
+    if launched:
+        is_right, words = compare(reference, jobs, ours, launched, f"those without graphs; {num_recorded} recorded")
+        record.check(f"tokens with graphs {shape}", is_right=is_right and num_recorded > 0, words=words)
+    del reference
+    free_memory()
+    record.attempt(f"graphs {shape}", lambda: check_graphs(record, shape, device, model), estimate_s=5)
+
+
+def _answered(
+    model: Path, settings: GeneratorSettings, device: str, jobs: Sequence[Job]
+) -> tuple[list[list[int]], int]:
+    """An engine's answers, and how many steps it has recorded."""
+    engine = Engine(model, settings, device=device)
+    try:
+        return asyncio.run(answers(engine, jobs)), engine._runner.num_recorded
+    finally:
+        engine.close()
+        del engine
+        free_memory()
 
 
 def check_features(record: Record, shape: str, device: str, folder: Path) -> None:

@@ -58,7 +58,7 @@ def run_speed(record: Record, shapes: list[str], device: str, plan: str, work: P
     model = write_checkpoint(work / "model", shape, device=device)
     if device == "cuda":
         record.found.extra["device"] = device_rates()
-    decodes = steps.DECODES if plan != "dry" else steps.DECODES[:1]
+    decodes = {"dry": steps.DECODES[:1], "quick": steps.QUICK_DECODES, "full": steps.DECODES}[plan]
     record.attempt("steps", lambda: steps.profile_steps(record, shape, model, device, decodes=decodes))
     # The peer runs in another process, for which memory that torch keeps here is taken.
     free_memory()

@@ -19,10 +19,12 @@ from engine.generation.decoder import matrix as matrix_module
 from engine.generation.decoder import model as decoder_module
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
+from engine.generation.graphs.sizes import graph_sizes, size_for
 from engine.generation.runner import Runner
 from engine.generation.sampler import Sampler, choose
 from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from loadtest.gpu.graphs import new_graphs
 from loadtest.gpu.record import Record
 
 # Of a step; where each part's function is looked up.
@@ -35,7 +37,9 @@ _PARTS: dict[str, tuple[Any, str]] = {
 }
 # Decodes by width and context, and one chunk of a prompt.
 DECODES = ((1, 128), (8, 128), (32, 128), (32, 1200), (128, 256))
+QUICK_DECODES = ((1, 128), (8, 128), (32, 1200))
 PROMPT_TOKENS = 512
+MAX_MODEL_LEN = 4096  # the engine's default: what is recorded must serve every context
 NUM_RUNS = 7
 NUM_PROFILED = 3
 NUM_KERNELS = 15
@@ -46,26 +50,36 @@ Mark = Any  # a CUDA event, or seconds on a CPU
 def profile_steps(
     record: Record, shape: str, model: Path, device: str, *, decodes: tuple[tuple[int, int], ...]
 ) -> None:
-    """Steps of bfloat16 decodes of several widths and of a prompt chunk, each noted on its own."""
+    """Steps of bfloat16 decodes of several widths, launched and recorded, and of a prompt chunk, each on its own."""
     spec = read_spec(model)
     decoder = Decoder(model, spec, dtype=torch.bfloat16, device=device)
-    for width, context in decodes:
-        name = f"{shape} decode {width}x{context}"
-        record.attempt(f"step {name}", partial(_note, record, name, decoder, width, context, 1), estimate_s=5)
-    name = f"{shape} prompt 1x{PROMPT_TOKENS}"
-    record.attempt(f"step {name}", partial(_note, record, name, decoder, 1, PROMPT_TOKENS, PROMPT_TOKENS), estimate_s=5)
+    kinds = [
+        (f"{shape} decode {width}x{context}{' graph' * is_recorded}", (width, context, 1), is_recorded)
+        for width, context in decodes
+        for is_recorded in (False, True)
+    ]
+    kinds.append((f"{shape} prompt 1x{PROMPT_TOKENS}", (1, PROMPT_TOKENS, PROMPT_TOKENS), False))
+    for name, size, is_recorded in kinds:
+        record.attempt(f"step {name}", partial(_note, record, name, decoder, *size, is_recorded), estimate_s=5)
 
 
-def _note(record: Record, name: str, decoder: Decoder, width: int, context: int, num_new: int) -> None:
+def _note(
+    record: Record, name: str, decoder: Decoder, width: int, context: int, num_new: int, is_recorded: bool
+) -> None:
     """One kind of step: `num_new` tokens of each of `width` sequences, the last of `context`."""
     each = num_blocks_for(context)
     attention = GpuAttention(
-        decoder.spec, num_blocks=width * each, max_model_len=context, dtype=decoder.dtype, device=decoder.device
+        decoder.spec, num_blocks=width * each, max_model_len=MAX_MODEL_LEN, dtype=decoder.dtype, device=decoder.device
     )
     cache = attention._cache
     cache.keys.normal_()
     cache.values.normal_()
-    runner = Runner(decoder, attention)
+    graphs = None
+    if is_recorded:
+        size = size_for(width, graph_sizes(width))
+        assert size is not None
+        graphs = new_graphs(decoder, attention, (size,), MAX_MODEL_LEN)
+    runner = Runner(decoder, attention, graphs=graphs)
     sequences = tuple(
         Sequence(
             *(str(i), [5 + i % 90] * context, context - (num_new == 1), context + 1, PrefixKey("", "", ""), None),
@@ -78,9 +92,12 @@ def _note(record: Record, name: str, decoder: Decoder, width: int, context: int,
     samplers = [Sampler.greedy() for _ in sequences]
 
     def run() -> None:
-        choose(runner.run(step).logits, samplers)  # its ids are read, so the device is waited for
+        output = runner.run(step)
+        choose(output.logits, samplers, best=output.best)  # its ids are read, so the device is waited for
 
     found = measured(run, is_cuda=decoder.device.type == "cuda")
+    if is_recorded and not runner.num_recorded:
+        raise RuntimeError("the step was not recorded")
     record.found.extra.setdefault("steps", {})[name] = found
     record.console.print(f"{name}: {summary(found)}", markup=False, soft_wrap=True)
 
@@ -124,7 +141,7 @@ def measured(run: Callable[[], None], *, is_cuda: bool) -> dict[str, Any]:
 def summary(found: dict[str, Any]) -> str:
     """One line."""
     share = found["kernel_ms"] / found["step_ms"]
-    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["part_ms"].items())
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["part_ms"].items() if ms)
     bound = "launch-bound" if share < 0.8 else "device-bound"
     return (
         f"{found['step_ms']:.2f} ms, kernels {found['kernel_ms']:.2f} ms in {found['num_kernels']} launches "

@@ -59,3 +59,33 @@ def test_table_is_read_between_and_beyond_its_sizes_and_never_falls():
     assert each.table_s(12) == 0.025
     assert abs(each.table_s(32) - 0.05) < 1e-9
     assert StepBudget({4: 0.1}, max_batched_tokens=64, max_stretch=2).table_s(99) == 0.1
+
+
+def with_quick_answers() -> StepBudget:
+    """Answers alone take 1 ms; a step with prompt tokens 10 ms and 0.01 ms for each of them."""
+    table = {1: 0.001, 64: 0.001, 128: 0.0113, 512: 0.0151}
+    return StepBudget(table, max_batched_tokens=2048, max_stretch=2.5, least_chunk_s=0.01)
+
+
+def test_chunk_stretches_what_the_smallest_one_takes_where_answers_alone_are_quicker():
+    each = with_quick_answers()
+    assert 1000 <= each.prefill_tokens(8) <= 1504
+    for _ in range(60):
+        tokens = each.prefill_tokens(8)
+        each.observe(8, 0, 0.001)
+        each.observe(8, tokens, 0.01 + tokens * 1e-5)
+    assert 1400 <= each.prefill_tokens(8) <= 1504  # 15 ms of them
+
+
+def test_one_step_that_hung_does_not_keep_the_chunks_small():
+    each = with_quick_answers()
+    each.observe(8, 1000, 2.0)
+    assert each.prefill_tokens(8) == 16
+    for _ in range(80):
+        tokens = each.prefill_tokens(8)
+        each.observe(8, tokens, 0.0105 + tokens * 1e-5)
+    assert each.prefill_tokens(8) > 1000
+
+
+def test_drafts_beside_quick_answers_cost_what_answers_do():
+    assert with_quick_answers().draft_step_s(8, 2) == [0.001] * 3

@@ -103,3 +103,29 @@ def test_failed_choice_moves_no_sampler_on():
     with pytest.raises(ValueError, match="row 1"):
         choose(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), [sampler, Sampler.greedy()])
     assert sampler.uniform() == before
+
+
+def test_best_tokens_that_are_known_are_not_looked_for_again():
+    known = torch.tensor([4, 5])
+    samplers = [Sampler.greedy(), Sampler.greedy()]
+    chosen = choose(LOGITS.expand(2, -1), samplers, best=known)
+    assert [each[0].token_id for each in chosen] == [4, 5]
+    drafted = choose(LOGITS.expand(3, -1), samplers, [[4], []], best=torch.tensor([4, 2, 5]))
+    assert [[choice.token_id for choice in each] for each in drafted] == [[4, 2], [5]]
+
+
+@pytest.mark.parametrize("params", [SamplingParams(temperature=1.0, seed=3), SamplingParams(presence_penalty=2.0)])
+def test_known_best_tokens_are_not_taken_where_a_row_of_the_batch_wants_something_else(params: SamplingParams):
+    other, again = (Sampler(params, ()) for _ in range(2))
+    for sampler in (other, again):
+        sampler.note(1)
+    known = torch.tensor([5, 5])
+    chosen = choose(LOGITS.expand(2, -1), [Sampler.greedy(), other], best=known)
+    assert chosen == choose(LOGITS.expand(2, -1), [Sampler.greedy(), again])
+
+
+def test_known_row_without_a_finite_best_token_is_refused_before_anything_is_noted():
+    sampler = Sampler(SamplingParams(presence_penalty=0.0), ())
+    with pytest.raises(ValueError, match="row 1 of the logits has no finite maximum"):
+        choose(LOGITS.expand(2, -1), [sampler, Sampler.greedy()], best=torch.tensor([1, -1]))
+    assert sampler._num_drawn == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from eager_capture import eager_graphs
 from pairwise import pairwise
 from tiny_model import write_tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -29,7 +31,7 @@ FACTORS = {
     "chunk": (16, 64, 100_000),
     "preempted": (False, True),
     "batch": ("alone", "mixed"),
-    "attention": ("cpu", "gpu"),
+    "attention": ("cpu", "gpu", "graphs"),
     "drafts": ("none", "right", "partly wrong"),
 }
 NUM_NEW = 24
@@ -76,13 +78,14 @@ class Stack:
         decoder: Decoder | None = None,
     ) -> None:
         decoder = decoder or Decoder(path, read_spec(path), dtype=dtype, device="cpu")
-        backend = {"cpu": CpuAttention, "gpu": GpuAttention}[attention]
+        backend = CpuAttention if attention == "cpu" else GpuAttention
+        cache: Any = backend(
+            decoder.spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=torch.device("cpu")
+        )
+        graphs = eager_graphs(decoder, cache) if attention == "graphs" else None
         self.scheduler = Scheduler(num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk))
         self.num_steps = 0
-        self._runner = Runner(
-            decoder,
-            backend(decoder.spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=torch.device("cpu")),
-        )
+        self._runner = Runner(decoder, cache, graphs=graphs)
 
     def answer(
         self,
@@ -237,7 +240,7 @@ def test_answer_beyond_the_window_equals_generate(tmp_path: Path):
     path = write_tiny_model(tmp_path, architecture="mistral", seed=2)
     reference = Reference(path)
     prompts = some_prompts(reference.vocab_size, [200, 40])
-    for attention in ("cpu", "gpu"):
+    for attention in ("cpu", "gpu", "graphs"):
         assert num_excused(reference, Stack(path, attention, 64).answer(prompts, 60), 60)[0] == 0
 
 

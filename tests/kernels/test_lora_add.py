@@ -7,7 +7,7 @@ import torch
 from kernel_checks import BACKENDS, DTYPES, assert_earned, poison
 from torch import Tensor
 
-from kernels.lora_add import LoraSlots, copy_slot, empty_slots, lora_add, pack_lora, padded_rank, plan_lora
+from kernels.lora_add import LoraSlots, copy_slot, empty_slots, fixed_lora, lora_add, pack_lora, padded_rank, plan_lora
 from kernels.lora_add.reference import LoraParts, lora_add_reference
 
 CPU = torch.device("cpu")
@@ -128,3 +128,19 @@ def test_parts_of_any_width_run_on_torch():
     out, x = torch.randn(5, 15), torch.randn(5, 8)
     runs = [(1, 5, 0)]
     torch.testing.assert_close(add(out, x, slots, runs, [8]), lora_add_reference(out, x, [adapter], parts, runs))
+
+
+def test_rows_whose_slots_lie_on_the_device_get_the_same():
+    torch.manual_seed(0)
+    parts, inputs, ranks = (24, 8), 40, [8, 16, 4]
+    adapters = [drawn_adapter(rank, parts, inputs, torch.float32) for rank in ranks]
+    slots = filled(adapters, ranks, parts, inputs, dtype=torch.float32, backend="torch")
+    out, x = torch.randn(12, 32), torch.randn(12, inputs)
+    runs = RUNS["decodes"]
+    of_row = torch.full((12,), -1, dtype=torch.int32)
+    for start, stop, slot in runs:
+        of_row[start:stop] = slot
+    result = out.clone()
+    lora_add(result, x, slots, fixed_lora(of_row, num_slots=3, dtype=torch.float32))
+    torch.testing.assert_close(result, lora_add_reference(out, x, adapters, parts, runs))
+    assert torch.equal(result[3:5], out[3:5])  # rows without one

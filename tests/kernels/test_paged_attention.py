@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 
-from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
+from kernels.paged_attention import FixedPlan, PagedPlan, decode_rows, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.paged_attention.torch_op import paged_attention_torch
 
@@ -124,3 +124,55 @@ def test_long_contexts_are_split_among_programs_and_prompts_into_tiles(window):
     assert _num_splits(4, 700) == 5
     assert [tile.tolist()[2] for tile in plan.tiles(16)] == [1, 1, 16, 16, 8, 16, 16, 8]
     check(plan, 8, 2, 32, torch.float32, window, "triton")
+
+
+def fixed(plan: PagedPlan, num_rows: int, group: int, longest: int) -> FixedPlan:
+    """The same step as numbers on the device, among `num_rows` rows and in tables wide enough for `longest`."""
+    total = sum(plan.num_new)
+    each = zip(plan.num_new, plan.contexts, strict=True)
+    positions = [position for new, context in each for position in range(context - new, context)]
+    requests = [request for request, new in enumerate(plan.num_new) for _ in range(new)]
+    tables = torch.full((num_rows, -(-longest // 16)), NUM_BLOCKS - 1, dtype=torch.int32)
+    tables[: len(plan.tables), : plan.tables.shape[1]] = plan.tables
+    found = [*plan.tiles(decode_rows(group) // group).tolist(), *([0, row, 1, -1] for row in range(total, num_rows))]
+    tiles = torch.zeros((num_rows, 4), dtype=torch.int32)
+    tiles[: len(found)] = torch.tensor(found)
+    padding = num_rows - total
+    return FixedPlan(
+        *(tables, tiles),
+        torch.tensor([*requests, *[0] * padding], dtype=torch.int32),
+        torch.tensor([*positions, *[-1] * padding], dtype=torch.int32),
+        longest,
+    )
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", pytest.param("triton", marks=NEEDS_TRITON)])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim", "window"), [(9, 3, 16, 0), (4, 2, 24, 20)])
+@pytest.mark.parametrize("longest", [112, 900])  # for one, no splits; for the other, more than there are keys
+def test_step_of_numbers_on_the_device_gives_what_its_plan_does(backend, heads, kv_heads, dim, window, longest):
+    torch.manual_seed(0)
+    contexts = [1, 15, 16, 17, 70, 33, 40]
+    plan = plan_paged([1, 1, 1, 1, 1, 3, 8], contexts, tables_for(contexts), device=CPU)
+    keys, values = caches(kv_heads, dim, torch.float32, plan)
+    rows = 24
+    query = torch.randn(rows, heads, dim)
+    options = {"scale": dim**-0.5, "window": window}
+    exact = paged_attention_reference(query[:16], keys.nan_to_num(), values.nan_to_num(), plan, **options)
+    eager = paged_attention_torch(query[:16], keys, values, plan, **options)
+    found = paged_attention(
+        query, keys, values, fixed(plan, rows, heads // kv_heads, longest), backend=backend, **options
+    )
+    assert_earned(found[:16], exact, eager)
+    assert found[16:].shape[0] == 8 and not found[16:].any()  # nobody's
+
+
+def test_native_kernel_is_absent_for_numbers_on_the_device():
+    plan = fixed(plan_paged([1], [1], [[0]], device=CPU), 2, 1, 16)
+    cache = torch.zeros(1, 16, 1, 8)
+    with pytest.raises(RuntimeError, match="'native' is absent for a FixedPlan"):
+        paged_attention(torch.zeros(2, 1, 8), cache, cache, plan, scale=1.0, backend="native")
+
+
+@pytest.mark.parametrize(("group", "rows"), [(1, 16), (3, 16), (16, 16), (17, 32), (64, 64)])
+def test_tile_of_a_few_tokens_has_room_for_a_group_and_a_matrix_product(group, rows):
+    assert decode_rows(group) == rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from loadtest.generation import random_checkpoint
 from loadtest.generation.adapters import write_adapter
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
 from loadtest.gpu import __main__ as script
-from loadtest.gpu import operations, parity, reference, steps
+from loadtest.gpu import graphs, operations, parity, reference, steps
 from loadtest.gpu.record import Budget, Record
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ def test_dry_run_checks_operations_tokens_adapters_drafts_and_grammars(tmp_path:
         "6 of 6 answers equal to PEFT, 0 differ first at a tie (float32); adapters change 4 of 4"
     )
     assert found["drafts tiny"].startswith("8 of 8 answers equal to those without drafts")
+    assert found["graphs tiny"].endswith("sizes recorded")
     assert found["grammars tiny"] == "6 of 6 answers follow their grammar"
     assert {f"operation {name}" for name in (*operations.OPERATIONS, "sampling", "vector rows")} <= found.keys()
     assert not any("WRONG" in words for words in found.values())
@@ -57,6 +59,8 @@ def test_dry_run_times_a_tiny_shape_and_the_parts_of_its_steps(tmp_path: Path):
     decode = content["steps"]["tiny decode 1x128"]
     assert all(decode["part_ms"][part] > 0 for part in ("linear", "attention", "rope and kv write", "activation"))
     assert 0 < len(decode["kernels"]) <= steps.NUM_KERNELS
+    recorded = content["steps"]["tiny decode 1x128 graph"]
+    assert recorded["step_ms"] > 0 and recorded["num_kernels"] > 0
     assert "tiny prompt 1x512" in content["steps"]
 
 
@@ -69,7 +73,7 @@ def test_dry_run_compares_the_encoder_with_sentence_transformers(tmp_path: Path)
 def test_script_needs_neither_ray_nor_faiss():
     code = (
         "import sys; from loadtest import gpu_retrieval\n"
-        "from loadtest.gpu import __main__, part, parity, operations, speed, steps, encoders\n"
+        "from loadtest.gpu import __main__, part, parity, operations, graphs, speed, steps, encoders\n"
         "print([name for name in ('ray', 'faiss', 'sqlalchemy', 'tantivy', 'fastapi') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
@@ -134,6 +138,22 @@ def test_answers_are_held_against_their_grammar(kind: str, right: str, wrong: st
     (grammar,) = [each for each in parity.GRAMMARS if each.kind == kind]
     assert isinstance(grammar, Grammar)
     assert parity.follows(grammar, right) and not parity.follows(grammar, wrong)
+
+
+@pytest.mark.parametrize(("factor", "is_right"), [(1.0, True), (1.01, False), (float("nan"), False)])
+def test_recorded_step_that_gives_other_logits_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, is_right: bool
+):
+    class Other(graphs.Again):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            repeat = super().record(work)
+            owner = work.func.__self__  # type: ignore[attr-defined]
+            return lambda: (repeat(), owner._logits.mul_(factor))[0]
+
+    monkeypatch.setattr(graphs, "Again", Other)
+    record = new_record()
+    graphs.check_graphs(record, "tiny", "cpu", write_checkpoint(tmp_path, "tiny", num_layers=1))
+    assert ("graphs tiny" not in record.failed) == is_right
 
 
 @pytest.mark.parametrize(("factor", "is_right"), [(1.0, True), (1.01, False), (float("nan"), False)])

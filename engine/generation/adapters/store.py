@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from engine.generation.adapters.files import AdapterWeights, target_shapes
 from engine.generation.decoder.spec import DecoderSpec
@@ -17,6 +18,7 @@ from kernels.lora_add import (
     clear_slot,
     copy_slot,
     empty_slots,
+    fixed_lora,
     pack_lora,
     padded_rank,
     plan_lora,
@@ -87,6 +89,7 @@ class AdapterStore:
         self._digests = [""] * num_slots
         self._ranks = [0] * num_slots
         self._rank = 0  # of the slots' tensors
+        self.layout = 0  # how often tensors came or were replaced: what was recorded with others is stale
 
     def pack(self, weights: AdapterWeights) -> PackedAdapter:
         """Lay an adapter out. Any thread."""
@@ -119,12 +122,24 @@ class AdapterStore:
                 if target is None:
                     target = self._empty(fused, self._num_slots, self._rank, self._device)
                     setattr(layer, fused, target)
+                    self.layout += 1
                 copy_slot(target, slot, source, 0)
 
     def plan(self, runs: Sequence[tuple[int, int, int]]) -> AdapterPlan:
         """What a step needs whose rows from start to stop use a slot: (start, stop, slot), ascending."""
         rows = plan_lora(runs, self._ranks, num_slots=self._num_slots, dtype=self._dtype, device=self._device)
         return AdapterPlan(self._layers, rows)
+
+    def fixed_plan(self, slots: Tensor) -> AdapterPlan:
+        """The same of rows whose slots [T] int32, -1 for none, lie on the device; the tensors stay while `layout` does.
+
+        Raises: RuntimeError where the slots are laid out for the native kernel.
+        """
+        if any(each.is_native for layer in self._layers for each in _linears(layer)):
+            raise RuntimeError(
+                "fixed_plan: the native kernel takes its rows from the host; make the store with 'torch'"
+            )
+        return AdapterPlan(self._layers, fixed_lora(slots, num_slots=self._num_slots, dtype=self._dtype))
 
     def _fit_rank(self) -> None:
         """Give the tensors the rank of the largest adapter in a slot, not of the largest allowed.
@@ -136,6 +151,7 @@ class AdapterStore:
         if needed == self._rank or (needed < self._rank and is_native):
             return
         self._rank = needed
+        self.layout += 1
         for layer in self._layers:
             for fused in FUSED:
                 old: LoraSlots | None = getattr(layer, fused)

@@ -90,7 +90,11 @@ class PagedCache:
         positions += [0] * batch.num_padding
         slots += [-1] * batch.num_padding
         index = torch.tensor(positions, device=self.device)
-        return Places(self._cos[index], self._sin[index], torch.tensor(slots, device=self.device))
+        return self.places_at(index, torch.tensor(slots, device=self.device))
+
+    def places_at(self, positions: Tensor, slots: Tensor) -> Places:
+        """Those of tokens at `positions` [T], none of them negative, that go to `slots` [T]; both on the device."""
+        return Places(self._cos.index_select(0, positions), self._sin.index_select(0, positions), slots.long())
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """See Attention."""

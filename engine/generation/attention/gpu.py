@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from engine.generation.attention.base import FlatBatch, HeadNorms, PagedCache, Places
 from engine.generation.decoder.spec import DecoderSpec
-from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
+from kernels.paged_attention import FixedPlan, PagedPlan, paged_attention, plan_paged
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     places: Places
-    paged: PagedPlan
+    paged: PagedPlan | FixedPlan
     num_tokens: int
 
 
@@ -34,6 +34,10 @@ class GpuAttention:
         """See Attention."""
         paged = plan_paged(batch.num_new, batch.contexts, batch.block_tables, device=self._cache.device)
         return _Plan(self._cache.places(batch), paged, sum(batch.num_new))
+
+    def fixed_plan(self, fixed: FixedPlan, slots: Tensor) -> _Plan:
+        """A plan whose numbers lie on the device: `slots` [T] int32, where keys and values go, -1 for nowhere."""
+        return _Plan(self._cache.places_at(fixed.positions.clamp(min=0), slots), fixed, len(slots))
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """See Attention."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from eager_capture import eager_graphs
 from pairwise import pairwise
 from tiny_adapter import PeftReference, write_tiny_adapter
 from tiny_model import write_tiny_model
@@ -36,7 +37,7 @@ FACTORS: dict[str, Sequence[Any]] = {
     "chunk": (16, 100_000),
     "num_slots": (1, 3),
     "backend": BACKENDS,
-    "attention": ("cpu", "gpu"),
+    "attention": ("cpu", "gpu", "graphs"),
 }
 NUM_NEW = 16
 NUM_BLOCKS = 160
@@ -80,20 +81,23 @@ class Stack:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         spec = read_spec(tuned.base)
+        if attention == "graphs":
+            backend = "torch"
         store = AdapterStore(spec, num_slots=num_slots, dtype=dtype, device=CPU, backend=backend)
         self.packed: dict[str, PackedAdapter] = {}
         self.digests = {"": ""}
         for name, folder in tuned.folders.items():
             info, weights = read_adapter(folder, name, spec, model_digest="", max_rank=64, dtype=dtype)
             self.digests[name], self.packed[info.digest] = info.digest, store.pack(weights)
-        kind = {"cpu": CpuAttention, "gpu": GpuAttention}[attention]
-        cache = kind(spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=CPU)
+        kind = CpuAttention if attention == "cpu" else GpuAttention
+        cache: Any = kind(spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=CPU)
         self.slots = SlotTable(num_slots, min_resident_steps=2)
         self.scheduler = Scheduler(
             num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk), slots=self.slots
         )
         decoder = Decoder(tuned.base, spec, dtype=dtype, device="cpu")
-        self.runner = Runner(decoder, cache, store, self.packed.get)
+        graphs = eager_graphs(decoder, cache, store) if attention == "graphs" else None
+        self.runner = Runner(decoder, cache, store, self.packed.get, graphs)
 
     def sequence(self, job: Job, num_new: int = NUM_NEW, **fields: Any) -> TokenSequence:
         adapter, prompt = job

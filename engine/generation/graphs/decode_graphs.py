@@ -1,0 +1,137 @@
+"""Steps in which every token's logits are wanted (answers and their drafts), recorded for each size.
+
+A recording is made with adapters or without: the two small products of every linear cost nothing where nobody has one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from engine.generation.adapters.store import AdapterStore
+from engine.generation.attention.base import FlatBatch
+from engine.generation.attention.gpu import GpuAttention
+from engine.generation.decoder.model import Decoder
+from engine.generation.graphs.buffers import StepBuffers
+from engine.generation.graphs.capture import Capture
+from engine.generation.graphs.sizes import size_for
+from kernels.paged_attention import decode_rows
+
+# Of recording before the first request, and of all recordings' memory: what is not recorded runs as it is.
+_PREPARE_S = 20.0
+MAX_BYTES = 2 << 30
+
+_log = logging.getLogger(__name__)
+
+
+class DecodeGraphs:
+    """The recordings of one decoder. One thread uses it."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: GpuAttention,
+        store: AdapterStore | None,
+        capture: Capture,
+        *,
+        sizes: tuple[int, ...],
+        max_model_len: int,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """`sizes` ascending, in tokens."""
+        spec, device = decoder.spec, decoder.device
+        self._decoder, self._attention, self._store, self._capture = decoder, attention, store, capture
+        self._sizes = sizes
+        self._max_model_len = max_model_len
+        self._max_bytes = max_bytes
+        group = spec.num_heads // spec.num_kv_heads
+        self._buffers = StepBuffers(sizes[-1], max_model_len, decode_rows(group) // group, device)
+        self._rows = torch.arange(sizes[-1], device=device)
+        self._logits = torch.empty((sizes[-1], spec.vocab_size), dtype=decoder.dtype, device=device)
+        self._best = torch.empty(sizes[-1], dtype=torch.int64, device=device)
+        self._recorded: dict[tuple[int, bool], Callable[[], None]] = {}
+        self._layout = 0  # of the adapters' tensors that the recordings read
+        self._is_off = False
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the largest step that is recorded; 0 once recording has failed."""
+        return 0 if self._is_off else self._sizes[-1]
+
+    @property
+    def num_recorded(self) -> int:
+        """Recordings that can be repeated."""
+        return len(self._recorded)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Record all sizes without adapters, the largest first, whose memory the others then share."""
+        started = monotonic()
+        for size in reversed(self._sizes):
+            if monotonic() - started > _PREPARE_S or self._is_off:
+                break
+            self._recording(size, has_adapters=False)
+        _log.info("%d sizes of step recorded in %.1f s", len(self._recorded), monotonic() - started)
+
+    @torch.inference_mode()
+    def run(
+        self, token_ids: Sequence[int], batch: FlatBatch, runs: Sequence[tuple[int, int, int]]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Logits [T, V] and the best token [T] int64 of each row, -1 where its logit is no number; None: not recorded.
+
+        Both are overwritten by the next step. `runs` are start, stop and slot of rows that use an adapter.
+        """
+        found = self._find(len(token_ids), bool(runs))
+        if found is None or max(batch.contexts) > self._max_model_len:
+            return None
+        size, repeat = found
+        self._buffers.write(token_ids, batch, runs, size)
+        repeat()
+        return self._logits[: len(token_ids)], self._best[: len(token_ids)]
+
+    def _find(self, num_tokens: int, has_adapters: bool) -> tuple[int, Callable[[], None]] | None:
+        """The smallest recording that holds such a step, made now where that may be."""
+        size = size_for(num_tokens, self._sizes)
+        if size is None or self._is_off:
+            return None
+        repeat = self._recording(size, has_adapters)
+        if repeat is not None:
+            return size, repeat
+        larger = sorted(known for known, has in self._recorded if known > size and has == has_adapters)
+        return (larger[0], self._recorded[larger[0], has_adapters]) if larger and not self._is_off else None
+
+    def _recording(self, size: int, has_adapters: bool) -> Callable[[], None] | None:
+        if self._store is not None and self._store.layout != self._layout:
+            # They would read tensors that are no longer the adapters'.
+            self._layout = self._store.layout
+            self._recorded = {key: repeat for key, repeat in self._recorded.items() if not key[1]}
+        key = (size, has_adapters)
+        if key not in self._recorded:
+            if self._capture.num_bytes >= self._max_bytes:
+                return None
+            self._buffers.write([], FlatBatch([], [], []), [], size)  # nobody's: recording it changes nothing
+            try:
+                self._recorded[key] = self._capture.record(partial(self._compute, size, has_adapters))
+            except Exception as error:
+                _log.warning("steps cannot be recorded and are launched one by one", exc_info=error)
+                self._is_off = True
+                self._recorded.clear()
+                return None
+        return self._recorded[key]
+
+    def _compute(self, size: int, has_adapters: bool) -> None:
+        step = self._buffers.view(size)
+        plan = self._attention.fixed_plan(step.attention, step.kv_slots)
+        adapters = None
+        if has_adapters:
+            assert self._store is not None
+            adapters = self._store.fixed_plan(step.adapters)
+        logits = self._decoder.forward(step.token_ids, self._attention, plan, self._rows[:size], adapters)
+        self._logits[:size] = logits
+        best, ids = logits.max(-1)
+        self._best[:size] = ids.masked_fill(~best.isfinite(), -1)
