@@ -191,22 +191,6 @@ class ContinuationScore:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterStatus:
-    """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
-
-    `error` says why one that was to be served is not.
-    """
-
-    name: str
-    path: str
-    digest: str | None
-    rank: int | None
-    targets: tuple[str, ...]
-    is_loaded: bool
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token with its natural log-probability, and the best tokens in its place. `text` of half a character is U+FFFD;
     `data` are the token's own bytes.

@@ -10,12 +10,12 @@ from typing import Any
 from engine.api.backends import ModelInfo
 from engine.errors import RequestError
 from engine.generation.adapters.service import AdapterService
+from engine.generation.adapters.status import AdapterStatus
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 from engine.serving.coalesce import coalesce
 from engine.values import (
-    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.generation.adapters.status import AdapterStatus
 from engine.values import (
-    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,

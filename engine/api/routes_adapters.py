@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query
 from engine.api.backends import Backends
 from engine.api.schemas_adapters import AdapterCard, AdapterGone, AdapterList, LoadAdapter
 from engine.api.strict_json import StrictRoute
-from engine.values import AdapterStatus
+from engine.generation.adapters.manifest import AdapterManifest
+from engine.generation.adapters.status import AdapterStatus
 
 DeleteFiles = Annotated[bool, Query(description="Delete the adapter's folder as well.")]
 
@@ -40,6 +41,7 @@ def adapters_router(backends: Backends) -> APIRouter:
 
 
 def _card(status: AdapterStatus, parent: str) -> AdapterCard:
+    manifest = status.manifest or AdapterManifest()
     return AdapterCard(
         name=status.name,
         parent=parent,
@@ -49,4 +51,8 @@ def _card(status: AdapterStatus, parent: str) -> AdapterCard:
         targets=list(status.targets),
         path=status.path,
         error=status.error,
+        task=manifest.task,
+        labels=[label.name for label in manifest.labels],
+        verdict=manifest.verdict,
+        metrics=manifest.metrics,
     )

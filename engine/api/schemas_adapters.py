@@ -33,6 +33,10 @@ class AdapterCard(BaseModel):
     targets: list[str]
     path: str = Field(description="Its folder, relative to the data folder's adapters/ where it lies there.")
     error: str | None
+    task: Literal["classify", "qa", "chat"] | None = Field(None, description="What its manifest says it was tuned for.")
+    labels: list[str] = Field([], description="Names of its labels, in the order of their scores, for classify.")
+    verdict: Literal["ok", "risky", "refuse"] | None = Field(None, description="What the guard said of its data.")
+    metrics: dict[str, float] = Field({}, description="Its figures on the validation rows of its training.")
 
 
 class AdapterList(BaseModel):

@@ -16,10 +16,10 @@ from engine.api.backends import ModelInfo
 from engine.api.error_table import unexpected
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
+from engine.generation.adapters.status import AdapterStatus
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
-    AdapterStatus,
     Decision,
     DocumentWrite,
     Evidence,

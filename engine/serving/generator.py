@@ -12,12 +12,13 @@ from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
+from engine.generation.adapters.status import AdapterStatus
 from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import AdapterStatus, GenerationRequest, TokenDelta
+from engine.values import GenerationRequest, TokenDelta
 
 
 class GeneratorDeployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -138,3 +139,20 @@ async def test_files_are_deleted_only_when_asked_for(client: httpx.AsyncClient, 
     assert (await client.delete(f"{URL}/tone")).status_code == 404
     assert (await client.delete(f"{URL}/tone", params={"files": True})).json()["files_deleted"]
     assert not (home / "tone").exists()
+
+
+async def test_cards_show_what_an_adapter_is_for_before_and_after_it_is_loaded(client: httpx.AsyncClient, home: Path):
+    labels = [{"name": "fee", "text": "a fee"}, {"name": "card", "text": "a card"}]
+    about = {"task": "classify", "labels": labels, "verdict": "risky", "metrics": {"accuracy": 0.5}}
+    (home / "tone" / "switchyard.json").write_text(json.dumps(about))
+    shown = {"task": "classify", "labels": ["fee", "card"], "verdict": "risky", "metrics": {"accuracy": 0.5}}
+    nothing = {"task": None, "labels": [], "verdict": None, "metrics": {}}
+    other, tone = (await client.get(URL)).json()["data"]
+    assert (tone["loaded"], tone | shown, other | nothing) == (False, tone, other)
+    loaded = (await client.post(URL, json={"name": "tone"})).json()
+    assert loaded | shown == loaded
+    (home / "other" / "switchyard.json").write_text("{")
+    other, tone = (await client.get(URL)).json()["data"]
+    assert (tone, other | nothing) == (loaded, other)
+    refused = (await client.post(URL, json={"name": "other"})).json()["error"]
+    assert "switchyard.json is not a JSON object" in refused["message"]

@@ -7,10 +7,12 @@ import threading
 from pathlib import Path
 
 from engine.errors import InvalidAdapter, SwitchyardError, UnknownAdapter
+from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
 from engine.generation.adapters.files import AdapterInfo
+from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.adapters.registry import AdapterRegistry
+from engine.generation.adapters.status import AdapterStatus
 from engine.generation.protocol import GenerationEngine
-from engine.values import AdapterStatus
 
 _log = logging.getLogger(__name__)
 
@@ -88,4 +90,13 @@ class AdapterService:
             targets=info.targets if info else (),
             is_loaded=info is not None,
             error=error,
+            manifest=info.manifest if info else _manifest(folder, name),
         )
+
+
+def _manifest(folder: Path, name: str) -> AdapterManifest | None:
+    """What a folder that is not loaded says of itself; loading it tells what is wrong where it cannot be read."""
+    try:
+        return parse_manifest(read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES), name)
+    except InvalidAdapter:
+        return None
