@@ -13,6 +13,7 @@
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
+        |   |   `-- ScoredTextTooLong  one of several prompts leaves none for what is scored behind it
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
         |   |-- InvalidAdapter       an adapter's files are missing, damaged or do not fit the generator
         |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
@@ -157,6 +158,27 @@ class PromptTooLong(InvalidRequest):
             "or raise generator.max_model_len.",
             param="messages",
         )
+        self.num_prompt_tokens = num_prompt_tokens
+
+
+class ScoredTextTooLong(PromptTooLong):
+    """One of several prompts leaves no room for the longest text that is to be scored behind it.
+
+    `index` is its place, from 0; `num_prompt_tokens` and `num_scored_tokens` are its size.
+    """
+
+    def __init__(self, index: int, num_prompt_tokens: int, num_scored_tokens: int, max_model_len: int) -> None:
+        RequestError.__init__(
+            self,
+            f"input {index} has {num_prompt_tokens} tokens as a prompt and the longest text to score behind it "
+            f"{num_scored_tokens}, together more than max_model_len={max_model_len}. Shorten it, "
+            "or raise generator.max_model_len.",
+        )
+        self.param = "input"
+        self.index = index
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_scored_tokens = num_scored_tokens
+        self.max_model_len = max_model_len
 
 
 class InvalidAdapter(InvalidRequest):

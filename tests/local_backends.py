@@ -16,6 +16,7 @@ from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 from engine.serving.coalesce import coalesce
 from engine.values import (
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -23,6 +24,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -40,6 +42,7 @@ class LocalBackends:
         self.adapter_service = adapters
         self.retrieval_error: RequestError | None = None
         self.queries: list[Query] = []
+        self.scored: list[ScoreRequest] = []
 
     async def evidence(self, query: Query) -> Evidence:
         self.queries.append(query)
@@ -55,6 +58,10 @@ class LocalBackends:
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         return coalesce(self.engine.submit(request))
+
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        self.scored.append(request)
+        return await self.engine.score(request)
 
     async def model(self) -> ModelInfo:
         return ModelInfo("tiny", "0" * 64, 512, 0)

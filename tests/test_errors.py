@@ -12,6 +12,7 @@ from engine.api.error_table import error_body, error_response, status_of
 EXAMPLES = [
     (errors.InvalidRequest("bad", param="k"), 400),
     (errors.PromptTooLong(5000, 256, 4096), 400),
+    (errors.ScoredTextTooLong(3, 5000, 4, 4096), 400),
     (errors.InvalidGrammar("no text matches", param="guided_regex"), 400),
     (errors.UnsupportedMediaType("image/png", ["text/plain"]), 415),
     (errors.PayloadTooLarge(1024, "gateway.max_body_bytes"), 413),

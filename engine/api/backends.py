@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from engine.generation.adapters.status import AdapterStatus
 from engine.values import (
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -15,6 +16,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -39,6 +41,10 @@ class Backends(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""
+        ...
+
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        """How likely each continuation of each prompt is. Cancelling the waiting task stops the work."""
         ...
 
     async def model(self) -> ModelInfo: ...

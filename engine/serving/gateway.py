@@ -20,6 +20,7 @@ from engine.generation.adapters.status import AdapterStatus
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -27,6 +28,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -70,6 +72,9 @@ class RayBackends:
         finally:
             # Without effect on a stream that ended; otherwise the engine frees the request's place.
             stream.cancel()
+
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        return await _call("generator", self._generator.score.remote(request))
 
     async def model(self) -> ModelInfo:
         if self._model is not None:

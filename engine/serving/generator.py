@@ -18,7 +18,7 @@ from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import GenerationRequest, TokenDelta
+from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
 
 
 class GeneratorDeployment:
@@ -42,6 +42,10 @@ class GeneratorDeployment:
         """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
         async for bundle in coalesce(self._engine.submit(request)):
             yield bundle
+
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        """How likely continuations are. The caller's cancellation stops the work in the engine."""
+        return await self._engine.score(request)
 
     async def model(self) -> ModelInfo:
         """Name and limits of the model."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from engine.errors import InvalidAdapter
 
 MANIFEST_FILE = "switchyard.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MAX_LABELS = 1024
 
 
