@@ -24,6 +24,7 @@
         |-- NotFound
         |   |-- UnknownModel
         |   |-- UnknownAdapter
+        |   |-- UnknownVersion       of an adapter
         |   |-- UnknownCollection
         |   |-- UnknownDocument
         |   `-- UnknownJob
@@ -259,6 +260,19 @@ class UnknownAdapter(NotFound):
             "Put its PEFT folder into the data folder's adapters/, then: switchyard adapters load NAME."
         )
         self.param = "name"
+
+
+class UnknownVersion(NotFound):
+    """The request names a version that the adapter does not have, or no longer."""
+
+    code = "adapter_version_not_found"
+
+    def __init__(self, adapter: str, version: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"adapter {adapter!r} has no version {version[:80]!r}; it has: {', '.join(known) or 'none'}. "
+            "`switchyard adapters show NAME` says when each was added."
+        )
+        self.param = "version"
 
 
 class UnknownCollection(NotFound):

@@ -69,9 +69,9 @@ class LocalBackends:
     async def adapters(self) -> list[AdapterStatus]:
         return [] if self.adapter_service is None else await asyncio.to_thread(self.adapter_service.statuses)
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
         assert self.adapter_service is not None
-        return await asyncio.to_thread(self.adapter_service.load, name, path)
+        return await asyncio.to_thread(self.adapter_service.load, name, path, version)
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         assert self.adapter_service is not None

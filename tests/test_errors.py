@@ -19,6 +19,7 @@ EXAMPLES = [
     (errors.Unauthorized(), 401),
     (errors.UnknownModel("x", ["auto"]), 404),
     (errors.UnknownAdapter("x", []), 404),
+    (errors.UnknownVersion("x", "0" * 12, []), 404),
     (errors.InvalidAdapter("x", "it is damaged"), 400),
     (errors.UnknownCollection("x", []), 404),
     (errors.UnknownDocument("c", "d"), 404),

@@ -86,8 +86,8 @@ class RayBackends:
     async def adapters(self) -> list[AdapterStatus]:
         return await _call("generator", self._generator.adapters.remote())
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
-        return await _call("generator", self._generator.load_adapter.remote(name, path))
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
+        return await _call("generator", self._generator.load_adapter.remote(name, path, version))
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         await _call("generator", self._generator.unload_adapter.remote(name, delete_files))

@@ -55,9 +55,9 @@ class GeneratorDeployment:
         """What is loaded, and what could be."""
         return await asyncio.to_thread(self._adapters.statuses)
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
         """Serve an adapter from now on."""
-        return await asyncio.to_thread(self._adapters.load, name, path)
+        return await asyncio.to_thread(self._adapters.load, name, path, version)
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         """Serve an adapter no more."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.generation.adapters.manifest import AdapterManifest
+from engine.generation.adapters.versions import AdapterVersions
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,8 @@ class AdapterStatus:
     """One adapter. `digest`, `rank` and `targets` are known of loaded ones.
 
     `manifest` is that of the loaded files, else of those in its folder; None where they have none that can be read.
-    `error` says why one that was to be served is not.
+    `version` is the one that is loaded or would be, None outside of `versions`. `error` says why one that was to be
+    served is not.
     """
 
     name: str
@@ -23,3 +25,5 @@ class AdapterStatus:
     is_loaded: bool
     error: str | None
     manifest: AdapterManifest | None = None
+    version: str | None = None
+    versions: AdapterVersions = field(default_factory=AdapterVersions)
