@@ -144,6 +144,7 @@ class GenerationRequest:
     cached prompts apart: equal text under another salt is computed anew. An adapter's instruction stands for the
     generator's system prompt. `drafts` False computes one token at a time;
     the answer is the same.
+    `as_label`: where the adapter has labels and the request no grammar, the answer is the text of one of them.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -157,6 +158,7 @@ class GenerationRequest:
     cache_salt: str = ""
     drafts: bool = True
     grammar: Grammar | None = None
+    as_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from engine.generation.scoring.request import Preparation
 from engine.generation.scoring.scorer import ScoreJob
 from engine.generation.sequence import PrefixKey, Sequence
 from engine.generation.stream import Mailbox
-from engine.values import GenerationRequest, PromptReport, SamplingParams, ScoreItem, ScoreRequest
+from engine.values import GenerationRequest, Grammar, PromptReport, SamplingParams, ScoreItem, ScoreRequest
 
 
 class Intake:
@@ -105,10 +106,12 @@ class Intake:
         params = request.sampling
         mailbox = Mailbox()
         prompt = self._prompt(request, manifest.instruction)
-        if request.grammar is not None and params.ignore_eos:
-            raise InvalidRequest(
-                "ignore_eos contradicts a grammar, which says where an answer ends.", param="ignore_eos"
-            )
+        grammar = request.grammar
+        if grammar is None and request.as_label and manifest.labels:
+            grammar = Grammar("choice", json.dumps([label.text for label in manifest.labels]))
+        if grammar is not None and params.ignore_eos:
+            what = "a grammar, which says" if request.grammar else "the adapter's labels, which say"
+            raise InvalidRequest(f"ignore_eos contradicts {what} where an answer ends.", param="ignore_eos")
         drafting = None
         if request.drafts and self._settings.max_draft_tokens and params.max_tokens > 1:
             passages = self._prompts.passage_tokens(prompt.report.passages)
@@ -125,7 +128,7 @@ class Intake:
             needs_prompt_logits=params.prompt_logprobs is not None,
         )
         answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
-        return Job(sequence, answer, Sampler(params, prompt.token_ids), mailbox, drafting)
+        return Job(sequence, answer, Sampler(params, prompt.token_ids), mailbox, drafting, grammar)
 
     def _prompt(self, request: GenerationRequest, system_prompt: str) -> Prompt:
         if not request.prompt_token_ids:

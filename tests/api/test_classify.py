@@ -24,7 +24,7 @@ from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
 from engine.values import ContinuationScore, ScoreRequest
 
-URL = "/v1/classify"
+URL, CHAT = "/v1/classify", "/v1/chat/completions"
 # One label begins like another, so that only the end tells them apart.
 LABELS = {"card": "card", "card_arrival": "card arrival", "fee": "a fee", "cash": "cash withdrawal"}
 INSTRUCTION = "Name the intent of the message."
@@ -236,3 +236,74 @@ async def test_adapter_replaced_meanwhile_is_not_asked_for_the_labels_of_the_ear
     assert "adapter 'intents' was replaced while it was being asked" in error["message"]
     monkeypatch.undo()
     assert await classify(client, "Hi")
+
+
+def chat(**fields: object) -> dict[str, object]:
+    return {"model": "intents", "messages": [{"role": "user", "content": TEXTS[0]}], **fields}
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 5}])
+async def test_chat_with_such_an_adapter_is_answered_with_a_label_streamed_or_whole(
+    client: httpx.AsyncClient, service: AdapterService, backends: LocalBackends, sampling: dict[str, object]
+):
+    service.load("intents")
+    whole = (await client.post(CHAT, json=chat(**sampling))).json()
+    answer = whole["choices"][0]["message"]["content"]
+    assert answer in LABELS.values() and whole["choices"][0]["finish_reason"] == "stop"
+    stream = await client.post(CHAT, json=chat(stream=True, **sampling))
+    chunks = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == answer
+    outcome = whole["switchyard"]
+    assert (outcome["route"], outcome["adapter"], outcome["degraded"]) == ("direct", "intents", False)
+    assert outcome["reasons"][0] == "adapter 'intents' labels the text itself"
+    assert backends.queries == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "instruction"),
+    [
+        ({}, INSTRUCTION),
+        ({"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": TEXTS[0]}]}, "Be kind."),
+    ],
+)
+async def test_instruction_is_the_system_message_unless_the_request_has_one(
+    client: httpx.AsyncClient, service: AdapterService, fields: dict[str, object], instruction: str
+):
+    service.load("intents")
+    answer = (await client.post(CHAT, json=chat(**fields))).json()
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": TEXTS[0]}]
+    tokens = tiny_tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert answer["usage"]["prompt_tokens"] == len(tokens)
+
+
+async def test_form_of_the_request_s_own_is_the_one_that_counts(client: httpx.AsyncClient, service: AdapterService):
+    service.load("intents")
+
+    async def answer(**fields: object) -> str:
+        response = await client.post(CHAT, json=chat(max_tokens=12, **fields))
+        assert response.status_code == 200, response.text
+        text: str = response.json()["choices"][0]["message"]["content"]
+        return text
+
+    assert await answer(guided_choice=["maybe"]) == "maybe"
+    assert await answer(guided_regex="[0-9]{3}") not in LABELS.values()
+    assert await answer(response_format={"type": "text"}, ignore_eos=True) not in LABELS.values()
+    refusal = (await client.post(CHAT, json=chat(ignore_eos=True))).json()["error"]
+    assert "ignore_eos contradicts the adapter's labels" in refusal["message"] and refusal["param"] == "ignore_eos"
+
+
+async def test_pinned_route_is_obeyed_and_other_adapters_are_not_held_to_labels(
+    client: httpx.AsyncClient, service: AdapterService, backends: LocalBackends
+):
+    service.load("intents")
+    service.load("tone")
+    url = "/v1/collections/default/documents/docs/cards.md"
+    assert (await client.put(url, json={"text": "# Cards\n\nA new card comes within a week."})).status_code == 200
+    pinned = (await client.post(CHAT, json=chat(switchyard={"route": "rag"}))).json()
+    assert pinned["switchyard"]["route"] == "rag" and len(pinned["switchyard"]["passages"]) == 1
+    assert pinned["choices"][0]["message"]["content"] in LABELS.values()
+    direct = (await client.post(CHAT, json=chat(switchyard={"route": "direct"}))).json()
+    assert direct["switchyard"]["reasons"][0] == "route 'direct' pinned by the request"
+    backends.queries.clear()
+    other = (await client.post(CHAT, json=chat(model="tone", max_tokens=12, ignore_eos=True))).json()
+    assert other["choices"][0]["message"]["content"] not in LABELS.values() and len(backends.queries) == 1
