@@ -33,6 +33,7 @@
         |-- StorageFull              the disk has no room; nothing of the write was kept
         |-- NotImplementedYet        an address of the published interface that this version does not serve
         `-- ComponentUnavailable     a component died or does not answer; carries Retry-After
+            `-- AdapterReplaced      an adapter's name came to stand for other files meanwhile
 
 Errors travel between processes, so each one is rebuilt from its message and fields rather than its constructor.
 """
@@ -355,6 +356,13 @@ class ComponentUnavailable(RequestError):
     def __init__(self, component: str, why: str, retry_after_s: int = 2) -> None:
         super().__init__(f"the {component} is unavailable ({why}). Retry after {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class AdapterReplaced(ComponentUnavailable):
+    """An adapter's name came to stand for other files while a request was on its way."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("generator", f"adapter {name!r} was replaced while it was being asked", retry_after_s=1)
 
 
 class NotImplementedYet(RequestError):

@@ -10,7 +10,7 @@ from typing import Any
 from engine.api.backends import ModelInfo
 from engine.errors import RequestError
 from engine.generation.adapters.service import AdapterService
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
@@ -65,6 +65,9 @@ class LocalBackends:
 
     async def model(self) -> ModelInfo:
         return ModelInfo("tiny", "0" * 64, 512, 0)
+
+    async def served_adapters(self) -> list[ServedAdapter]:
+        return [] if self.adapter_service is None else self.adapter_service.served()
 
     async def adapters(self) -> list[AdapterStatus]:
         return [] if self.adapter_service is None else await asyncio.to_thread(self.adapter_service.statuses)

@@ -28,6 +28,7 @@ EXAMPLES = [
     (errors.DeadlineExceeded(50), 408),
     (errors.StorageFull("knowledge.db"), 507),
     (errors.ComponentUnavailable("generator", "it died"), 503),
+    (errors.AdapterReplaced("x"), 503),
     (errors.NotImplementedYet("GET /metrics"), 501),
     (errors.DataFolderError("locked"), 500),
     (errors.TrainingDataError("data.jsonl:3: is empty", problems=["line 3: is empty"]), 500),

@@ -197,12 +197,11 @@ class _Answer:
         asked = self._request.model
         if asked in (AUTO, info.name):
             return info.name
-        loaded = {status.name: status for status in await self._backends.adapters() if status.is_loaded}
-        if asked not in loaded:
-            raise UnknownModel(asked, [AUTO, info.name, *loaded])
+        served = {adapter.name: adapter for adapter in await self._backends.served_adapters()}
+        if asked not in served:
+            raise UnknownModel(asked, [AUTO, info.name, *served])
         self._adapter = asked
-        manifest = loaded[asked].manifest
-        if manifest is not None and manifest.labels:
+        if served[asked].task == "classify":
             self._no_search = f"adapter {asked!r} labels the text itself"
         return asked
 

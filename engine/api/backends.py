@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.values import (
     ContinuationScore,
     Decision,
@@ -49,7 +49,13 @@ class Backends(Protocol):
 
     async def model(self) -> ModelInfo: ...
 
-    async def adapters(self) -> list[AdapterStatus]: ...
+    async def served_adapters(self) -> list[ServedAdapter]:
+        """What requests may name. Cheap, for every request."""
+        ...
+
+    async def adapters(self) -> list[AdapterStatus]:
+        """Those that are not loaded too, with all that their folders say."""
+        ...
 
     async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus: ...
 

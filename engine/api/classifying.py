@@ -11,9 +11,9 @@ from engine.api.answering import AUTO
 from engine.api.backends import Backends
 from engine.api.schemas_classify import Classification, ClassifyRequest, LabelScores
 from engine.config import EngineConfig
-from engine.errors import DeadlineExceeded, InvalidRequest, ScoredTextTooLong, UnknownModel
+from engine.errors import AdapterReplaced, DeadlineExceeded, InvalidRequest, ScoredTextTooLong, UnknownModel
 from engine.generation.adapters.manifest import AdapterManifest
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import ServedAdapter
 from engine.values import Message, ScoreItem, ScoreRequest
 
 
@@ -25,10 +25,11 @@ class Classifier:
         self._gateway = config.gateway
         # So many prompts fill a batch; more at once would only keep others from the generator's queue.
         self._texts_at_once = config.generator.max_num_seqs
+        self._manifests: dict[str, AdapterManifest] = {}  # by digest, which covers them: they never change
 
     async def classify(self, request: ClassifyRequest, request_id: str, *, tenant: str = "") -> Classification:
         """Raises: UnknownModel, InvalidRequest (a model without labels, a text that is too long), DeadlineExceeded,
-        ComponentUnavailable also where the adapter is replaced meanwhile.
+        AdapterReplaced.
         """
         started = time.perf_counter()
         limits = self._gateway
@@ -43,16 +44,16 @@ class Classifier:
         total_ms = (time.perf_counter() - started) * 1000
         return Classification(
             model=adapter.name,
-            digest=adapter.digest or "",
+            digest=adapter.digest,
             results=results,
             timings_ms={"total": round(total_ms, 2)},
         )
 
-    async def _adapter(self, asked: str) -> AdapterStatus:
+    async def _adapter(self, asked: str) -> ServedAdapter:
         base = (await self._backends.model()).name
-        loaded = {status.name: status for status in await self._backends.adapters() if status.is_loaded}
-        labelled = [name for name, status in loaded.items() if status.manifest and status.manifest.labels]
-        if asked not in (AUTO, base, *loaded):
+        served = {adapter.name: adapter for adapter in await self._backends.served_adapters()}
+        labelled = [name for name, adapter in served.items() if adapter.task == "classify"]
+        if asked not in (AUTO, base, *served):
             raise UnknownModel(asked, [AUTO, *labelled])
         known = ", ".join(labelled) or "none; tune one: switchyard tune DATA.jsonl --name NAME --task classify"
         if asked == AUTO:
@@ -62,16 +63,25 @@ class Classifier:
                     f"{len(labelled)}: {known}. Name one.",
                     param="model",
                 )
-            return loaded[labelled[0]]
+            return served[labelled[0]]
         if asked not in labelled:
             raise InvalidRequest(f"model {asked!r} has no labels; loaded adapters with labels: {known}.", param="model")
-        return loaded[asked]
+        return served[asked]
+
+    async def _manifest(self, adapter: ServedAdapter) -> AdapterManifest:
+        if adapter.digest not in self._manifests:
+            statuses = await self._backends.adapters()
+            self._manifests = {
+                status.digest: status.manifest for status in statuses if status.digest and status.manifest
+            }
+        if adapter.digest not in self._manifests:
+            raise AdapterReplaced(adapter.name)
+        return self._manifests[adapter.digest]
 
     async def _results(
-        self, adapter: AdapterStatus, texts: Sequence[str], request_id: str, tenant: str, deadline: float
+        self, adapter: ServedAdapter, texts: Sequence[str], request_id: str, tenant: str, deadline: float
     ) -> list[LabelScores]:
-        manifest = adapter.manifest
-        assert manifest is not None
+        manifest = await self._manifest(adapter)
         labels = tuple(label.text for label in manifest.labels)
         results: list[LabelScores] = []
         while rest := texts[len(results) : len(results) + self._texts_at_once]:
@@ -81,7 +91,7 @@ class Classifier:
                 items=tuple(ScoreItem(labels, (Message("user", text),)) for text in rest),
                 with_end=True,
                 adapter=adapter.name,
-                adapter_digest=adapter.digest or "",
+                adapter_digest=adapter.digest,
                 deadline_s=max(deadline - time.monotonic(), 0.0),
                 cache_salt=tenant,
             )

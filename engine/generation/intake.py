@@ -12,7 +12,7 @@ from time import monotonic
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import GeneratorSettings
-from engine.errors import ComponentUnavailable, InvalidRequest, PromptTooLong
+from engine.errors import AdapterReplaced, InvalidRequest, PromptTooLong
 from engine.generation.adapters.library import AdapterLibrary
 from engine.generation.adapters.manifest import AdapterManifest
 from engine.generation.answer import Answer
@@ -98,8 +98,7 @@ class Intake:
         wanted = request.adapter_digest if isinstance(request, ScoreRequest) else ""
         if wanted and wanted != info.digest:
             self._library.release(info.digest)
-            why = f"adapter {request.adapter!r} was replaced while it was being asked"
-            raise ComponentUnavailable("generator", why, retry_after_s=1)
+            raise AdapterReplaced(request.adapter)
         return PrefixKey(self._model_digest, info.digest, request.cache_salt), info.manifest
 
     def _answer_job(self, request: GenerationRequest, key: PrefixKey, manifest: AdapterManifest) -> Job:

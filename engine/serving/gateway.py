@@ -16,7 +16,7 @@ from engine.api.backends import ModelInfo
 from engine.api.error_table import unexpected
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
@@ -82,6 +82,9 @@ class RayBackends:
         model: ModelInfo = await _call("generator", self._generator.model.remote())
         self._model = model
         return model
+
+    async def served_adapters(self) -> list[ServedAdapter]:
+        return await _call("generator", self._generator.served_adapters.remote())
 
     async def adapters(self) -> list[AdapterStatus]:
         return await _call("generator", self._generator.adapters.remote())

@@ -12,7 +12,7 @@ from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
@@ -50,6 +50,10 @@ class GeneratorDeployment:
     async def model(self) -> ModelInfo:
         """Name and limits of the model."""
         return self._model
+
+    async def served_adapters(self) -> list[ServedAdapter]:
+        """What is loaded."""
+        return self._adapters.served()
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be."""

@@ -11,7 +11,7 @@ from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
 from engine.generation.adapters.files import AdapterInfo
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.adapters.registry import AdapterRegistry
-from engine.generation.adapters.status import AdapterStatus
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.adapters.versions import AdapterVersions
 from engine.generation.protocol import GenerationEngine
 
@@ -38,6 +38,10 @@ class AdapterService:
             except SwitchyardError as error:
                 _log.warning("%s", error)
                 self._failed[name] = str(error)
+
+    def served(self) -> list[ServedAdapter]:
+        """What requests may name, from memory; by name."""
+        return [ServedAdapter(info.name, info.digest, info.manifest.task) for info in self._engine.adapters()]
 
     def statuses(self) -> list[AdapterStatus]:
         """What is served, what should be, and what the data folder has beside it; by name."""
