@@ -37,6 +37,7 @@ def write_text(path: Path, text: str) -> None:
         try:
             file.write(text)
             file.flush()
+            os.fchmod(file.fileno(), 0o644)  # a trainer and a server may run as different users
             os.fsync(file.fileno())
             scratch.replace(path)
         except BaseException:
