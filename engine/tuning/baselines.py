@@ -98,7 +98,7 @@ class _Embeddings:
         """Embeddings of unit length, [N, E]."""
         embeddings = np.asarray(self._encode(texts), dtype=np.float32)
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return embeddings / np.maximum(lengths, np.float32(1e-12))
+        return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def _metrics(rows: Sequence[LabelRow], answers: Sequence[str]) -> Metrics:

@@ -100,7 +100,8 @@ def plot_lines(
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        # A font may lack other characters.
+        axes.set_ylabel("".join(each for each in y_label if each.isascii() and each.isprintable()))
 
     return _svg(draw, _SIZE, name)
 

@@ -60,6 +60,11 @@ def quoted(text: str, most: int = _MAX_TEXT) -> Html:
     return tag("bdi", cut if cut.strip() else Html("<i>nothing</i>"))
 
 
+def named(label: str) -> Html:
+    """A label, which may break after an underscore."""
+    return Html(quoted(label).replace("_", "_<wbr>"))
+
+
 def table(caption: str, header: Sequence[Content], rows: Iterable[Sequence[Content]], *, numeric: bool = True) -> Html:
     """A table that scrolls by itself where it is wider than the page; the first cell of each row heads it.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Evaluation, Outcome
 from engine.tuning.report.comparison import MIN_ROWS, Comparison, compare, judging_evaluation
 from engine.tuning.report.learning import Learning, learning_of
-from engine.tuning.report.wording import counted, duration, gained, metric_name
+from engine.tuning.report.wording import duration, gained, metric_name
 
 Code = Literal["learned", "matched", "beaten", "not_learned", "worse", "unknown"]
 Tone = Literal["good", "mixed", "bad"]

@@ -8,7 +8,7 @@ from engine.tuning.report.html import Html, tag
 # More labels than this are too many to be read: those with the most mistakes are shown.
 MAX_LABELS = 80
 _NUMBERS_UP_TO = 20
-_LABEL_CHARACTERS = 34
+_LABEL_CHARACTERS = 30
 
 
 def shown_labels(confusion: Confusion) -> tuple[str, ...]:
@@ -26,9 +26,9 @@ def shown_labels(confusion: Confusion) -> tuple[str, ...]:
 def matrix(confusion: Confusion) -> Html:
     """Rows are true labels, columns what the adapter said; a cell is as dark as its share of the row."""
     labels = shown_labels(confusion)
-    cell, font = (34, 12) if len(labels) <= _NUMBERS_UP_TO else (13, 9)
+    cell, font = (34, 12) if len(labels) <= _NUMBERS_UP_TO else (11, 9)
     longest = min(_LABEL_CHARACTERS, max(map(len, labels)))
-    left = round(longest * font * 0.55) + 10
+    left = round(longest * font * 0.6) + 10
     # Columns are labelled at 60 degrees: shorter than upright, and readable without turning the head.
     top, right = round(left * 0.87) + font, round(left * 0.5)
     width, height = left + cell * len(labels) + right, top + cell * len(labels) + 2

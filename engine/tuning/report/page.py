@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Outcome
 from engine.tuning.report.html import Html, tag
 from engine.tuning.report.judgement import Judgement
@@ -17,7 +18,6 @@ from engine.tuning.report.sections_quality import (
     slices_section,
 )
 from engine.tuning.report.sections_training import curve_section, learning_section
-from engine.tuning.report.wording import counted
 
 # Nothing is fetched and nothing runs, whatever a text in the data says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

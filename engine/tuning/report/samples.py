@@ -34,13 +34,16 @@ def samples_of(evaluation: Evaluation) -> Samples:
         [each for each in evaluation.predictions if each.after.quality < _RIGHT and each not in lost[:NUM_SHOWN]],
         lambda each: (each.after.quality, -(each.after.confidence or 0.0)),
     )
-    shown = (tuple(part[:NUM_SHOWN]) for part in (gained, lost, wrong))
     num_wrong = sum(each.after.quality < _RIGHT for each in evaluation.predictions)
-    return Samples(*shown, len(gained), len(lost), num_wrong)
+    return Samples(_first(gained), _first(lost), _first(wrong), len(gained), len(lost), num_wrong)
 
 
 def _change(prediction: Prediction) -> float:
     return prediction.after.quality - (prediction.before.quality if prediction.before else 0.0)
+
+
+def _first(rows: Sequence[Prediction]) -> tuple[Prediction, ...]:
+    return tuple(rows[:NUM_SHOWN])
 
 
 def _ordered(rows: Sequence[Prediction], key: Callable[[Prediction], object]) -> list[Prediction]:

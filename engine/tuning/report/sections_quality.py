@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
+from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Answer, Evaluation, Metrics, Outcome, Prediction
 from engine.tuning.report.confusion import Confusion, LabelScore, confusion_of
 from engine.tuning.report.figures import Line, plot_reliability
-from engine.tuning.report.html import Html, figure, quoted, scrolling, section, table, tag
+from engine.tuning.report.html import Html, figure, named, quoted, scrolling, section, table, tag
 from engine.tuning.report.judgement import Judgement
 from engine.tuning.report.matrix import MAX_LABELS, matrix, shown_labels
 from engine.tuning.report.reliability import Reliability, reliability_of
 from engine.tuning.report.samples import NUM_SHOWN, samples_of
 from engine.tuning.report.sections_training import legend
-from engine.tuning.report.wording import NOT_LARGER_BETTER, counted, duration, metric_name, signed
+from engine.tuning.report.wording import duration, metric_name, metric_order, signed
 
 _FEW_LABELS = 15
 _NUM_PAIRS = 12
@@ -50,7 +51,7 @@ def _models(outcome: Outcome, evaluation: Evaluation) -> Html:
     for each in outcome.baselines:
         if each.metrics.get(evaluation.name):
             models.append((each.name, each.metrics[evaluation.name], duration(each.seconds)))
-    names = _metric_order(outcome.metric, [metrics for _, metrics, _ in models])
+    names = metric_order(outcome.metric, [metrics for _, metrics, _ in models])
     rows = [
         (name, *(f"{metrics[key]:.3f}" if key in metrics else "" for key in names), trained)
         for name, metrics, trained in models
@@ -69,7 +70,7 @@ def slices_section(outcome: Outcome) -> Html | None:
         if len(evaluation.slices) < 2:
             continue
         slices = evaluation.slices
-        names = _metric_order(outcome.metric, [each.after for each in slices])
+        names = metric_order(outcome.metric, [each.after for each in slices])
         rows: list[tuple[str, ...]] = []
         for each in slices:
             for who, metrics in (("adapter", each.after), ("base model", each.before)):
@@ -101,7 +102,7 @@ def _confusion_section(confusion: Confusion, evaluation: Evaluation) -> Html:
     confused, rows_of = confusion.confused, confusion.rows_of
     num_wrong = sum(count for _, count in confused)
     pairs = [
-        (quoted(true), quoted(said), f"{count:,} / {rows_of[true]:,}") for (true, said), count in confused[:_NUM_PAIRS]
+        (named(true), named(said), f"{count:,} / {rows_of[true]:,}") for (true, said), count in confused[:_NUM_PAIRS]
     ]
     shown = len(shown_labels(confusion))
     cut = "" if shown == len(confusion.labels) else f" Shown are the {MAX_LABELS} labels with the most mistakes."
@@ -135,13 +136,13 @@ def _scores_section(confusion: Confusion) -> Html:
 
 def _score(score: LabelScore) -> Sequence[Html | str]:
     return (
-        quoted(score.label),
+        named(score.label),
         f"{score.f1:.3f}",
         f"{score.precision:.3f}",
         f"{score.recall:.3f}",
         f"{score.num_rows:,}",
         f"{score.num_said:,}",
-        "" if score.mistaken_for is None else quoted(score.mistaken_for),
+        "" if score.mistaken_for is None else named(score.mistaken_for),
     )
 
 
@@ -238,10 +239,3 @@ def _answer(answer: Answer) -> Html:
     sure = answer.confidence if answer.calibrated is None else answer.calibrated
     score = f" ({sure:.2f})" if sure is not None else f" (score {answer.quality:.2f})"
     return tag("span", quoted(answer.text), tag("span", score, class_="soft"))
-
-
-def _metric_order(first: str, metrics: Iterable[Metrics]) -> list[str]:
-    """The main metric, then those of which more is better, then the others."""
-    names = {name for each in metrics for name in each}
-    others = sorted(names - {first}, key=lambda name: (name in NOT_LARGER_BETTER, name))
-    return [name for name in (first, *others) if name in names]

@@ -9,7 +9,7 @@ from engine.tuning.report.figures import Line, plot_lines
 from engine.tuning.report.html import Html, figure, section, table, tag
 from engine.tuning.report.judgement import overfitting
 from engine.tuning.report.learning import learning_of
-from engine.tuning.report.wording import duration, metric_name
+from engine.tuning.report.wording import duration, metric_name, metric_order, signed
 
 
 def legend(*items: tuple[str, str]) -> Html:
@@ -37,8 +37,8 @@ def learning_section(outcome: Outcome) -> Html:
         ),
         f"Loss over {len(history)} evaluations: training {train.ys[0]:.3f} to {train.ys[-1]:.3f}, validation "
         f"{valid.ys[0]:.3f} to {valid.ys[-1]:.3f}; kept is step {kept.step}.",
-        f"The shaded gap between validation and training loss is {learning.kept_gap:+.3f} nats at the kept step and "
-        f"{learning.last_gap:+.3f} at the last.".replace("-", "−"),
+        f"The shaded gap between validation and training loss is {signed(learning.kept_gap)} nats at the kept step and "
+        f"{signed(learning.last_gap)} at the last.",
         legend(("first", "training"), ("second", "validation"), ("kept", f"kept: step {kept.step}")),
     )
     measured = [point for point in history if point.metric is not None]
@@ -59,7 +59,11 @@ def learning_section(outcome: Outcome) -> Html:
             f"During training the {metric} is that of a sample of the validation rows where there are many.",
             legend(("second", f"validation {metric}"), ("kept", f"kept: step {kept.step}")),
         )
-    found = overfitting(learning) if learning.is_overfit else "The validation loss did not rise while training went on."
+    found = (
+        overfitting(learning)
+        if learning.is_overfit
+        else "No overfitting was seen: the validation loss did not rise beyond noise."
+    )
     rows = [
         (
             f"{point.step:,}{' (kept)' if point.step == kept.step else ''}",
@@ -101,7 +105,7 @@ def curve_section(outcome: Outcome) -> Html | None:
     label = f"Validation {name} over training rows: " + ", ".join(
         f"{num:,}: {value:.3f}" for num, value in zip(sizes, values, strict=True)
     )
-    others = sorted({key for point in points for key in point[1]} - {metric})
+    others = metric_order(metric, [point[1] for point in points])[1:]
     header = ("training rows", *(["per label"] if outcome.labels else []), name, *map(metric_name, others), "time")
     rows: Iterable[tuple[str, ...]] = [
         (
@@ -117,7 +121,8 @@ def curve_section(outcome: Outcome) -> Html | None:
         "curve",
         "More data",
         tag("p", "Trained on subsets of the rows, judged on the same validation rows. ", last),
-        tag("div", figure(picture, label), table("The same as a table", header, rows), class_="plots"),
+        figure(picture, label),
+        table("The same as a table", header, rows),
     )
 
 
@@ -125,4 +130,4 @@ def _last_gain(sizes: list[int], values: list[float], name: str) -> str:
     gain = values[-1] - values[-2]
     factor = sizes[-1] / sizes[-2]
     rising = "more rows are likely to help." if gain > 0.01 else "more rows of the same kind are unlikely to help much."
-    return f"The last step, {factor:.3g} times the rows, changed {name} by {gain:+.3f}: {rising}".replace("-0", "−0")
+    return f"The last step, {factor:.3g} times the rows, changed {name} by {signed(gain)}: {rising}"

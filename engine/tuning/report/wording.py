@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from engine.tuning.guard.wording import counted, percent
+from collections.abc import Iterable
+
+from engine.tuning.outcome import Metrics
 from engine.tuning.report.comparison import Comparison
 
-METRIC_NAMES = {
+_METRIC_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "f1": "token F1",
@@ -16,14 +18,12 @@ METRIC_NAMES = {
     "ece": "calibration error",
 }
 # Metrics of which less is better, or neither.
-NOT_LARGER_BETTER = {"loss", "ece", "not_in_documents"}
-
-__all__ = ["METRIC_NAMES", "NOT_LARGER_BETTER", "counted", "duration", "gained", "metric_name", "percent", "size"]
+_NOT_LARGER_BETTER = {"loss", "ece", "not_in_documents"}
 
 
 def metric_name(name: str) -> str:
     """A metric as readers call it."""
-    return METRIC_NAMES.get(name, name.replace("_", " "))
+    return _METRIC_NAMES.get(name, name.replace("_", " "))
 
 
 def signed(value: float) -> str:
@@ -52,3 +52,10 @@ def duration(seconds: float) -> str:
 def size(num_bytes: int) -> str:
     """Bytes as MiB or GiB."""
     return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:.1f} GiB"
+
+
+def metric_order(first: str, metrics: Iterable[Metrics]) -> list[str]:
+    """The `first` metric, then those of which more is better, then the others."""
+    names = {name for each in metrics for name in each}
+    others = sorted(names - {first}, key=lambda name: (name in _NOT_LARGER_BETTER, name))
+    return [name for name in (first, *others) if name in names]
