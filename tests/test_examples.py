@@ -99,7 +99,8 @@ def test_squad_becomes_rows_and_documents(tmp_path, monkeypatch, is_official):
     assert (answered.question, answered.answers) == ("How tall?", ("330 m", "330 metres"))
     assert (answered.context, answered.group) == ("It is 330 m tall.", "Eiffel_Tower")
     assert unanswerable.answers == ()
-    assert rows_of(documents) == [{"id": "00000", "title": "Eiffel Tower", "text": "It is 330 m tall."}]
+    name = sha256(b"It is 330 m tall.").hexdigest()[:16]
+    assert rows_of(documents) == [{"id": name, "title": "Eiffel Tower", "text": "It is 330 m tall."}]
     run(monkeypatch, "recipes/squad.py", file, to, "--questions", 1)
     assert len(read_examples(to).rows) == 1
 

@@ -63,11 +63,15 @@ def main() -> None:
     rows = [row for paragraph in paragraphs for row in question_rows(paragraph)]
     write(arguments.to, draw([row for row in rows if row["question"]], arguments.questions))
     if arguments.documents is not None:
-        documents = [
-            {"id": f"{number:05d}", "title": each["article"].replace("_", " "), "text": each["context"]}
-            for number, each in enumerate(paragraphs)
-        ]
-        write(arguments.documents, documents)
+        # By content: paragraphs of several files can be ingested side by side.
+        documents = {
+            sha256(each["context"].encode()).hexdigest()[:16]: {
+                "title": each["article"].replace("_", " "),
+                "text": each["context"],
+            }
+            for each in paragraphs
+        }
+        write(arguments.documents, [{"id": name} | document for name, document in documents.items()])
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
