@@ -95,7 +95,15 @@ def section(identifier: str, title: str, *children: Content | Iterable[Content])
     return tag("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
 
 
-def figure(picture: Html, label: str, caption: Content = None, legend: Content = None) -> Html:
-    """A picture with its description for those who do not see it, and a caption for all."""
+def figure(
+    picture: Html, label: str, caption: Content = None, legend: Content = None, *, scrolls_as: str | None = None
+) -> Html:
+    """A picture with its description for those who do not see it, and a caption for all.
+
+    Args:
+        scrolls_as: name of the region that scrolls sideways around a wide picture; None where it shrinks.
+    """
     drawn = tag("div", picture, role="img", aria_label=label)
+    if scrolls_as is not None:
+        drawn = scrolling(drawn, scrolls_as)
     return tag("figure", legend, drawn, None if caption is None else tag("figcaption", caption))

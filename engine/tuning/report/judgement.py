@@ -89,6 +89,7 @@ def _headline(outcome: Outcome, evaluation: Evaluation, comparisons: tuple[Compa
 
 def _compared(comparison: Comparison) -> str:
     """The comparison in a sentence."""
+    name = "the base model" if comparison.kind == "base" else comparison.name
     trained = "" if comparison.seconds is None else f", trained in {duration(comparison.seconds)}"
     found = (
         "the adapter is better"
@@ -98,7 +99,7 @@ def _compared(comparison: Comparison) -> str:
         else "not distinguishable"
     )
     return (
-        f"Against {comparison.name} ({comparison.other:.3f}{trained}): {gained(comparison)} on "
+        f"Against {name} ({comparison.other:.3f}{trained}): {gained(comparison)} on "
         f"{counted(comparison.num_rows, 'row')}; {found}."
     )
 

@@ -49,11 +49,12 @@ def guard_section(outcome: Outcome) -> Html:
 def run_section(outcome: Outcome) -> Html:
     """Time, memory, settings and digests."""
     run = outcome.run
+    taken = run.history[-1].step if run.history else 0
     rows: list[tuple[str, str]] = [
         ("training", f"{duration(60 * run.minutes)}, {run.tokens_per_s:,.0f} tokens/s on {run.device}"),
-        ("whole run", duration(60 * outcome.minutes_in_all)),
+        ("last session, all in all", duration(60 * outcome.minutes_in_all)),
         ("peak memory", size(run.peak_memory_bytes)),
-        ("steps", f"{run.history[-1].step if run.history else 0:,} of {run.num_steps:,}: {_STOPPED[run.stopped]}"),
+        ("steps", f"{taken:,} of {run.num_steps:,}: {_STOPPED.get(run.stopped, run.stopped)}"),
         ("kept", f"step {run.best.step:,}, epoch {run.best.epoch:.2f}"),
         (
             "rows",

@@ -9,7 +9,7 @@ from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Answer, Evaluation, Metrics, Outcome, Prediction
 from engine.tuning.report.confusion import Confusion, LabelScore, confusion_of
 from engine.tuning.report.figures import Line, plot_reliability
-from engine.tuning.report.html import Html, figure, named, quoted, scrolling, section, table, tag
+from engine.tuning.report.html import Html, figure, named, quoted, section, table, tag
 from engine.tuning.report.judgement import Judgement
 from engine.tuning.report.matrix import MAX_LABELS, matrix, shown_labels
 from engine.tuning.report.reliability import Reliability, reliability_of
@@ -109,7 +109,7 @@ def _confusion_section(confusion: Confusion, evaluation: Evaluation) -> Html:
     label = f"Confusion matrix of {shown} labels; the most frequent confusions are in the table beside it."
     caption = "Rows are true labels, columns what the adapter said. Blue is right, red is wrong." + cut
     beside = table("Most frequent confusions", ("true label", tag("span", "taken for"), "rows"), pairs)
-    picture = figure(scrolling(matrix(confusion), "Confusion matrix"), label, caption)
+    picture = figure(matrix(confusion), label, caption, scrolls_as="Confusion matrix")
     return section(
         "confusion",
         "What is taken for what",

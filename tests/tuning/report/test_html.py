@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tuning.report.html import Html, escape, join, named, quoted, table, tag
+from engine.tuning.report.html import Html, escape, figure, join, named, quoted, table, tag
 
 
 class Reader(HTMLParser):
@@ -58,6 +58,13 @@ def test_control_characters_and_surrogates_are_replaced():
 def test_long_and_empty_texts_are_shown_as_such():
     assert quoted("x" * 700).count("x") == 599
     assert read(quoted(" \n")).text == "nothing"
+
+
+def test_wide_picture_scrolls_around_what_is_described():
+    names = [
+        attributes.get("role") for _, attributes in read(figure(Html("<svg></svg>"), "a", scrolls_as="b")).elements
+    ]
+    assert names == [None, "region", "img", None]
 
 
 def test_label_may_break_after_an_underscore_without_changing_its_text():
