@@ -13,6 +13,7 @@
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
         |   |-- PromptTooLong        messages leave no room in the model's context
+        |   |   `-- ScoredTextTooLong  one of several prompts leaves none for what is scored behind it
         |   |-- UnsupportedField     a field of OpenAI's API that is not implemented
         |   |-- InvalidAdapter       an adapter's files are missing, damaged or do not fit the generator
         |   |-- InvalidGrammar       a schema, expression or choice is malformed, too large or matched by no text
@@ -23,6 +24,7 @@
         |-- NotFound
         |   |-- UnknownModel
         |   |-- UnknownAdapter
+        |   |-- UnknownVersion       of an adapter
         |   |-- UnknownCollection
         |   |-- UnknownDocument
         |   `-- UnknownJob
@@ -31,6 +33,7 @@
         |-- StorageFull              the disk has no room; nothing of the write was kept
         |-- NotImplementedYet        an address of the published interface that this version does not serve
         `-- ComponentUnavailable     a component died or does not answer; carries Retry-After
+            `-- AdapterReplaced      an adapter's name came to stand for other files meanwhile
 
 Errors travel between processes, so each one is rebuilt from its message and fields rather than its constructor.
 """
@@ -157,6 +160,27 @@ class PromptTooLong(InvalidRequest):
             "or raise generator.max_model_len.",
             param="messages",
         )
+        self.num_prompt_tokens = num_prompt_tokens
+
+
+class ScoredTextTooLong(PromptTooLong):
+    """One of several prompts leaves no room for the longest text that is to be scored behind it.
+
+    `index` is its place, from 0; `num_prompt_tokens` and `num_scored_tokens` are its size.
+    """
+
+    def __init__(self, index: int, num_prompt_tokens: int, num_scored_tokens: int, max_model_len: int) -> None:
+        RequestError.__init__(
+            self,
+            f"input {index} has {num_prompt_tokens} tokens as a prompt and the longest text to score behind it "
+            f"{num_scored_tokens}, together more than max_model_len={max_model_len}. Shorten it, "
+            "or raise generator.max_model_len.",
+        )
+        self.param = "input"
+        self.index = index
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_scored_tokens = num_scored_tokens
+        self.max_model_len = max_model_len
 
 
 class InvalidAdapter(InvalidRequest):
@@ -239,6 +263,19 @@ class UnknownAdapter(NotFound):
         self.param = "name"
 
 
+class UnknownVersion(NotFound):
+    """The request names a version that the adapter does not have, or no longer."""
+
+    code = "adapter_version_not_found"
+
+    def __init__(self, adapter: str, version: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"adapter {adapter!r} has no version {version[:80]!r}; it has: {', '.join(known) or 'none'}. "
+            "`switchyard adapters show NAME` says when each was added."
+        )
+        self.param = "version"
+
+
 class UnknownCollection(NotFound):
     """The request names a collection that holds nothing."""
 
@@ -319,6 +356,13 @@ class ComponentUnavailable(RequestError):
     def __init__(self, component: str, why: str, retry_after_s: int = 2) -> None:
         super().__init__(f"the {component} is unavailable ({why}). Retry after {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class AdapterReplaced(ComponentUnavailable):
+    """An adapter's name came to stand for other files while a request was on its way."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("generator", f"adapter {name!r} was replaced while it was being asked", retry_after_s=1)
 
 
 class NotImplementedYet(RequestError):

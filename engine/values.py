@@ -141,8 +141,10 @@ class GenerationRequest:
     """One answer to generate. With `passages`, the prompt numbers them from 1 in this order.
 
     `prompt_token_ids` are read as they are, in place of `messages` and `passages`. `cache_salt` keeps tenants'
-    cached prompts apart: equal text under another salt is computed anew. `drafts` False computes one token at a time;
+    cached prompts apart: equal text under another salt is computed anew. An adapter's instruction stands for the
+    generator's system prompt. `drafts` False computes one token at a time;
     the answer is the same.
+    `as_label`: where the adapter has labels and the request no grammar, the answer is the text of one of them.
     `deadline_s` is the time left at submission in seconds; the engine stops work when it has passed.
     """
 
@@ -156,6 +158,7 @@ class GenerationRequest:
     cache_salt: str = ""
     drafts: bool = True
     grammar: Grammar | None = None
+    as_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +175,14 @@ class ScoreRequest:
     """How likely is each continuation? The other fields are as in GenerationRequest.
 
     `with_end` scores the model's end token after each continuation too: the probability that this is all of the answer.
+    With `adapter_digest` it is refused where the adapter's name stands for other files by then.
     """
 
     id: str
     items: tuple[ScoreItem, ...]
     with_end: bool = False
     adapter: str | None = None
+    adapter_digest: str = ""
     deadline_s: float | None = None
     cache_salt: str = ""
 
@@ -188,22 +193,6 @@ class ContinuationScore:
 
     logprob: float
     num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterStatus:
-    """An adapter as users see it. `digest`, `rank` and `targets` are known of loaded ones.
-
-    `error` says why one that was to be served is not.
-    """
-
-    name: str
-    path: str
-    digest: str | None
-    rank: int | None
-    targets: tuple[str, ...]
-    is_loaded: bool
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from typing import Any
 from engine.api.backends import ModelInfo
 from engine.errors import RequestError
 from engine.generation.adapters.service import AdapterService
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
 from engine.routing.rule import ScoreRule
 from engine.serving.coalesce import coalesce
 from engine.values import (
-    AdapterStatus,
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -23,6 +24,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -40,6 +42,7 @@ class LocalBackends:
         self.adapter_service = adapters
         self.retrieval_error: RequestError | None = None
         self.queries: list[Query] = []
+        self.scored: list[ScoreRequest] = []
 
     async def evidence(self, query: Query) -> Evidence:
         self.queries.append(query)
@@ -56,15 +59,22 @@ class LocalBackends:
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         return coalesce(self.engine.submit(request))
 
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        self.scored.append(request)
+        return await self.engine.score(request)
+
     async def model(self) -> ModelInfo:
         return ModelInfo("tiny", "0" * 64, 512, 0)
+
+    async def served_adapters(self) -> list[ServedAdapter]:
+        return [] if self.adapter_service is None else self.adapter_service.served()
 
     async def adapters(self) -> list[AdapterStatus]:
         return [] if self.adapter_service is None else await asyncio.to_thread(self.adapter_service.statuses)
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
         assert self.adapter_service is not None
-        return await asyncio.to_thread(self.adapter_service.load, name, path)
+        return await asyncio.to_thread(self.adapter_service.load, name, path, version)
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         assert self.adapter_service is not None

@@ -15,7 +15,7 @@ from running_server import SWITCHYARD
 from docs.generate import PAGES
 
 REPOSITORY = Path(__file__).parents[1]
-TEXTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("examples/*.md")])
+TEXTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("examples/**/*.md")])
 # These start or stop servers, need a registry or a running Ray; tests of their own run them.
 STARTING = {"serve", "up", "stop", "bench"}
 

@@ -146,11 +146,15 @@ class _Answer:
         self._search_reasons: list[str] = []
         self._adapter: str | None = None  # named by `model`
         self._adapter_digest: str | None = None
+        self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
         pinned = PINNED[self._request.switchyard.route]
-        evidence, missing = (None, None) if pinned == "direct" else await self._evidence(pinned)
+        evidence: Evidence | None = None
+        missing = self._no_search
+        if pinned == "rag" or (pinned is None and missing is None):
+            evidence, missing = await self._evidence(pinned)
         started = time.perf_counter()
         decision = await self._backends.decide(pinned, evidence, missing)
         self._timings["route"] = _ms_since(started)
@@ -193,10 +197,12 @@ class _Answer:
         asked = self._request.model
         if asked in (AUTO, info.name):
             return info.name
-        loaded = [status.name for status in await self._backends.adapters() if status.is_loaded]
-        if asked not in loaded:
-            raise UnknownModel(asked, [AUTO, info.name, *loaded])
+        served = {adapter.name: adapter for adapter in await self._backends.served_adapters()}
+        if asked not in served:
+            raise UnknownModel(asked, [AUTO, info.name, *served])
         self._adapter = asked
+        if served[asked].task == "classify":
+            self._no_search = f"adapter {asked!r} labels the text itself"
         return asked
 
     async def _evidence(self, pinned: Route | None) -> tuple[Evidence | None, str | None]:
@@ -266,6 +272,8 @@ class _Answer:
             deadline_s=remaining_s,
             cache_salt=self._tenant,
             grammar=request.grammar(),
+            # {"type": "text"} is a form too: any.
+            as_label=request.response_format is None,
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:

@@ -8,9 +8,11 @@ from engine import __version__
 from engine.api import error_table
 from engine.api.answering import Answerer
 from engine.api.backends import Backends
+from engine.api.classifying import Classifier
 from engine.api.middleware import RequestLimits
 from engine.api.routes_adapters import adapters_router
 from engine.api.routes_chat import chat_router
+from engine.api.routes_classify import classify_router
 from engine.api.routes_health import health_router
 from engine.api.routes_jobs import jobs_router
 from engine.api.routes_judgements import judgements_router
@@ -24,6 +26,7 @@ def create_app(backends: Backends, config: EngineConfig) -> FastAPI:
     error_table.install(app)
     app.add_middleware(RequestLimits, settings=config.gateway)
     app.include_router(chat_router(backends, Answerer(backends, config)))
+    app.include_router(classify_router(Classifier(backends, config)))
     app.include_router(knowledge_router(backends, config))
     app.include_router(judgements_router(backends))
     app.include_router(jobs_router(backends))

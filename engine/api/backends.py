@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.values import (
-    AdapterStatus,
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -15,6 +16,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -41,11 +43,21 @@ class Backends(Protocol):
         """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""
         ...
 
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        """How likely each continuation of each prompt is. Cancelling the waiting task stops the work."""
+        ...
+
     async def model(self) -> ModelInfo: ...
 
-    async def adapters(self) -> list[AdapterStatus]: ...
+    async def served_adapters(self) -> list[ServedAdapter]:
+        """What requests may name. Cheap, for every request."""
+        ...
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus: ...
+    async def adapters(self) -> list[AdapterStatus]:
+        """Those that are not loaded too, with all that their folders say."""
+        ...
+
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus: ...
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None: ...
 

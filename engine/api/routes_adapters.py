@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from engine.api.backends import Backends
-from engine.api.schemas_adapters import AdapterCard, AdapterGone, AdapterList, LoadAdapter
+from engine.api.schemas_adapters import AdapterCard, AdapterGone, AdapterList, LoadAdapter, VersionInfo
 from engine.api.strict_json import StrictRoute
-from engine.values import AdapterStatus
+from engine.generation.adapters.manifest import AdapterManifest
+from engine.generation.adapters.status import AdapterStatus
 
-DeleteFiles = Annotated[bool, Query(description="Delete the adapter's folder as well.")]
+DeleteFiles = Annotated[bool, Query(description="Delete the adapter's folder, with every version, as well.")]
 
 
 def adapters_router(backends: Backends) -> APIRouter:
@@ -26,9 +27,9 @@ def adapters_router(backends: Backends) -> APIRouter:
 
     @router.post("/v1/adapters")
     async def load(request: LoadAdapter) -> AdapterCard:
-        """Load an adapter, or load it again from its changed files; requests in progress keep the earlier weights."""
+        """Load an adapter, another version of it, or its changed files; requests in progress keep what they have."""
         parent = (await backends.model()).name
-        return _card(await backends.load_adapter(request.name, request.path), parent)
+        return _card(await backends.load_adapter(request.name, request.path, request.version), parent)
 
     @router.delete("/v1/adapters/{name}")
     async def unload(name: str, files: DeleteFiles = False) -> AdapterGone:
@@ -40,6 +41,7 @@ def adapters_router(backends: Backends) -> APIRouter:
 
 
 def _card(status: AdapterStatus, parent: str) -> AdapterCard:
+    manifest = status.manifest or AdapterManifest()
     return AdapterCard(
         name=status.name,
         parent=parent,
@@ -49,4 +51,22 @@ def _card(status: AdapterStatus, parent: str) -> AdapterCard:
         targets=list(status.targets),
         path=status.path,
         error=status.error,
+        task=manifest.task,
+        labels=[label.name for label in manifest.labels],
+        verdict=manifest.verdict,
+        metrics=manifest.metrics,
+        instruction=manifest.instruction,
+        temperature=manifest.temperature if manifest.labels else None,
+        num_examples=manifest.num_examples,
+        data_digest=manifest.data_digest,
+        version=status.version,
+        versions=[
+            VersionInfo(
+                version=each.version,
+                digest=each.digest,
+                added_at=each.added_at,
+                current=each.version == status.versions.current,
+            )
+            for each in status.versions.versions
+        ],
     )

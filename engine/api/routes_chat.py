@@ -63,8 +63,7 @@ def chat_router(backends: Backends, answerer: Answerer) -> APIRouter:
                 digest=digest,
             )
 
-        loaded = [status for status in await backends.adapters() if status.is_loaded]
-        adapters = [card(status.name, info.name, status.digest) for status in loaded]
+        adapters = [card(each.name, info.name, each.digest) for each in await backends.served_adapters()]
         return ModelList(data=[card(AUTO, None, None), card(info.name, None, info.digest), *adapters])
 
     return router

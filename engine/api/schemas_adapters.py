@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from engine.api.schemas_chat import Body
+from engine.errors import InvalidRequest
 
 
 class LoadAdapter(Body):
@@ -19,6 +20,24 @@ class LoadAdapter(Body):
         description="Folder with PEFT's files, in the data folder's adapters/ or one of generator.adapter_paths; "
         "default: the one with the adapter's name.",
     )
+    version: str | None = Field(
+        None, max_length=64, description="Version to go to or back to; default: the current one, where it has versions."
+    )
+
+    @model_validator(mode="after")
+    def _path_or_version(self) -> LoadAdapter:
+        if self.path is not None and self.version is not None:
+            raise InvalidRequest("path and version both say which files to load; send one of them.", param="version")
+        return self
+
+
+class VersionInfo(BaseModel):
+    """One version of an adapter."""
+
+    version: str = Field(description="The first 12 digits of its digest.")
+    digest: str
+    added_at: float = Field(description="Unix time in seconds.")
+    current: bool = Field(description="Loaded where no version is named.")
 
 
 class AdapterCard(BaseModel):
@@ -33,6 +52,16 @@ class AdapterCard(BaseModel):
     targets: list[str]
     path: str = Field(description="Its folder, relative to the data folder's adapters/ where it lies there.")
     error: str | None
+    task: Literal["classify", "qa", "chat"] | None = Field(None, description="What its manifest says it was tuned for.")
+    labels: list[str] = Field([], description="Names of its labels, in the order of their scores, for classify.")
+    verdict: Literal["ok", "risky", "refuse"] | None = Field(None, description="What the guard said of its data.")
+    metrics: dict[str, float] = Field({}, description="Its figures on the validation rows of its training.")
+    instruction: str = Field("", description="System message that it was trained with; empty: the generator's.")
+    temperature: float | None = Field(None, description="Divides the log-probabilities of its labels.")
+    num_examples: int | None = Field(None, description="Rows that it was trained on.")
+    data_digest: str | None = Field(None, description="SHA-256 of its training data.")
+    version: str | None = Field(None, description="The version that is loaded, or would be.")
+    versions: list[VersionInfo] = Field([], description="Its versions, oldest first; none of a plain folder.")
 
 
 class AdapterList(BaseModel):

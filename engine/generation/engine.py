@@ -122,7 +122,7 @@ class Engine:
         self._check_capacity(request.id)
         job = self._intake.answer_job(request)
         try:
-            compiled = None if request.grammar is None else self._grammars.compile(request.grammar)
+            compiled = None if job.grammar is None else self._grammars.compile(job.grammar)
             with self._condition:
                 self._check_capacity(request.id)
                 self._note_arrival()
@@ -130,10 +130,10 @@ class Engine:
         except BaseException:
             self._intake.release(job.sequence.key)
             raise
-        if request.grammar is None or compiled is None:
+        if job.grammar is None or compiled is None:
             self._jobs.begin(job)
         else:
-            self._jobs.begin_when_compiled(job, request.grammar, compiled)
+            self._jobs.begin_when_compiled(job, job.grammar, compiled)
         timer = None
         if request.deadline_s is not None:
             # The scheduler frees the place between steps; the reader hears of it on time even during a long one.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import GeneratorSettings
-from engine.errors import InvalidRequest, PromptTooLong
+from engine.errors import AdapterReplaced, InvalidRequest, PromptTooLong
 from engine.generation.adapters.library import AdapterLibrary
+from engine.generation.adapters.manifest import AdapterManifest
 from engine.generation.answer import Answer
 from engine.generation.drafts import Drafting, DraftRate, PromptLookup
 from engine.generation.job import Job
@@ -21,7 +24,7 @@ from engine.generation.scoring.request import Preparation
 from engine.generation.scoring.scorer import ScoreJob
 from engine.generation.sequence import PrefixKey, Sequence
 from engine.generation.stream import Mailbox
-from engine.values import GenerationRequest, PromptReport, SamplingParams, ScoreItem, ScoreRequest
+from engine.values import GenerationRequest, Grammar, PromptReport, SamplingParams, ScoreItem, ScoreRequest
 
 
 class Intake:
@@ -61,18 +64,57 @@ class Intake:
 
         Raises: InvalidRequest (PromptTooLong included), UnknownModel; nothing is held then.
         """
+        key, manifest = self._hold(request)
+        try:
+            return self._answer_job(request, key, manifest)
+        except BaseException:
+            self.release(key)
+            raise
+
+    async def score_job(self, request: ScoreRequest) -> ScoreJob:
+        """The same for continuations to be scored. Tokens are made in a thread of their own: there may be thousands
+        of texts.
+        """
+        key, manifest = self._hold(request)
+        try:
+            prepare = partial(self._preparation.prepare, request, system_prompt=manifest.instruction)
+            prompts = await asyncio.to_thread(prepare)
+        except BaseException:
+            self.release(key)
+            raise
+        loop = asyncio.get_running_loop()
+        return ScoreJob(request.id, prompts, key, loop, loop.create_future())
+
+    def release(self, key: PrefixKey) -> None:
+        """A job with that key is over."""
+        if key.adapter:
+            self._library.release(key.adapter)
+
+    def _hold(self, request: GenerationRequest | ScoreRequest) -> tuple[PrefixKey, AdapterManifest]:
+        """Take hold of the request's adapter; what its manifest says stays true as long as it is held."""
+        if request.adapter is None:
+            return PrefixKey(self._model_digest, "", request.cache_salt), AdapterManifest()
+        info = self._library.acquire(request.adapter)
+        wanted = request.adapter_digest if isinstance(request, ScoreRequest) else ""
+        if wanted and wanted != info.digest:
+            self._library.release(info.digest)
+            raise AdapterReplaced(request.adapter)
+        return PrefixKey(self._model_digest, info.digest, request.cache_salt), info.manifest
+
+    def _answer_job(self, request: GenerationRequest, key: PrefixKey, manifest: AdapterManifest) -> Job:
         params = request.sampling
         mailbox = Mailbox()
-        prompt = self._prompt(request)
-        if request.grammar is not None and params.ignore_eos:
-            raise InvalidRequest(
-                "ignore_eos contradicts a grammar, which says where an answer ends.", param="ignore_eos"
-            )
+        prompt = self._prompt(request, manifest.instruction)
+        grammar = request.grammar
+        if grammar is None and request.as_label and manifest.labels:
+            grammar = Grammar("choice", json.dumps([label.text for label in manifest.labels]))
+        if grammar is not None and params.ignore_eos:
+            what = "a grammar, which says" if request.grammar else "the adapter's labels, which say"
+            raise InvalidRequest(f"ignore_eos contradicts {what} where an answer ends.", param="ignore_eos")
         drafting = None
         if request.drafts and self._settings.max_draft_tokens and params.max_tokens > 1:
             passages = self._prompts.passage_tokens(prompt.report.passages)
             drafting = Drafting(PromptLookup(passages, prompt.token_ids), DraftRate())
-        key = self._key(request)
         if key.adapter:
             prompt = replace(prompt, report=replace(prompt.report, adapter=key.adapter))
         sequence = Sequence(
@@ -85,28 +127,11 @@ class Intake:
             needs_prompt_logits=params.prompt_logprobs is not None,
         )
         answer = Answer(prompt, params, self._tokenizer, self._eos_ids)
-        return Job(sequence, answer, Sampler(params, prompt.token_ids), mailbox, drafting)
+        return Job(sequence, answer, Sampler(params, prompt.token_ids), mailbox, drafting, grammar)
 
-    async def score_job(self, request: ScoreRequest) -> ScoreJob:
-        """The same for continuations to be scored. Tokens are made in a thread of their own: there may be thousands
-        of texts.
-        """
-        prompts = await asyncio.to_thread(self._preparation.prepare, request)
-        loop = asyncio.get_running_loop()
-        return ScoreJob(request.id, prompts, self._key(request), loop, loop.create_future())
-
-    def release(self, key: PrefixKey) -> None:
-        """A job with that key is over."""
-        if key.adapter:
-            self._library.release(key.adapter)
-
-    def _key(self, request: GenerationRequest | ScoreRequest) -> PrefixKey:
-        adapter = "" if request.adapter is None else self._library.acquire(request.adapter).digest
-        return PrefixKey(self._model_digest, adapter, request.cache_salt)
-
-    def _prompt(self, request: GenerationRequest) -> Prompt:
+    def _prompt(self, request: GenerationRequest, system_prompt: str) -> Prompt:
         if not request.prompt_token_ids:
-            return self._prompts.build(request)
+            return self._prompts.build(request, system_prompt=system_prompt)
         ids = list(request.prompt_token_ids)
         if not all(0 <= token < self._vocab_size for token in ids):
             raise InvalidRequest(f"prompt_token_ids must be from 0 to {self._vocab_size - 1}.", param="prompt")
@@ -114,6 +139,6 @@ class Intake:
             raise PromptTooLong(len(ids), request.sampling.max_tokens, self._max_model_len)
         return Prompt(ids, PromptReport(len(ids), ()))
 
-    def _scored_prompt(self, item: ScoreItem) -> list[int]:
+    def _scored_prompt(self, item: ScoreItem, system_prompt: str) -> list[int]:
         asked = GenerationRequest("", item.messages, sampling=SamplingParams(max_tokens=1))
-        return self._prompt(replace(asked, prompt_token_ids=item.prompt_token_ids)).token_ids
+        return self._prompt(replace(asked, prompt_token_ids=item.prompt_token_ids), system_prompt).token_ids

@@ -12,18 +12,22 @@ from engine.generation.drafts import Drafting
 from engine.generation.sampler import Choice, Sampler, score
 from engine.generation.sequence import Sequence
 from engine.generation.stream import Mailbox
-from engine.values import TokenDelta
+from engine.values import Grammar, TokenDelta
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request for an answer. `is_done` is set by whoever ends it: the engine's thread, a cancel or a deadline."""
+    """A request for an answer, which matches `grammar`.
+
+    `is_done` is set by whoever ends it: the engine's thread, a cancel or a deadline.
+    """
 
     sequence: Sequence
     answer: Answer
     sampler: Sampler
     mailbox: Mailbox
     drafting: Drafting | None = None
+    grammar: Grammar | None = None
     is_done: bool = False
     has_started: bool = False
     prompt_scores: dict[int, Choice] = field(default_factory=dict)  # by position in the prompt

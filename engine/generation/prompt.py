@@ -58,8 +58,10 @@ class PromptBuilder:
         self._system_prompt = system_prompt
         self._accepts_system = self._template.accepts_system
 
-    def build(self, request: GenerationRequest) -> Prompt:
+    def build(self, request: GenerationRequest, *, system_prompt: str = "") -> Prompt:
         """Assemble the prompt so that it and `max_tokens` fit `max_model_len`.
+
+        `system_prompt`, unless empty, stands for the builder's own in a conversation that has none.
 
         Passages are numbered from 1 and fill what the messages leave, in the given order. The first that does not fit
         is cut at a word's end if at least MIN_CUT_TOKENS of it fit, and the rest is left out. `report.passages` are
@@ -72,7 +74,7 @@ class PromptBuilder:
         """
         if not request.messages:
             raise InvalidRequest("messages is empty; send at least one message.", param="messages")
-        messages = self._with_system_prompt(request.messages)
+        messages = self._with_system_prompt(request.messages, system_prompt or self._system_prompt)
         limit = self._max_model_len - request.sampling.max_tokens
         prompt = self._encode(messages, request.passages)
         if len(prompt.token_ids) <= limit:
@@ -90,15 +92,15 @@ class PromptBuilder:
         """Text as it stands in an answer; control tokens spelt out in it are text."""
         return self._template.text_tokens(text)
 
-    def _with_system_prompt(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        if not self._system_prompt or any(message.role == "system" for message in messages):
+    def _with_system_prompt(self, messages: tuple[Message, ...], system_prompt: str) -> tuple[Message, ...]:
+        if not system_prompt or any(message.role == "system" for message in messages):
             return messages
         if self._accepts_system:
-            return (Message("system", self._system_prompt), *messages)
+            return (Message("system", system_prompt), *messages)
         if messages[0].role != "user":
             return messages
         # Some templates (Mistral 7B v0.1) have no system role; the text itself works in front of the first turn.
-        return (Message("user", f"{self._system_prompt}\n\n{messages[0].content}"), *messages[1:])
+        return (Message("user", f"{system_prompt}\n\n{messages[0].content}"), *messages[1:])
 
     def _fit(self, messages: tuple[Message, ...], passages: Sequence[Passage], limit: int) -> Prompt:
         """The longest prompt within `limit` tokens; the messages alone are known to fit, all passages not to."""

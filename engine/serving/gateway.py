@@ -16,10 +16,11 @@ from engine.api.backends import ModelInfo
 from engine.api.error_table import unexpected
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.rule import ScoreRule
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.values import (
-    AdapterStatus,
+    ContinuationScore,
     Decision,
     DocumentWrite,
     Evidence,
@@ -27,6 +28,7 @@ from engine.values import (
     Judgement,
     Query,
     Route,
+    ScoreRequest,
     TokenDelta,
     WriteResult,
 )
@@ -71,6 +73,9 @@ class RayBackends:
             # Without effect on a stream that ended; otherwise the engine frees the request's place.
             stream.cancel()
 
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        return await _call("generator", self._generator.score.remote(request))
+
     async def model(self) -> ModelInfo:
         if self._model is not None:
             return self._model
@@ -78,11 +83,14 @@ class RayBackends:
         self._model = model
         return model
 
+    async def served_adapters(self) -> list[ServedAdapter]:
+        return await _call("generator", self._generator.served_adapters.remote())
+
     async def adapters(self) -> list[AdapterStatus]:
         return await _call("generator", self._generator.adapters.remote())
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
-        return await _call("generator", self._generator.load_adapter.remote(name, path))
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
+        return await _call("generator", self._generator.load_adapter.remote(name, path, version))
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         await _call("generator", self._generator.unload_adapter.remote(name, delete_files))

@@ -12,12 +12,13 @@ from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import AdapterStatus, GenerationRequest, TokenDelta
+from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
 
 
 class GeneratorDeployment:
@@ -42,17 +43,25 @@ class GeneratorDeployment:
         async for bundle in coalesce(self._engine.submit(request)):
             yield bundle
 
+    async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
+        """How likely continuations are. The caller's cancellation stops the work in the engine."""
+        return await self._engine.score(request)
+
     async def model(self) -> ModelInfo:
         """Name and limits of the model."""
         return self._model
+
+    async def served_adapters(self) -> list[ServedAdapter]:
+        """What is loaded."""
+        return self._adapters.served()
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be."""
         return await asyncio.to_thread(self._adapters.statuses)
 
-    async def load_adapter(self, name: str, path: str | None) -> AdapterStatus:
+    async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
         """Serve an adapter from now on."""
-        return await asyncio.to_thread(self._adapters.load, name, path)
+        return await asyncio.to_thread(self._adapters.load, name, path, version)
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         """Serve an adapter no more."""

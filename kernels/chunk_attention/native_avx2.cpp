@@ -54,24 +54,15 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
   std::memset(sums, 0, sizeof(float) * count * dim);
   int64_t oldest = c.window > 0 ? std::max<int64_t>(positions[0] - c.window + 1, 0) : 0;
   for (int64_t key = oldest / KEYS * KEYS; key <= positions[count - 1]; key += KEYS) {
+    // Columns after the last key that a row sees are left out, a panel at a time.
+    int width = int(std::min<int64_t>(KEYS, (positions[count - 1] - key) / PANEL * PANEL + PANEL));
     std::memset(scores, 0, sizeof(scores));
-    for (int64_t panel = 0; panel < KEYS; panel += PANEL)
+    for (int64_t panel = 0; panel < width; panel += PANEL)
       add_products(scores + panel, KEYS, rows, dim, key_panels + (key + panel) * dim, dim / 2, count);
     for (int64_t row = 0; row < count; ++row) {
-      float* s = scores + row * KEYS;
-      int last = int(std::min<int64_t>(positions[row] - key, KEYS - 1));
+      int last = int(std::min<int64_t>(positions[row] - key, width - 1));
       int begin = c.window > 0 ? int(std::clamp<int64_t>(positions[row] - key - c.window + 1, 0, KEYS)) : 0;
-      float maximum = maxima[row], total = 0;
-      for (int t = begin; t <= last; ++t) {
-        s[t] *= scale;
-        maximum = s[t] > maximum ? s[t] : maximum;
-      }
-      float base = std::isinf(maximum) ? 0.0f : maximum;  // nothing of it seen yet
-      for (int t = 0; t < KEYS; ++t) {
-        float weight = fast_exp(s[t] - base);
-        s[t] = t >= begin && t <= last ? weight : 0.0f;
-      }
-      for (int t = 0; t < KEYS; ++t) total += s[t];
+      float maximum, total = weigh_scores(scores + row * KEYS, scale, maxima[row], 0, width, begin, last, &maximum);
       if (maximum > maxima[row]) {
         float correction = std::isinf(maxima[row]) ? 0.0f : fast_exp(maxima[row] - maximum);
         totals[row] *= correction;
@@ -82,7 +73,7 @@ void attend(bf16* out, const bf16* query, const bf16* key_panels, const bf16* va
     }
     for (int64_t panel = 0; panel < dim / PANEL; ++panel)
       add_products(sums + panel * PANEL, dim, scores, KEYS,
-                   value_panels + (panel * (c.padded() / 2) + key / 2) * 2 * PANEL, KEYS / 2, count);
+                   value_panels + (panel * (c.padded() / 2) + key / 2) * 2 * PANEL, width / 2, count);
   }
   for (int64_t row = 0; row < count; ++row) {
     float inverse = 1.0f / totals[row];

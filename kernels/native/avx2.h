@@ -25,10 +25,52 @@ inline float sum_of(__m256 x) {
   return _mm_cvtss_f32(sum_each(x, zero, zero, zero));
 }
 
+// exp(x) of each lane: as fast_exp, for x of 88 at most.
+inline __m256 exp_each(__m256 x) {
+  x = _mm256_max_ps(_mm256_set1_ps(-87.0f), x);  // of a NaN and a number, max gives the second: a NaN stays one
+  __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504088896341f)), 0x08);
+  __m256 f = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  f = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), f);
+  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(c));
+  p = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(p, f), f, f), _mm256_set1_ps(1.0f));
+  __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
 inline float largest_of(__m256 x) {
   __m128 most = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   most = _mm_max_ps(most, _mm_movehl_ps(most, most));
   return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+
+// Turn the scores of keys [first, last] into exp(score * scale - maximum) in place, those of the others in [begin, end),
+// which are whole vectors, into 0, and return the sum. `maximum` is the larger of theirs and `before`.
+inline float weigh_scores(float* scores, float scale, float before, int begin, int end, int first, int last,
+                          float* maximum) {
+  const __m256 lowest = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
+  auto seen = [&](int t) {
+    __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
+    return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpgt_epi32(place, _mm256_set1_epi32(last)),
+                                                   _mm256_cmpgt_epi32(place, _mm256_set1_epi32(first - 1))));
+  };
+  __m256 largest = _mm256_set1_ps(before);
+  for (int t = begin; t < end; t += 8) {
+    __m256 s = _mm256_mul_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(scale));
+    if (t < first || t + 7 > last) s = _mm256_blendv_ps(lowest, s, seen(t));
+    largest = _mm256_max_ps(largest, s);
+    _mm256_storeu_ps(scores + t, s);
+  }
+  *maximum = largest_of(largest);
+  __m256 most = _mm256_set1_ps(*maximum), total = _mm256_setzero_ps();
+  for (int t = begin; t < end; t += 8) {
+    __m256 weights = exp_each(_mm256_sub_ps(_mm256_loadu_ps(scores + t), most));
+    if (t < first || t + 7 > last) weights = _mm256_and_ps(weights, seen(t));
+    _mm256_storeu_ps(scores + t, weights);
+    total = _mm256_add_ps(total, weights);
+  }
+  return sum_of(total);
 }
 #endif
 

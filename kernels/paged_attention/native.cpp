@@ -275,36 +275,7 @@ inline float weigh(float* scores, float scale, float before, int first, int last
 }
 #elif defined(SWITCHYARD_AVX2)
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {
-  int begin = first / BLOCK * BLOCK, end = last / BLOCK * BLOCK + BLOCK;
-  __m256 lowest = _mm256_set1_ps(-std::numeric_limits<float>::infinity()), largest = _mm256_set1_ps(before);
-  // Those of other keys become -infinity, whatever they were, and their weights 0.
-  for (int t = begin; t < end; t += 8) {
-    __m256 s = _mm256_mul_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(scale));
-    if (t < first || t + 7 > last) {
-      __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
-      __m256i seen = _mm256_andnot_si256(_mm256_cmpgt_epi32(place, _mm256_set1_epi32(last)),
-                                         _mm256_cmpgt_epi32(place, _mm256_set1_epi32(first - 1)));
-      s = _mm256_blendv_ps(lowest, s, _mm256_castsi256_ps(seen));
-    }
-    largest = _mm256_max_ps(largest, s);
-    _mm256_storeu_ps(scores + t, s);
-  }
-  // Not from *maximum, which for all that GCC knows is one of the scores.
-  float most = *maximum = largest_of(largest);
-  for (int t = begin; t < end; ++t) scores[t] = fast_exp(scores[t] - most);
-  __m256 total = _mm256_setzero_ps();
-  for (int t = begin; t < end; t += 8) {
-    __m256 weights = _mm256_loadu_ps(scores + t);
-    if (t < first || t + 7 > last) {
-      __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
-      __m256i seen = _mm256_andnot_si256(_mm256_cmpgt_epi32(place, _mm256_set1_epi32(last)),
-                                         _mm256_cmpgt_epi32(place, _mm256_set1_epi32(first - 1)));
-      weights = _mm256_and_ps(weights, _mm256_castsi256_ps(seen));
-      _mm256_storeu_ps(scores + t, weights);
-    }
-    total = _mm256_add_ps(total, weights);
-  }
-  return sum_of(total);
+  return weigh_scores(scores, scale, before, first / BLOCK * BLOCK, last / BLOCK * BLOCK + BLOCK, first, last, maximum);
 }
 #else
 inline float weigh(float* scores, float scale, float before, int first, int last, float* maximum) {

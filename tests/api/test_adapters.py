@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -120,6 +121,9 @@ async def test_route_can_be_pinned_beside_an_adapter(client: httpx.AsyncClient, 
         ({"name": "tone", "path": "/etc"}, 400, "lies outside the data folder's adapters/"),
         ({"name": "tone", "path": "missing"}, 400, "its folder is not there"),
         ({"name": "tone", "rank": 4}, 400, "rank: unknown field"),
+        ({"name": "tone", "version": "0" * 12}, 404, "adapter 'tone' has no version '000000000000'; it has: none."),
+        ({"name": "tone", "version": "../other"}, 404, "adapter 'tone' has no version '../other'"),
+        ({"name": "tone", "version": "0" * 12, "path": "other"}, 400, "path and version both say which files"),
         ({}, 400, "name: Field required"),
     ],
 )
@@ -138,3 +142,62 @@ async def test_files_are_deleted_only_when_asked_for(client: httpx.AsyncClient, 
     assert (await client.delete(f"{URL}/tone")).status_code == 404
     assert (await client.delete(f"{URL}/tone", params={"files": True})).json()["files_deleted"]
     assert not (home / "tone").exists()
+
+
+async def test_versions_are_listed_loaded_and_gone_back_to(client: httpx.AsyncClient, home: Path):
+    registry = AdapterRegistry(home)  # as a trainer has it, in a process of its own
+    first, second = registry.add("bot", home / "tone"), registry.add("bot", home / "other")
+    card = (await client.post(URL, json={"name": "bot"})).json()
+    assert (card["version"], card["path"], card["digest"][:12]) == (second, f"bot/{second}", second)
+    assert [(each["version"], each["current"]) for each in card["versions"]] == [(first, False), (second, True)]
+    newer = await text(client, "bot")
+    card = (await client.post(URL, json={"name": "bot", "version": first})).json()
+    assert (card["version"], [each["current"] for each in card["versions"]]) == (first, [True, False])
+    older = await text(client, "bot")
+    assert older != newer
+    assert json.loads((home / "served.json").read_text()) == {"bot": f"bot/{first}"}
+    (home / "tone" / "switchyard.json").write_text('{"task": "chat"}')
+    third = registry.add("bot", home / "tone")
+    card = (await client.get(URL)).json()["data"][0]
+    assert (card["version"], card["versions"][-1]["version"], card["versions"][-1]["current"]) == (first, third, True)
+    assert await text(client, "bot") == older
+    assert (await client.post(URL, json={"name": "bot"})).json()["version"] == third
+    assert (await client.delete(f"{URL}/bot", params={"files": True})).status_code == 200
+    assert not (home / "bot").exists()
+
+
+async def test_version_that_is_broken_is_refused_and_the_current_one_goes_on(client: httpx.AsyncClient, home: Path):
+    registry = AdapterRegistry(home)
+    broken = registry.add("bot", home / "tone")
+    (home / "bot" / broken / "adapter_model.safetensors").write_text("damaged")
+    good = registry.add("bot", home / "other")
+    await client.post(URL, json={"name": "bot"})
+    refused = await client.post(URL, json={"name": "bot", "version": broken})
+    assert "adapter_model.safetensors is not safetensors" in refused.json()["error"]["message"]
+    card = (await client.get(URL)).json()["data"][0]
+    assert (card["version"], card["loaded"], card["error"]) == (good, True, None)
+    assert registry.versions("bot").current == good
+
+
+async def test_damaged_list_of_versions_is_named_beside_the_other_adapters(client: httpx.AsyncClient, home: Path):
+    AdapterRegistry(home).add("bot", home / "tone")
+    (home / "bot" / "versions.json").write_text("{")
+    bot, *others = (await client.get(URL)).json()["data"]
+    assert "versions.json: cannot be read" in bot["error"] and [card["error"] for card in others] == [None, None]
+
+
+async def test_cards_show_what_an_adapter_is_for_before_and_after_it_is_loaded(client: httpx.AsyncClient, home: Path):
+    labels = [{"name": "fee", "text": "a fee"}, {"name": "card", "text": "a card"}]
+    about = {"task": "classify", "labels": labels, "verdict": "risky", "metrics": {"accuracy": 0.5}}
+    (home / "tone" / "switchyard.json").write_text(json.dumps(about))
+    shown = {"task": "classify", "labels": ["fee", "card"], "verdict": "risky", "metrics": {"accuracy": 0.5}}
+    nothing = {"task": None, "labels": [], "verdict": None, "metrics": {}}
+    other, tone = (await client.get(URL)).json()["data"]
+    assert (tone["loaded"], tone | shown, other | nothing) == (False, tone, other)
+    loaded = (await client.post(URL, json={"name": "tone"})).json()
+    assert loaded | shown == loaded
+    (home / "other" / "switchyard.json").write_text("{")
+    other, tone = (await client.get(URL)).json()["data"]
+    assert (tone, other | nothing) == (loaded, other)
+    refused = (await client.post(URL, json={"name": "other"})).json()["error"]
+    assert "switchyard.json is not a JSON object" in refused["message"]

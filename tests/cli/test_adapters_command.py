@@ -6,10 +6,13 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from running_server import SWITCHYARD, Server
 from tiny_adapter import write_tiny_adapter
 from tiny_model import write_tiny_model
+
+from engine.generation.adapters.registry import AdapterRegistry
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -55,3 +58,57 @@ def test_failures_are_one_line_with_the_fix(run: Run):
     assert "adapter 'nope' is unknown" in run("adapters", "load", "nope", code=1).stderr
     assert "adapter 'nope' is unknown" in run("adapters", "show", "nope", code=1).stderr
     assert "lies outside" in run("adapters", "load", "nope", "--path", "/etc", code=1).stderr
+
+
+def test_versions_are_shown_and_rolled_back_and_texts_classified(run: Run, name: str, server: Server):
+    registry = AdapterRegistry(server.data / "adapters")
+    source = server.data / "adapters" / name
+    labels = [{"name": "yes", "text": "yes"}, {"name": "no", "text": "no"}]
+    versions = []
+    for instruction in ("Is it so?", "Really?"):
+        manifest = {"task": "classify", "labels": labels, "instruction": instruction, "metrics": {"accuracy": 0.9}}
+        (source / "switchyard.json").write_text(json.dumps(manifest))
+        versions.append(registry.add("cli-bot", source))
+    first, second = versions
+    try:
+        assert run("adapters", "load", "cli-bot").stdout.endswith(f"digest {second}, classify with 2 labels\n")
+        shown = run("adapters", "show", "cli-bot").stdout
+        for line in ("task     classify", "labels   yes, no", "metrics  accuracy 0.9", "instruction Really?"):
+            assert line in shown
+        assert f"\n{second} added " in shown and "(current) (loaded)\n" in shown and f"\n{first} added " in shown
+        answer = httpx.post(
+            f"{server.url}/v1/classify", json={"model": "cli-bot", "input": ["Yes?", "No?"]}, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        assert [sum(each["scores"].values()) for each in answer.json()["results"]] == pytest.approx([1, 1])
+        assert answer.json()["digest"].startswith(second)
+        assert f"digest {first}" in run("adapters", "rollback", "cli-bot").stdout
+        assert "is the oldest that is kept" in run("adapters", "rollback", "cli-bot", code=1).stderr
+        assert json.loads(run("adapters", "rollback", "cli-bot", second, "--json").stdout)["version"] == second
+        assert "has no version 'nope'" in run("adapters", "rollback", "cli-bot", "nope", code=1).stderr
+        assert "adapter 'nope' is unknown" in run("adapters", "rollback", "nope", code=1).stderr
+    finally:
+        run("adapters", "remove", "cli-bot")
+
+
+def test_rollback_changes_the_data_folder_where_no_server_answers(tmp_path):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    for weights in "ab":
+        (tmp_path / "trained").mkdir(exist_ok=True)
+        (tmp_path / "trained" / "adapter_config.json").write_text("{}")
+        (tmp_path / "trained" / "adapter_model.safetensors").write_text(weights)
+        registry.add("bot", tmp_path / "trained")
+    first, _ = registry.versions("bot").names()
+    registry.save_served({"bot": registry.locate("bot")})
+
+    def rollback(name: str, code: int) -> subprocess.CompletedProcess[str]:
+        options = ["--url", "http://127.0.0.1:9", "--data", str(tmp_path)]
+        command = [str(SWITCHYARD), "adapters", "rollback", name, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    assert f"bot: version {first} is the current one; no server answers" in rollback("bot", 0).stdout
+    assert registry.versions("bot").current == first and registry.served() == {"bot": registry.folder / "bot" / first}
+    assert "is the oldest that is kept" in rollback("bot", 1).stderr
+    assert "no server answers at http://127.0.0.1:9" in rollback("other", 1).stderr

@@ -124,6 +124,14 @@ def test_messages_that_do_not_fit_are_refused_and_not_shortened():
     assert builder(exact + 16).build(request(*history)).report.num_tokens == exact
 
 
+def test_another_system_prompt_stands_for_the_builder_s_own_unless_the_conversation_has_one():
+    asked = request(Message("user", "Why?"))
+    text = read(builder().build(asked, system_prompt="Name the intent.").token_ids)
+    assert "Name the intent." in text and SYSTEM not in text
+    own = request(Message("system", "Be brief."), Message("user", "Why?"))
+    assert builder().build(own, system_prompt="Name the intent.") == builder().build(own)
+
+
 def test_hidden_characters_of_passages_are_removed_and_those_of_messages_kept():
     dirty = "Kept\x00 fi\u202eve\u200b days\x1b,\nfor 👩\u200d👧 \U000e0041only."
     prompt = builder().build(request(Message("user", "Why\u200b?"), passages=(passage(dirty),)))

@@ -89,7 +89,7 @@ def test_serve_deploy_runs_the_committed_file_and_refuses_a_mistyped_key(dashboa
     args["generator"]["max_num_seq"] = 4
     config.write_text(yaml.safe_dump(raw))
     deploy(dashboard, environment, config)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "did you mean max_num_seqs?" not in (seen := status(dashboard, environment)):
         assert time.monotonic() < deadline, seen
         time.sleep(1)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,12 +14,11 @@ from torch import Tensor
 
 from engine.errors import InvalidAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE, LoraConfig, parse_config
+from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
+from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.decoder.spec import DecoderSpec
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-OWN_FILE = "switchyard.json"
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-_MAX_JSON_BYTES = 1 << 20
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _KEY = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn\.(q|k|v|o)|mlp\.(gate|up|down))_proj\.lora_(A|B)\.weight"
@@ -32,7 +27,10 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """A checked adapter. `digest` is the SHA-256 of its files' contents, `targets` are of TARGETS."""
+    """A checked adapter. `digest` is that of its files' contents, `targets` are of TARGETS.
+
+    `manifest` has every default where the folder holds none.
+    """
 
     name: str
     digest: str
@@ -41,6 +39,7 @@ class AdapterInfo:
     targets: tuple[str, ...]
     num_bytes: int
     base_model: str
+    manifest: AdapterManifest = field(default_factory=AdapterManifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,55 +73,37 @@ def read_adapter(
         raise InvalidAdapter(name, "it holds adapter_model.bin, which may run code; save it with safe_serialization")
     shapes = target_shapes(spec)
     # A file larger than every target at the highest rank allowed, in float32, is no adapter of this model.
-    most = spec.num_layers * max_rank * 4 * sum(map(sum, shapes.values())) + _MAX_JSON_BYTES
-    config_bytes = _read(folder, CONFIG_FILE, name, _MAX_JSON_BYTES)
-    weights_bytes = _read(folder, WEIGHTS_FILE, name, most)
-    _check_base(folder, name, model_digest)
-    config = parse_config(config_bytes, name=name, max_rank=max_rank)
-    pairs = _pairs(weights_bytes, name, config, shapes, spec.num_layers, dtype)
-    digest = sha256()
-    for file, content in ((CONFIG_FILE, config_bytes), (WEIGHTS_FILE, weights_bytes)):
-        digest.update(f"{file} {len(content)}\n".encode() + content)
-    targets = tuple(target for target in TARGETS if any(key[1] == target for key in pairs))
+    most = spec.num_layers * max_rank * 4 * sum(map(sum, shapes.values())) + MAX_JSON_BYTES
+    contents = {
+        CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
+        WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, most),
+    }
+    manifest = AdapterManifest()
+    if (folder / MANIFEST_FILE).exists():
+        contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
+        manifest = parse_manifest(contents[MANIFEST_FILE], name)
+        _check_base(manifest, name, model_digest)
+    config = parse_config(contents[CONFIG_FILE], name=name, max_rank=max_rank)
+    pairs = _pairs(contents[WEIGHTS_FILE], name, config, shapes, spec.num_layers, dtype)
     info = AdapterInfo(
-        name, digest.hexdigest(), folder, config.rank, targets, len(weights_bytes), base_model=config.base_model
+        name=name,
+        digest=content_digest(contents),
+        path=folder,
+        rank=config.rank,
+        targets=tuple(target for target in TARGETS if any(key[1] == target for key in pairs)),
+        num_bytes=len(contents[WEIGHTS_FILE]),
+        base_model=config.base_model,
+        manifest=manifest,
     )
     return info, AdapterWeights(info.digest, config.rank, pairs)
 
 
-def _read(folder: Path, file: str, name: str, max_bytes: int) -> bytes:
-    """The content of a regular file that lies in the folder itself, links resolved."""
-    path = folder / file
-    try:
-        if path.resolve(strict=True).parent != folder.resolve(strict=True):
-            raise InvalidAdapter(name, f"{file} is a link out of its folder; put the file itself there")
-        # Opened without waiting: a pipe in its place must not hang the reader.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
-            status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidAdapter(name, f"{file} is no regular file")
-            content = opened.read(max_bytes + 1)
-    except OSError as error:
-        raise InvalidAdapter(name, f"{file} cannot be read ({error.strerror})") from None
-    if len(content) > max_bytes:
-        raise InvalidAdapter(
-            name, f"{file} has more than {max_bytes} bytes, which no adapter of this model and rank needs"
-        )
-    return content
-
-
-def _check_base(folder: Path, name: str, model_digest: str) -> None:
-    if not (folder / OWN_FILE).exists():
-        return
-    try:
-        own = json.loads(_read(folder, OWN_FILE, name, _MAX_JSON_BYTES))
-        base = own.get("base_digest")
-    except (ValueError, AttributeError) as error:
-        raise InvalidAdapter(name, f"{OWN_FILE} is not a JSON object ({error})") from None
+def _check_base(manifest: AdapterManifest, name: str, model_digest: str) -> None:
+    base = manifest.base_digest
     if base is not None and model_digest and base != model_digest:
         raise InvalidAdapter(
             name,
-            f"it was trained on the weights {str(base)[:12]}..., the generator serves {model_digest[:12]}...; "
+            f"it was trained on the weights {base[:12]}..., the generator serves {model_digest[:12]}...; "
             "train it anew, or name its base model with generator.model",
         )
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from engine.errors import InvalidAdapter
 
 MANIFEST_FILE = "switchyard.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MAX_LABELS = 1024
 
 
@@ -66,6 +66,10 @@ def parse_manifest(content: bytes, name: str) -> AdapterManifest:
         return AdapterManifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        why = f"{place}: {first['msg']}" if place else first["msg"]
+        why = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("json_invalid", "model_type"):
+            raise InvalidAdapter(name, f"{MANIFEST_FILE} is not a JSON object ({why})") from None
+        # Keys of the file stand here too, as long as their author pleased.
+        place = ".".join(str(part)[:80] for part in first["loc"])
+        why = f"{place}: {why}" if place else why
         raise InvalidAdapter(name, f"{MANIFEST_FILE} is not as this version writes it ({why})") from None

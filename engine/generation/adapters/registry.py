@@ -1,24 +1,41 @@
-"""The adapters that a data folder holds, and which of them are to be served after a restart.
+"""The adapters that a data folder holds, their versions, and which of them are to be served after a restart.
 
-`adapters/<name>/` is a folder as PEFT writes it, with an optional switchyard.json. `adapters/served.json` maps names to
-folders; it is replaced whole, so a crash leaves the earlier or the later set.
+    adapters/served.json                   names and folders of what is served
+    adapters/<name>/                       a folder as PEFT writes it, with an optional switchyard.json, or
+    adapters/<name>/versions.json          the versions that were added, and the current one
+    adapters/<name>/<12 digits>/           the files of a version, named by their content's digest
+
+Several processes may use one folder: files are replaced whole, folders are renamed into place, and whoever changes
+anything holds a lock. A crash leaves the earlier or the later state.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
+from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
+from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
+from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked, sync_folder, write_text
+from engine.generation.adapters.versions import (
+    VERSION_DIGITS,
+    VERSIONS_FILE,
+    AdapterVersion,
+    AdapterVersions,
+    read_versions,
+)
 
 SERVED_FILE = "served.json"
+_MAX_WEIGHTS_BYTES = 1 << 33
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_VERSION_FOLDER = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 
 
 class AdapterRegistry:
@@ -29,36 +46,96 @@ class AdapterRegistry:
         self._allowed = allowed
 
     def names(self) -> list[str]:
-        """Folders here that hold an adapter's configuration."""
+        """Folders here that hold an adapter's configuration, or versions of it."""
         if not self.folder.is_dir():
             return []
-        return sorted(each.name for each in self.folder.iterdir() if (each / CONFIG_FILE).is_file())
+        homes = (each for each in self.folder.iterdir() if each.is_dir())
+        return sorted(
+            home.name for home in homes if any((home / file).is_file() for file in (CONFIG_FILE, VERSIONS_FILE))
+        )
 
-    def locate(self, name: str, path: str | None = None) -> Path:
-        """The folder of adapter `name`: its own here, or `path`, relative to the adapters folder or absolute.
+    def versions(self, name: str) -> AdapterVersions:
+        """The versions of adapter `name`, none where it is a plain folder or unknown. Raises: DataFolderError."""
+        check_name(name)
+        return read_versions(self.folder / name)
 
-        Raises: UnknownAdapter, InvalidAdapter for a name or a path that is not allowed.
+    def locate(self, name: str, path: str | None = None, version: str | None = None) -> Path:
+        """The folder of adapter `name`: that of a version, by default of the current one, or the adapter's own where it
+        has no versions; or `path`, relative to the adapters folder or absolute.
+
+        Raises: UnknownAdapter, UnknownVersion, DataFolderError, InvalidAdapter for a name or path that is not allowed.
         """
         check_name(name)
-        if path is None and name not in self.names():
-            raise UnknownAdapter(name, self.names())
-        folder = (self.folder / (path or name)).resolve()
+        if path is None:
+            if name not in self.names():
+                raise UnknownAdapter(name, self.names())
+            known = self.versions(name)
+            current = known.current if version is None else known.find(name, version)
+            path = f"{name}/{current}" if current else name
+        folder = (self.folder / path).resolve()
         roots = [root.expanduser().resolve() for root in (self.folder, *self._allowed)]
         if not any(folder.is_relative_to(root) and folder != root for root in roots):
-            raise InvalidAdapter(
-                name, f"{path or name!r} lies outside the data folder's adapters/ and generator.adapter_paths"
-            )
+            raise InvalidAdapter(name, f"{path!r} lies outside the data folder's adapters/ and generator.adapter_paths")
         return folder
 
-    def remove(self, name: str) -> None:
-        """Delete the folder of adapter `name`. Raises: UnknownAdapter, InvalidAdapter where it is not to be deleted."""
+    def add(self, name: str, folder: Path, *, digest: str | None = None) -> str:
+        """Copy the files in `folder` into a version of adapter `name`, make it the current one, and return it.
+
+        The same files give the same version, once. A plain folder of that name is kept as the version before. The last
+        five versions stay, and older ones that are served. What a server has loaded does not change.
+
+        Args:
+            folder: PEFT's files, with switchyard.json where there is one; other files there are copied too.
+            digest: what `content_digest` should give, where the caller knows.
+        Raises: InvalidAdapter where a file is missing or the digest is another, DataFolderError where the disk refuses.
+        """
         check_name(name)
-        folder = self.folder / name
+        home = self.folder / name
+        with self._changing(home):
+            _refuse_link(home)
+            home.mkdir(exist_ok=True)
+            known = self.versions(name)
+            self._sweep(home, known)
+            if not known.versions and (home / CONFIG_FILE).is_file():
+                with suppress(InvalidAdapter):  # what could not be loaded anyway is nothing to go back to
+                    known = known.adding(self._store(home, home, name, None))
+            added = self._store(folder, home, name, digest)
+            known = known.adding(added).keeping(self._served_versions(home))
+            write_text(home / VERSIONS_FILE, known.model_dump_json(indent=1) + "\n")
+            self._sweep(home, known)
+        return added.version
+
+    def use(self, name: str, version: str) -> str:
+        """Make a version the current one, and what is served after a restart where `name` is served from here now.
+
+        Returns it. Raises: UnknownAdapter, UnknownVersion, DataFolderError.
+        """
+        check_name(name)
         if name not in self.names():
             raise UnknownAdapter(name, self.names())
-        if folder.is_symlink():
-            raise InvalidAdapter(name, "its folder is a link, which is not followed to delete; remove it yourself")
-        shutil.rmtree(folder)
+        home = self.folder / name
+        with self._changing(home):
+            _refuse_link(home)
+            known = self.versions(name)
+            found = known.find(name, version)
+            write_text(home / VERSIONS_FILE, known.using(found).model_dump_json(indent=1) + "\n")
+            served = self.served()
+            if name in served and home in (served[name], served[name].parent):
+                self._write_served(served | {name: home / found})
+        return found
+
+    def remove(self, name: str) -> None:
+        """Delete the folder of adapter `name` with every version.
+
+        Raises: UnknownAdapter, InvalidAdapter where it is not to be deleted, DataFolderError.
+        """
+        check_name(name)
+        if name not in self.names():
+            raise UnknownAdapter(name, self.names())
+        home = self.folder / name
+        with self._changing(home):
+            _refuse_link(home)
+            shutil.rmtree(home)
 
     def served(self) -> dict[str, Path]:
         """Folders by name of what is to be served. Raises: DataFolderError when the file is damaged."""
@@ -73,23 +150,86 @@ class AdapterRegistry:
 
     def save_served(self, folders: Mapping[str, Path]) -> None:
         """Note what is to be served from now on. Raises: DataFolderError when it cannot be written."""
-        home = self.folder.resolve()
-        relative = {
-            name: str(each.relative_to(home) if each.is_relative_to(home) else each)
-            for name, each in sorted(folders.items())
-        }
+        with self._changing(self.folder / SERVED_FILE):
+            self._write_served(folders)
+
+    @contextmanager
+    def _changing(self, path: Path) -> Iterator[None]:
+        """Hold the lock while `path` in this folder is changed."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.folder, delete=False) as file:
-                file.write(json.dumps(relative, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(self.folder / SERVED_FILE)
+            with locked(self.folder):
+                yield
         except OSError as error:
-            raise DataFolderError(f"{self.folder / SERVED_FILE}: cannot be written ({error.strerror}).") from None
+            raise DataFolderError(f"{path}: cannot be written ({error.strerror}).") from None
+
+    # The rest is called under the lock.
+
+    def _write_served(self, folders: Mapping[str, Path]) -> None:
+        home = self.folder.resolve()
+        relative = {}
+        for name, each in sorted(folders.items()):
+            root = next((root for root in (home, self.folder) if each.is_relative_to(root)), None)
+            relative[name] = str(each.relative_to(root) if root else each)
+        write_text(self.folder / SERVED_FILE, json.dumps(relative, indent=1) + "\n")
+
+    def _served_versions(self, home: Path) -> set[str]:
+        """Versions of one adapter that are served, under whatever name."""
+        return {folder.name for folder in self.served().values() if folder.resolve().parent == home.resolve()}
+
+    def _store(self, source: Path, home: Path, name: str, digest: str | None) -> AdapterVersion:
+        if not source.is_dir():
+            raise InvalidAdapter(name, f"{str(source)!r} is no folder")
+        scratch = copy_files(source, home)
+        try:
+            found = _digest(scratch, name)
+            if digest is not None and digest != found:
+                raise InvalidAdapter(name, f"its files have the digest {found}, not {digest[:80]}; save them again")
+            target = home / found[:VERSION_DIGITS]
+            if not _holds(target, found, name):
+                if target.exists():
+                    target.rename(scratch.with_name(f"{scratch.name}-changed"))  # swept with other scratch
+                scratch.rename(target)
+                sync_folder(home)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return AdapterVersion(version=target.name, digest=found, added_at=time.time())
+
+    def _sweep(self, home: Path, known: AdapterVersions) -> None:
+        """Delete what an interrupted change left behind, and versions that are no longer listed."""
+        kept = {*known.names(), *self._served_versions(home)}
+        for each in home.iterdir():
+            if each.name.startswith(SCRATCH_PREFIX) or (_VERSION_FOLDER.fullmatch(each.name) and each.name not in kept):
+                shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
 
 
 def check_name(name: str) -> None:
     """Raise InvalidAdapter for a name that is no plain folder name, or that `model` means something else by."""
     if not _NAME.fullmatch(name) or name == "auto":
         raise InvalidAdapter(name[:80], "a name has 1 to 64 letters, digits, `_`, `.` or `-`, and is not `auto`")
+
+
+def _refuse_link(home: Path) -> None:
+    if home.is_symlink():
+        raise InvalidAdapter(
+            home.name, "its folder is a link, which is not followed to delete or to write; change what it points to"
+        )
+
+
+def _holds(folder: Path, digest: str, name: str) -> bool:
+    """Whether a version's folder is there and still as it was added."""
+    try:
+        return folder.is_dir() and _digest(folder, name) == digest
+    except InvalidAdapter:
+        return False
+
+
+def _digest(folder: Path, name: str) -> str:
+    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing or the manifest is broken."""
+    contents = {
+        CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
+        WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, _MAX_WEIGHTS_BYTES),
+    }
+    if (folder / MANIFEST_FILE).exists():
+        contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
+        parse_manifest(contents[MANIFEST_FILE], name)
+    return content_digest(contents)

@@ -7,10 +7,13 @@ import threading
 from pathlib import Path
 
 from engine.errors import InvalidAdapter, SwitchyardError, UnknownAdapter
+from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
 from engine.generation.adapters.files import AdapterInfo
+from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.adapters.registry import AdapterRegistry
+from engine.generation.adapters.status import AdapterStatus, ServedAdapter
+from engine.generation.adapters.versions import AdapterVersions
 from engine.generation.protocol import GenerationEngine
-from engine.values import AdapterStatus
 
 _log = logging.getLogger(__name__)
 
@@ -36,31 +39,39 @@ class AdapterService:
                 _log.warning("%s", error)
                 self._failed[name] = str(error)
 
+    def served(self) -> list[ServedAdapter]:
+        """What requests may name, from memory; by name."""
+        return [ServedAdapter(info.name, info.digest, info.manifest.task) for info in self._engine.adapters()]
+
     def statuses(self) -> list[AdapterStatus]:
         """What is served, what should be, and what the data folder has beside it; by name."""
         loaded = {info.name: info for info in self._engine.adapters()}
         with self._lock:
             failed = dict(self._failed)
-            folders = {name: self._registry.folder / name for name in self._registry.names()} | self._served
-        return [self._status(name, folders[name], loaded.get(name), failed.get(name)) for name in sorted(folders)]
+            served = dict(self._served)
+        names = sorted({*self._registry.names(), *served})
+        return [self._status(name, served.get(name), loaded.get(name), failed.get(name)) for name in names]
 
-    def load(self, name: str, path: str | None = None) -> AdapterStatus:
-        """Serve an adapter, or what its folder holds by now. `path` names another folder than its own.
+    def load(self, name: str, path: str | None = None, version: str | None = None) -> AdapterStatus:
+        """Serve an adapter: its current version, or what its folder holds by now. `version` becomes the current one;
+        `path` names another folder than its own.
 
-        Raises: UnknownAdapter, InvalidAdapter, DataFolderError, ComponentUnavailable.
+        Raises: UnknownAdapter, UnknownVersion, InvalidAdapter, DataFolderError, ComponentUnavailable.
         """
         if name == self._base_name:
             raise InvalidAdapter(name, "the base model has that name")
-        folder = self._registry.locate(name, path)
+        folder = self._registry.locate(name, path, version)
         info = self._engine.load_adapter(name, folder)
         with self._lock:
+            if version is not None:
+                self._registry.use(name, version)
             self._served[name] = folder
             self._failed.pop(name, None)
             self._registry.save_served(self._served)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
-        """Serve an adapter no more; `delete_files` removes its folder too.
+        """Serve an adapter no more; `delete_files` removes its folder with every version too.
 
         Raises: UnknownAdapter, InvalidAdapter where the folder is not to be deleted, DataFolderError.
         """
@@ -77,15 +88,32 @@ class AdapterService:
             if delete_files:
                 self._registry.remove(name)
 
-    def _status(self, name: str, folder: Path, info: AdapterInfo | None, error: str | None) -> AdapterStatus:
-        home = self._registry.folder.resolve()
-        path = folder.resolve()
+    def _status(self, name: str, served: Path | None, info: AdapterInfo | None, error: str | None) -> AdapterStatus:
+        home = self._registry.folder / name
+        try:
+            versions = self._registry.versions(name)
+        except SwitchyardError as damaged:
+            versions, error = AdapterVersions(), error or str(damaged)
+        path = (served or home / (versions.current or "")).resolve()
+        root = self._registry.folder.resolve()
+        is_version = path.parent == home.resolve() and path.name in versions.names()
         return AdapterStatus(
             name=name,
-            path=str(path.relative_to(home) if path.is_relative_to(home) else path),
+            path=str(path.relative_to(root) if path.is_relative_to(root) else path),
             digest=info.digest if info else None,
             rank=info.rank if info else None,
             targets=info.targets if info else (),
             is_loaded=info is not None,
             error=error,
+            manifest=info.manifest if info else _manifest(path, name),
+            version=path.name if is_version else None,
+            versions=versions,
         )
+
+
+def _manifest(folder: Path, name: str) -> AdapterManifest | None:
+    """What a folder that is not loaded says of itself; loading it tells what is wrong where it cannot be read."""
+    try:
+        return parse_manifest(read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES), name)
+    except InvalidAdapter:
+        return None

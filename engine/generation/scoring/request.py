@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.errors import InvalidRequest, PromptTooLong
+from engine.errors import InvalidRequest, PromptTooLong, ScoredTextTooLong
 from engine.generation.scoring.trie import Node, Tokens, build_tree
 from engine.values import ScoreItem, ScoreRequest
 
@@ -28,34 +28,43 @@ class Preparation:
 
     def __init__(
         self,
-        prompt_tokens: Callable[[ScoreItem], list[int]],
+        prompt_tokens: Callable[[ScoreItem, str], list[int]],
         text_tokens: Callable[[str], list[int]],
         *,
         end_token: int,
         vocab_size: int,
         max_model_len: int,
     ) -> None:
-        """`prompt_tokens` and `text_tokens` are the model's tokenizer; `end_token` ends an answer."""
+        """`prompt_tokens` (given a system prompt, or none) and `text_tokens` are the model's tokenizer; `end_token`
+        ends an answer.
+        """
         self._prompt_tokens = prompt_tokens
         self._text_tokens = text_tokens
         self._end_token = end_token
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
 
-    def prepare(self, request: ScoreRequest) -> list[ScoredPrompt]:
-        """Raises: InvalidRequest naming the bound, PromptTooLong where a continuation does not fit."""
+    def prepare(self, request: ScoreRequest, *, system_prompt: str = "") -> list[ScoredPrompt]:
+        """`system_prompt`, unless empty, stands for the generator's.
+
+        Raises: InvalidRequest naming the bound, ScoredTextTooLong where a continuation does not fit.
+        """
         if not request.items:
             raise InvalidRequest("items is empty; send at least one prompt.", param="input")
         known: dict[tuple[str | Tokens, ...], tuple[Node, tuple[int, ...]]] = {}
         prompts = []
         num_tokens = 0
-        for item in request.items:
+        for index, item in enumerate(request.items):
             if item.continuations not in known:
                 known[item.continuations] = self._tree(item.continuations, with_end=request.with_end)
             tree, lengths = known[item.continuations]
-            tokens = tuple(self._prompt_tokens(item))
+            try:
+                tokens = tuple(self._prompt_tokens(item, system_prompt))
+            except PromptTooLong as error:
+                size = error.num_prompt_tokens
+                raise ScoredTextTooLong(index, size, max(lengths), self._max_model_len) from None
             if len(tokens) + max(lengths) > self._max_model_len:
-                raise PromptTooLong(len(tokens), max(lengths), self._max_model_len)
+                raise ScoredTextTooLong(index, len(tokens), max(lengths), self._max_model_len)
             num_tokens += tree.num_tokens
             if num_tokens > MAX_TOTAL_TOKENS:
                 raise InvalidRequest(

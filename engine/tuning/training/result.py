@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.generation.adapters.config_file import CONFIG_FILE
-from engine.generation.adapters.files import WEIGHTS_FILE
+from engine.generation.adapters.content import WEIGHTS_FILE
 from engine.tuning.training.atomic import write_file
 from engine.tuning.training.events import HistoryPoint
 

@@ -25,6 +25,7 @@ from engine.tuning.training.schedule import evaluation_steps, learning_rate_at, 
 from engine.tuning.training.settings import TrainingSettings
 from engine.tuning.training.state import RunState, from_checkpoint, new_optimizer, to_checkpoint
 from engine.tuning.training.watch import divergence, is_out_of_patience
+from engine.tuning.training.workers import Workers
 
 Metric = Callable[[AdapterModel], float]
 CHECKPOINTS = "checkpoints"
@@ -52,6 +53,7 @@ def train(
     dtype: torch.dtype | None = None,
     on_event: Listener = lambda _: None,
     checkpoint_every_s: float = 60.0,
+    workers: Workers = Workers(),  # noqa: B008 (frozen)
 ) -> TrainingResult:
     """Train a LoRA adapter and leave that of the best evaluation in `folder`/adapter.
 
@@ -59,6 +61,8 @@ def train(
     State goes to `folder`/checkpoints after each evaluation and every `checkpoint_every_s` seconds; a call that finds
     a stopped run there goes on with it, to the same adapter bit for bit on the same machine with as many threads.
     The checkpoints are deleted at the end. `dtype` is of the base weights, by default `training_dtype(device)`.
+    Each of `workers` calls this with the same arguments, `folder` on a disk that all of them see; `metric` and
+    `on_event` are called in the first alone.
 
     Raises: TrainingError when examples are missing or do not fit the model, or the disk refuses; CheckpointMismatch
     when `folder` holds a run of other data or settings; TrainingDiverged when the loss runs away, after the best
@@ -79,9 +83,10 @@ def train(
         "base model": base.digest,
         "base weights": str(model.dtype).removeprefix("torch."),
         "device": device.partition(":")[0],
+        "workers": workers.size,
         **asdict(settings),
     }
-    run = _Run(model, training, validation, settings, folder, identity, metric, on_event, checkpoint_every_s)
+    run = _Run(model, training, validation, settings, folder, identity, metric, on_event, checkpoint_every_s, workers)
     diverged: str | None = None
     stopped: Literal["finished", "patience"] = "finished"
     try:
@@ -92,9 +97,11 @@ def train(
     adapter = folder / ADAPTER
     digest = ""
     if state.best is not None:
-        write_adapter(adapter, state.best_weights, model.config_json(base.name))
         digest = weights_digest(state.best_weights)
-    delete_checkpoints(folder / CHECKPOINTS)
+    if workers.is_first:
+        if state.best is not None:
+            write_adapter(adapter, state.best_weights, model.config_json(base.name))
+        delete_checkpoints(folder / CHECKPOINTS)
     if diverged is not None or state.best is None:
         kept = (
             f"the adapter of step {state.best.step} is kept in {adapter}" if state.best else "there was no evaluation"
@@ -133,9 +140,11 @@ class _Run:
         metric: Metric | None,
         on_event: Listener,
         checkpoint_every_s: float,
+        workers: Workers,
     ) -> None:
         self._model, self._training, self._validation = model, training, validation
-        self._settings, self._identity, self._metric, self._on_event = settings, identity, metric, on_event
+        self._settings, self._identity, self._metric, self._workers = settings, identity, metric, workers
+        self._on_event: Listener = on_event if workers.is_first else lambda _: None
         self._checkpoints, self._checkpoint_every_s = folder / CHECKPOINTS, checkpoint_every_s
         self._lengths = [len(example.tokens) for example in training]
         self._plans = [
@@ -148,7 +157,7 @@ class _Run:
         found = load_checkpoint(self._checkpoints, identity)
         self.state = RunState() if found is None else from_checkpoint(found, model, self._optimizer)
         if found is not None:
-            on_event(Resumed(found.step, self.num_steps))
+            self._on_event(Resumed(found.step, self.num_steps))
 
     def go(self) -> Literal["finished", "patience"]:
         """Take the steps that are left, and say why there are no more."""
@@ -161,7 +170,7 @@ class _Run:
             is_due = state.step in self._due
             if is_due:
                 self._evaluate()
-            if is_due or time.monotonic() - saved_at >= self._checkpoint_every_s:
+            if self._workers.is_first and (is_due or time.monotonic() - saved_at >= self._checkpoint_every_s):
                 save_checkpoint(self._checkpoints, to_checkpoint(state, self._model, self._optimizer, self._identity))
                 saved_at = time.monotonic()
         return "finished"
@@ -196,19 +205,24 @@ class _Run:
         num_targets = sum(example.num_completion for example in examples)
         lengths = [len(example.tokens) for example in examples]
         total = 0.0
-        for forward in split_forwards(range(len(examples)), lengths, self._settings.forward_tokens):
+        for forward in split_forwards(self._workers.share(lengths), lengths, self._settings.forward_tokens):
             batch = pack([examples[index] for index in forward], self._model.device)
             loss = self._model.token_losses(batch).sum() / num_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        (total,) = self._workers.add([total])
+        self._workers.add_gradients(self._model.parameters.values())
         norm = clip_grad_norm_(self._model.parameters.values(), self._settings.max_gradient_norm)
         return total, norm.item()
 
     def _evaluate(self) -> None:
         state = self.state
         started = time.monotonic()
-        losses = self._model.example_losses(self._validation, forward_tokens=self._settings.forward_tokens)
-        value = None if self._metric is None else float(self._metric(self._model))
+        valid_loss = self._validation_loss()
+        value = None
+        if self._metric is not None:
+            # The others add nothing to what the first measured.
+            (value,) = self._workers.add([float(self._metric(self._model)) if self._workers.is_first else 0.0])
         if value is not None and not math.isfinite(value):
             raise TrainingError(f"the task metric is {value} after step {state.step}; it must be a number.")
         since = state.history[-1].step if state.history else 0
@@ -216,7 +230,7 @@ class _Run:
             step=state.step,
             epoch=self._epochs(),
             train_loss=fmean(state.losses[since:]),
-            valid_loss=math.fsum(losses) / sum(example.num_completion for example in self._validation),
+            valid_loss=valid_loss,
             metric=value,
         )
         if not math.isfinite(point.valid_loss):
@@ -227,6 +241,15 @@ class _Run:
         state.history.append(point)
         state.evaluate_s += time.monotonic() - started
         self._on_event(Evaluated(point, is_best))
+
+    def _validation_loss(self) -> float:
+        """Nats per completion token."""
+        mine = self._workers.share([len(example.tokens) for example in self._validation])
+        losses = [0.0] * len(self._validation)
+        losses[mine.start : mine.stop] = self._model.example_losses(
+            self._validation[mine.start : mine.stop], forward_tokens=self._settings.forward_tokens
+        )
+        return math.fsum(self._workers.add(losses)) / sum(example.num_completion for example in self._validation)
 
     def _epochs(self) -> float:
         """Epochs done, as a number with a fraction."""

@@ -86,3 +86,24 @@ def test_unknown_names_are_refused(engine: Engine, home: Path):
         service.unload("nope", delete_files=True)
     service.unload("tone", delete_files=True)
     assert loaded(service) == {"news": False}
+
+
+def test_restart_serves_the_version_that_was_loaded_and_not_one_added_since(engine: Engine, home: Path):
+    registry = AdapterRegistry(home)
+    first = registry.add("bot", home / "tone")
+    service = restarted(engine, registry)
+    service.load("bot")
+    (home / "news" / "switchyard.json").write_text('{"task": "chat"}')
+    second = registry.add("bot", home / "news")
+
+    def version() -> str | None:
+        return next(status.version for status in service.statuses() if status.name == "bot")
+
+    service = restarted(engine, registry)
+    assert (version(), loaded(service)["bot"]) == (first, True)
+    service.load("bot")
+    service = restarted(engine, registry)
+    assert (version(), loaded(service)["bot"]) == (second, True)
+    registry.use("bot", first)  # by somebody who found no server
+    service = restarted(engine, registry)
+    assert (version(), loaded(service)["bot"]) == (first, True)

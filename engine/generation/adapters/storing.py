@@ -1,0 +1,77 @@
+"""Writing into the adapters folder so that a crash leaves what was before or what is after, and nothing in between."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRATCH_PREFIX = ".new-"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder`, which is created where needed, against every other process and thread that locks it.
+
+    The lock is on the folder itself and ends with its holder, so nothing is left to clean up. Raises: OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` whole and durably. Raises: OSError."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=SCRATCH_PREFIX, delete=False
+    ) as file:
+        scratch = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)  # a trainer and a server may run as different users
+            os.fsync(file.fileno())
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+def copy_files(source: Path, home: Path) -> Path:
+    """Copy the regular files of `source` into a new scratch folder in `home`, durably. Returns it. Raises: OSError.
+
+    Hidden files, links and folders are left out.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=home))
+    try:
+        scratch.chmod(0o755)
+        for file in sorted(source.iterdir()):
+            if file.name.startswith(".") or file.is_symlink() or not file.is_file():
+                continue
+            with file.open("rb") as opened, (scratch / file.name).open("wb") as copy:
+                shutil.copyfileobj(opened, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+        sync_folder(scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return scratch
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Raises: OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,8 @@
+"""A run's outcome as one HTML page and as JSON.
+
+    Outcome -> judge -> Judgement -> page -> report.html
+
+What a reader is told is computed here without a plot or a tag (comparison, judgement, learning, confusion, reliability,
+samples), then put into words and pictures (html, figures, page and its sections). The page holds everything that it
+shows: no script, no address that a browser would fetch.
+"""

@@ -1,0 +1,149 @@
+"""Plots as SVG that takes the page's colours, so that one picture serves a light and a dark page.
+
+matplotlib draws in placeholder colours, which become CSS variables. No text of a user is drawn here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import ConfigError
+from engine.tuning.report.html import Html
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Placeholders: no other colour of a picture has these values.
+_INK, _GRID, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
+_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _FIRST: "var(--first)", _SECOND: "var(--second)"}
+# Inches, of 96 pixels.
+_SIZE = (4.6, 3.0)
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points of one line. The first line is drawn dashed with circles, the second solid with squares."""
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+def check_plotter() -> None:
+    """Raises: ConfigError naming the extra where matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "the report's plots need matplotlib, which is not installed. Run pip install 'switchyard[tune]'."
+        ) from None
+
+
+def plot_lines(
+    first: Line | None,
+    second: Line | None,
+    *,
+    x_label: str,
+    y_label: str,
+    kept: tuple[float, float] | None = None,
+    fill: bool = False,
+    log_x: bool = False,
+    name: str,
+) -> Html:
+    """One or two lines over the same axis.
+
+    Args:
+        kept: a point to mark as the one that was kept.
+        fill: shade what lies between both lines.
+        log_x: steps of x are factors; every x of `second` gets a tick.
+        name: unique on the page; begins the ids of the picture.
+    """
+
+    def draw(axes: Axes) -> None:
+        for line, colour, marker, dash in ((first, _FIRST, "o", "--"), (second, _SECOND, "s", "-")):
+            if line is not None:
+                axes.plot(line.xs, line.ys, color=colour, marker=marker, linestyle=dash, zorder=3)
+        if fill and first is not None and second is not None:
+            axes.fill_between(first.xs, first.ys, second.ys, color=_SECOND, alpha=0.1, linewidth=0)
+        if kept is not None:
+            axes.axvline(kept[0], color=_INK, linewidth=0.9, linestyle=":")
+            axes.plot([kept[0]], [kept[1]], marker="o", markersize=10, markerfacecolor="none", color=_INK, zorder=4)
+        if log_x and second is not None:
+            axes.set_xscale("log")
+            axes.set_xticks(list(second.xs), [f"{x:,.0f}" for x in second.xs])
+            axes.minorticks_off()
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel(x_label)
+        # A font may lack other characters.
+        axes.set_ylabel("".join(each for each in y_label if each.isascii() and each.isprintable()))
+
+    return _svg(draw, _SIZE, name)
+
+
+def plot_reliability(before: Line | None, after: Line | None, *, name: str) -> Html:
+    """Share of right answers over confidence; the diagonal is what it should be."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle=":")
+        for line, colour, marker, dash in ((before, _FIRST, "o", "--"), (after, _SECOND, "s", "-")):
+            if line is not None:
+                axes.plot(line.xs, line.ys, color=colour, marker=marker, linestyle=dash, zorder=3)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="share that is right")
+
+    return _svg(draw, (3.4, 3.2), name)
+
+
+def _svg(draw: Any, size: tuple[float, float], name: str) -> Html:
+    check_plotter()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        picture = Figure(figsize=size, layout="constrained")
+        picture.patch.set_visible(False)
+        axes = picture.add_subplot()
+        axes.patch.set_visible(False)
+        draw(axes)
+        written = StringIO()
+        picture.savefig(written, format="svg", metadata={"Date": None})
+    return _embedded(written.getvalue(), name, size[0])
+
+
+def _embedded(svg: str, name: str, width: float) -> Html:
+    """The SVG element alone, sized by the page, in its colours and with ids of its own."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # A fifth larger than drawn at most, so that all pictures have letters of like size.
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', rf'\1 style="max-width: {115 * width:.0f}px"', svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r'\1 aria-hidden="true" focusable="false"', svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    return Html(svg.strip())
