@@ -25,7 +25,8 @@ class StepBudget:
         """`step_s` holds seconds of a step by its number of tokens, for at least one number.
 
         `least_chunk_s`: no step with prompt tokens takes less, however few they are. Where answers alone are much
-        quicker, as recorded steps are on a GPU, that is what a chunk may stretch.
+        quicker, as recorded steps are on a GPU, that is what a chunk may stretch, and the table alone says how far: a
+        step that waits for its launches takes more for adapters or a first shape, and none of that for its tokens.
         """
         self._sizes = sorted(step_s)
         self._seconds: list[float] = []
@@ -43,7 +44,8 @@ class StepBudget:
         if num_decode_tokens == 0 or self._max_stretch <= 0:
             return room
         token_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
-        num_tokens = int((self._max_stretch - 1) * self._without_chunk_s(num_decode_tokens) / token_s)
+        base_s = self._least_chunk_s or self._decode_s(num_decode_tokens)
+        num_tokens = int((self._max_stretch - 1) * base_s / token_s)
         return min(room, max(num_tokens // BLOCK_TOKENS, 1) * BLOCK_TOKENS)
 
     def draft_step_s(self, num_decode_tokens: int, most: int) -> list[float]:
@@ -61,7 +63,9 @@ class StepBudget:
             factor = step_s / self.table_s(num_decode_tokens)
             self._decode_factor += _LEARNING_RATE * (factor - self._decode_factor)
             return
-        token_s = max(step_s - self._without_chunk_s(num_decode_tokens), 0.0) / num_prompt_tokens
+        if self._least_chunk_s > 0:
+            return
+        token_s = max(step_s - self._decode_s(num_decode_tokens), 0.0) / num_prompt_tokens
         known_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
         self._prompt_token_s = max(token_s, known_s + _LEARNING_RATE * (token_s - known_s))
 
@@ -79,10 +83,6 @@ class StepBudget:
 
     def _decode_s(self, num_decode_tokens: int) -> float:
         return self.table_s(num_decode_tokens) * self._decode_factor
-
-    def _without_chunk_s(self, num_decode_tokens: int) -> float:
-        """Seconds of a step with prompt tokens, less what those cost each."""
-        return max(self._decode_s(num_decode_tokens), self._least_chunk_s)
 
     def _table_token_s(self, num_decode_tokens: int) -> float:
         """Seconds that one more token adds to a full step; never 0."""

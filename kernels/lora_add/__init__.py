@@ -18,6 +18,8 @@ from kernels.native import DTYPES, function
 RANK_MULTIPLE = 8
 # Runs of at most so many rows share one product over all slots; longer ones have products of their own.
 _MAX_SHORT_RUN = 16
+# On a GPU a product of its own costs two launches, and rows of other slots hardly anything.
+_MAX_SHORT_RUN_GPU = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class LoraPlan:
     table: Tensor  # `runs` as int64
     mask: Tensor | None  # [T', S], for torch
     num_short: int  # runs that `mask` covers
+    slots: Tensor | None = None  # [T] int32, for Triton
 
 
 def padded_rank(rank: int) -> int:
@@ -156,15 +159,20 @@ def plan_lora(
     """
     table = tuple((start, stop, slot, ranks[slot]) for start, stop, slot in runs)
     # On a CPU with native kernels nobody reads the mask, and it is small.
-    num_short = next((i for i, run in enumerate(table) if run[1] - run[0] > _MAX_SHORT_RUN), len(table))
+    longest = _MAX_SHORT_RUN if device.type == "cpu" else _MAX_SHORT_RUN_GPU
+    num_short = next((i for i, run in enumerate(table) if run[1] - run[0] > longest), len(table))
     mask = slot_mask(table[:num_short], num_slots, dtype, str(device)) if num_short else None
     return LoraPlan(table, torch.tensor(table, dtype=torch.int64), mask, num_short)
 
 
 def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype) -> LoraPlan:
-    """A plan of rows whose slots [T], -1 for none, lie on the device. Not for slots of the native kernel."""
+    """A plan of rows whose slots [T] int32, -1 for none, lie on the device. Not for slots of the native kernel."""
+    table = torch.empty((0, 4), dtype=torch.int64)
+    backend: Backend = "torch" if slots.device.type == "cpu" else "auto"
+    if choose_backend("lora_add of recorded steps", backend, slots.device, has_triton=True) == "triton":
+        return LoraPlan((), table, None, 0, slots)
     mask = slots[:, None] == torch.arange(num_slots, device=slots.device, dtype=slots.dtype)
-    return LoraPlan((), torch.empty((0, 4), dtype=torch.int64), mask.to(dtype), 0)
+    return LoraPlan((), table, mask.to(dtype), 0)
 
 
 def lora_add(out: Tensor, x: Tensor, slots: LoraSlots, plan: LoraPlan) -> None:
@@ -174,8 +182,8 @@ def lora_add(out: Tensor, x: Tensor, slots: LoraSlots, plan: LoraPlan) -> None:
         out: [T, out] contiguous, the linear's own output; float32, bfloat16 or float16.
         x: [T, in] contiguous, of the same dtype and device.
         slots: the linear's adapters, of the same dtype and device; B holds alpha / rank.
-        plan: of the step, from `plan_lora`.
-    Summed in float32 where native; torch rounds A's product to the dtype.
+        plan: of the step, from `plan_lora` or `fixed_lora`.
+    Summed in float32 where native or Triton; torch rounds A's product to the dtype.
     Raises: ValueError when shapes or dtypes disagree.
     Source: Punica's BGMV and SGMV, arXiv:2310.18547.
     """
@@ -191,6 +199,11 @@ def lora_add(out: Tensor, x: Tensor, slots: LoraSlots, plan: LoraPlan) -> None:
             f"lora_add: out {tuple(out.shape)} {out.dtype}, x {tuple(x.shape)} {x.dtype}, slots "
             f"({slots.out_features}, {slots.in_features}) {slots.a.dtype}, rows up to {rows[2]}"
         )
+    if plan.slots is not None:
+        from kernels.lora_add.triton_op import lora_add_triton
+
+        lora_add_triton(out, x, slots.a, slots.b, plan.slots)
+        return
     if not slots.is_native:
         lora_add_torch(out, x, slots.a, slots.b, plan.mask, plan.runs[plan.num_short :])
         return

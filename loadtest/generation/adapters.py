@@ -35,8 +35,12 @@ async def race(
     found: Findings,
     console: Console,
     prefix: str = "",
+    warm_ups: int = 0,
 ) -> None:
-    """For each number of clients: the trace over eight adapters and over one, then without, all loaded and none."""
+    """For each number of clients: the trace over eight adapters and over one, then without, all loaded and none.
+
+    `warm_ups`: rounds before those that count.
+    """
     if not cases:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +51,9 @@ async def race(
             many, one = with_adapters(jobs, names), [replace(job, adapter=names[0]) for job in jobs]
             console.print(f"{prefix}lora8 c={clients}: {rounds} rounds of {count} requests, eight adapters and one ...")
             rates: dict[str, list[float]] = {}
-            for _ in range(rounds):
+            for number in range(warm_ups + rounds):
+                if number == warm_ups:
+                    rates.clear()
                 await _load(engine, made)
                 # So that none is put into a slot while it counts.
                 await ours.seconds([Job(jobs[0].prompt[:8], 1, name) for name in names], 1)

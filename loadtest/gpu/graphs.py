@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.generation.adapters.store import AdapterStore
 from engine.generation.attention.base import FlatBatch
 from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
@@ -37,11 +38,17 @@ class Again:
         return work
 
 
-def new_graphs(decoder: Decoder, attention: GpuAttention, sizes: Sequence[int], max_model_len: int) -> DecodeGraphs:
-    """Recordings of steps without adapters."""
+def new_graphs(
+    decoder: Decoder,
+    attention: GpuAttention,
+    sizes: Sequence[int],
+    max_model_len: int,
+    store: AdapterStore | None = None,
+) -> DecodeGraphs:
+    """Recordings of no step yet, with the adapters of `store` or without any."""
     is_cuda = decoder.device.type == "cuda"
     capture: Capture = CudaCapture(decoder.device) if is_cuda else Again()
-    return DecodeGraphs(decoder, attention, None, capture, sizes=tuple(sizes), max_model_len=max_model_len)
+    return DecodeGraphs(decoder, attention, store, capture, sizes=tuple(sizes), max_model_len=max_model_len)
 
 
 def check_graphs(record: Record, shape: str, device: str, model: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from engine.retrieval.index.products import best_products
 from kernels.dispatch import Backend
 from kernels.kv_write import kv_write
 from kernels.linear import linear, pack_linear
-from kernels.lora_add import empty_slots, lora_add, pack_lora, plan_lora
+from kernels.lora_add import empty_slots, fixed_lora, lora_add, pack_lora, plan_lora
 from kernels.paged_attention import paged_attention, plan_paged
 from kernels.rms_norm import rms_norm
 from kernels.sampling import sample
@@ -86,19 +86,27 @@ def _silu_mul(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
     return silu_mul(8 * _Inputs(device, dtype, is_exact)(33, 2 * 1537), backend=_backend(device)).float().cpu()
 
 
-def _lora_add(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
-    """Rows that decode, a prompt, and rows without an adapter; one adapter lacks a part."""
-    inputs = _Inputs(device, dtype, is_exact)
-    parts, ranks = (512, 128, 128), (16, 8)
-    slots = empty_slots(parts, 256, num_slots=2, rank=16, dtype=inputs.dtype, device=inputs.device, backend="torch")
-    for slot, rank in enumerate(ranks):
-        pairs = [(inputs(rank, 256) / 16, inputs(width, rank)) for width in parts]
-        pack_lora(slots, slot, [None if (slot, part) == (1, 1) else pair for part, pair in enumerate(pairs)])
-    runs = [(0, 2, 1), (2, 3, 0), (5, 12, 1), (20, 120, 0)]
-    plan = plan_lora(runs, ranks, num_slots=2, dtype=inputs.dtype, device=inputs.device)
-    out = inputs(131, sum(parts))
-    lora_add(out, inputs(131, 256), slots, plan)
-    return out.float().cpu()
+def _lora(rows: int, runs: Sequence[tuple[int, int, int]], *, is_recorded: bool) -> Operation:
+    """Rows of two adapters, of which one lacks a part, and rows without; of recorded steps, slots lie on the device."""
+
+    def operation(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
+        inputs = _Inputs(device, dtype, is_exact)
+        parts, ranks = (512, 128, 128), (16, 8)
+        slots = empty_slots(parts, 256, num_slots=2, rank=16, dtype=inputs.dtype, device=inputs.device, backend="torch")
+        for slot, rank in enumerate(ranks):
+            pairs = [(inputs(rank, 256) / 16, inputs(width, rank)) for width in parts]
+            pack_lora(slots, slot, [None if (slot, part) == (1, 1) else pair for part, pair in enumerate(pairs)])
+        plan = plan_lora(runs, ranks, num_slots=2, dtype=inputs.dtype, device=inputs.device)
+        if is_recorded:
+            of_row = torch.full((rows,), -1, dtype=torch.int32)
+            for start, stop, slot in runs:
+                of_row[start:stop] = slot
+            plan = fixed_lora(of_row.to(device), num_slots=2, dtype=inputs.dtype)
+        out = inputs(rows, sum(parts))
+        lora_add(out, inputs(rows, 256), slots, plan)
+        return out.float().cpu()
+
+    return operation
 
 
 def _kv_write(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
@@ -147,7 +155,8 @@ OPERATIONS: dict[str, Operation] = {
     "linear": _linear,
     "rms_norm": _rms_norm,
     "silu_mul": _silu_mul,
-    "lora_add": _lora_add,
+    "lora_add": _lora(411, [(0, 2, 1), (2, 3, 0), (5, 12, 1), (20, 400, 0)], is_recorded=False),
+    "lora_add, recorded": _lora(13, [(0, 2, 1), (2, 3, 0), (5, 12, 1)], is_recorded=True),
     "kv_write": _kv_write,
     "paged_attention": _paged(0),
     "paged_attention, window": _paged(20),

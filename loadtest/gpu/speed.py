@@ -20,7 +20,7 @@ from loadtest.generation.workloads import Job, Trace, free_jobs, read_trace
 from loadtest.gpu.record import Budget, Record
 
 DTYPE = "bfloat16"
-# Three rounds of a case at 30 ms a token of each system, and of what four runs with adapters take.
+# Three rounds of a case at 30 ms a token of each system, and of what four rounds of four runs with adapters take.
 CASE_S, LORA_S = 12.0, 45.0
 
 
@@ -31,6 +31,7 @@ class Plan:
     cases: tuple[tuple[str, int, int], ...]
     rounds: int
     lora: dict[int, int]
+    lora_rounds: int
     kv_tokens: int = 65536
 
 
@@ -45,10 +46,11 @@ FULL = Plan(
         ("rag", 32, 32),
     ),
     rounds=3,
-    lora={8: 8},
+    lora={8: 16},
+    lora_rounds=3,
 )
-QUICK = Plan((("free", 1, 1), ("free", 32, 32), ("rag", 8, 8)), rounds=2, lora={8: 8})
-DRY = Plan((("free", 1, 1), ("free", 2, 2), ("rag", 2, 2)), rounds=1, lora={2: 2}, kv_tokens=8192)
+QUICK = Plan((("free", 1, 1), ("free", 32, 32), ("rag", 8, 8)), rounds=2, lora={8: 16}, lora_rounds=3)
+DRY = Plan((("free", 1, 1), ("free", 2, 2), ("rag", 2, 2)), rounds=1, lora={2: 2}, lora_rounds=1, kv_tokens=8192)
 
 
 def race_shape(record: Record, shape: str, model: Path, device: str, plan: Plan, budget: Budget) -> None:
@@ -73,8 +75,10 @@ def race_shape(record: Record, shape: str, model: Path, device: str, plan: Plan,
                 name = f"{shape} {workload} c={clients}"
                 race = partial(_run_race, runner, record, name, jobs, clients, systems, plan.rounds, budget)
                 record.attempt(name, race, estimate_s=CASE_S)
+            # The first round compiles kernels for, and records, steps with adapters.
             lora = adapters.race(
-                engine, ours, model, trace, plan.lora, plan.rounds - 1 or 1, record.found, record.console, f"{shape} "
+                *(engine, ours, model, trace, plan.lora, plan.lora_rounds, record.found, record.console, f"{shape} "),
+                warm_ups=1,
             )
             if not record.attempt(f"{shape} lora8", lambda: runner.run(lora), estimate_s=LORA_S):
                 lora.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from engine.generation.adapters.files import AdapterWeights, target_shapes
+from engine.generation.adapters.store import AdapterStore
 from engine.generation.attention import base, gpu
 from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder import matrix as matrix_module
@@ -24,6 +27,7 @@ from engine.generation.runner import Runner
 from engine.generation.sampler import Sampler, choose
 from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from loadtest.generation.adapters import NUM_ADAPTERS, RANK
 from loadtest.gpu.graphs import new_graphs
 from loadtest.gpu.record import Record
 
@@ -50,23 +54,41 @@ Mark = Any  # a CUDA event, or seconds on a CPU
 def profile_steps(
     record: Record, shape: str, model: Path, device: str, *, decodes: tuple[tuple[int, int], ...]
 ) -> None:
-    """Steps of bfloat16 decodes of several widths, launched and recorded, and of a prompt chunk, each on its own."""
+    """Steps of bfloat16 decodes of several widths, launched and recorded, with and without adapters; a prompt chunk."""
     spec = read_spec(model)
     decoder = Decoder(model, spec, dtype=torch.bfloat16, device=device)
+    store = _filled_store(decoder)
     kinds = [
-        (f"{shape} decode {width}x{context}{' graph' * is_recorded}", (width, context, 1), is_recorded)
+        _Kind(f"{shape} decode {width}x{context}{' lora8' * has_adapters}{' graph' * is_recorded}", width, context, 1)
         for width, context in decodes
+        for has_adapters in (False, True)
         for is_recorded in (False, True)
     ]
-    kinds.append((f"{shape} prompt 1x{PROMPT_TOKENS}", (1, PROMPT_TOKENS, PROMPT_TOKENS), False))
-    for name, size, is_recorded in kinds:
-        record.attempt(f"step {name}", partial(_note, record, name, decoder, *size, is_recorded), estimate_s=5)
+    kinds.append(_Kind(f"{shape} prompt 1x{PROMPT_TOKENS}", 1, PROMPT_TOKENS, PROMPT_TOKENS))
+    for kind in kinds:
+        record.attempt(f"step {kind.name}", partial(_note, record, kind, decoder, store), estimate_s=5)
 
 
-def _note(
-    record: Record, name: str, decoder: Decoder, width: int, context: int, num_new: int, is_recorded: bool
-) -> None:
-    """One kind of step: `num_new` tokens of each of `width` sequences, the last of `context`."""
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """`num_new` tokens of each of `width` sequences, the last of `context`; its name says the rest."""
+
+    name: str
+    width: int
+    context: int
+    num_new: int
+
+    @property
+    def has_adapters(self) -> bool:
+        return " lora8" in self.name
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.name.endswith(" graph")
+
+
+def _note(record: Record, kind: _Kind, decoder: Decoder, store: AdapterStore) -> None:
+    width, context, num_new = kind.width, kind.context, kind.num_new
     each = num_blocks_for(context)
     attention = GpuAttention(
         decoder.spec, num_blocks=width * each, max_model_len=MAX_MODEL_LEN, dtype=decoder.dtype, device=decoder.device
@@ -75,18 +97,28 @@ def _note(
     cache.keys.normal_()
     cache.values.normal_()
     graphs = None
-    if is_recorded:
+    if kind.is_recorded:
         size = size_for(width, graph_sizes(width))
         assert size is not None
-        graphs = new_graphs(decoder, attention, (size,), MAX_MODEL_LEN)
-    runner = Runner(decoder, attention, graphs=graphs)
+        graphs = new_graphs(decoder, attention, (size,), MAX_MODEL_LEN, store)
+    runner = Runner(decoder, attention, store, graphs=graphs)
+    # Eight in turn, those of one side by side.
+    slots = [i % store.num_slots if kind.has_adapters else -1 for i in range(width)]
     sequences = tuple(
         Sequence(
-            *(str(i), [5 + i % 90] * context, context - (num_new == 1), context + 1, PrefixKey("", "", ""), None),
+            *(
+                str(i),
+                [5 + i % 90] * context,
+                context - (num_new == 1),
+                context + 1,
+                PrefixKey("", str(slot), ""),
+                None,
+            ),
             num_computed=context - num_new,
             blocks=list(range(i * each, (i + 1) * each)),
+            slot=slot,
         )
-        for i in range(width)
+        for i, slot in enumerate(slots)
     )
     step = Step(sequences, (num_new,) * width)
     samplers = [Sampler.greedy() for _ in sequences]
@@ -96,10 +128,29 @@ def _note(
         choose(output.logits, samplers, best=output.best)  # its ids are read, so the device is waited for
 
     found = measured(run, is_cuda=decoder.device.type == "cuda")
-    if is_recorded and not runner.num_recorded:
+    if kind.is_recorded and not runner.num_recorded:
         raise RuntimeError("the step was not recorded")
-    record.found.extra.setdefault("steps", {})[name] = found
-    record.console.print(f"{name}: {summary(found)}", markup=False, soft_wrap=True)
+    record.found.extra.setdefault("steps", {})[kind.name] = found
+    record.console.print(f"{kind.name}: {summary(found)}", markup=False, soft_wrap=True)
+
+
+def _filled_store(decoder: Decoder) -> AdapterStore:
+    """An adapter of every linear in every slot."""
+    store = AdapterStore(
+        decoder.spec, num_slots=NUM_ADAPTERS, dtype=decoder.dtype, device=decoder.device, backend="torch"
+    )
+    drawn = torch.Generator().manual_seed(0)
+    pairs = {
+        (layer, target): tuple(
+            (torch.randn(size, generator=drawn) * 0.01).to(decoder.dtype) for size in ((RANK, inputs), (outputs, RANK))
+        )
+        for layer in range(decoder.spec.num_layers)
+        for target, (outputs, inputs) in target_shapes(decoder.spec).items()
+    }
+    packed = store.pack(AdapterWeights("", RANK, pairs))
+    for slot in range(NUM_ADAPTERS):
+        store.put(slot, replace(packed, digest=str(slot)))
+    return store
 
 
 def measured(run: Callable[[], None], *, is_cuda: bool) -> dict[str, Any]:

@@ -68,23 +68,17 @@ def with_quick_answers() -> StepBudget:
 
 
 def test_chunk_stretches_what_the_smallest_one_takes_where_answers_alone_are_quicker():
-    each = with_quick_answers()
-    assert 1000 <= each.prefill_tokens(8) <= 1504
-    for _ in range(60):
-        tokens = each.prefill_tokens(8)
-        each.observe(8, 0, 0.001)
-        each.observe(8, tokens, 0.01 + tokens * 1e-5)
-    assert 1400 <= each.prefill_tokens(8) <= 1504  # 15 ms of them
+    tokens = with_quick_answers().prefill_tokens(8)
+    assert 1000 <= tokens <= 1504 and tokens % 16 == 0  # 15 ms of them
 
 
-def test_one_step_that_hung_does_not_keep_the_chunks_small():
+def test_steps_that_took_long_for_other_reasons_do_not_keep_such_chunks_small():
     each = with_quick_answers()
+    before = each.prefill_tokens(8)
     each.observe(8, 1000, 2.0)
-    assert each.prefill_tokens(8) == 16
-    for _ in range(80):
-        tokens = each.prefill_tokens(8)
-        each.observe(8, tokens, 0.0105 + tokens * 1e-5)
-    assert each.prefill_tokens(8) > 1000
+    for _ in range(20):
+        each.observe(8, 16, 0.06)
+    assert each.prefill_tokens(8) == before
 
 
 def test_drafts_beside_quick_answers_cost_what_answers_do():

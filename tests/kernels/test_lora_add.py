@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import BACKENDS, DTYPES, assert_earned, poison
+from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, assert_earned, poison
 from torch import Tensor
 
 from kernels.lora_add import LoraSlots, copy_slot, empty_slots, fixed_lora, lora_add, pack_lora, padded_rank, plan_lora
@@ -144,3 +144,36 @@ def test_rows_whose_slots_lie_on_the_device_get_the_same():
     lora_add(result, x, slots, fixed_lora(of_row, num_slots=3, dtype=torch.float32))
     torch.testing.assert_close(result, lora_add_reference(out, x, adapters, parts, runs))
     assert torch.equal(result[3:5], out[3:5])  # rows without one
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # Triton's interpreter has no bfloat16
+@pytest.mark.parametrize(("parts", "inputs", "ranks"), [((24, 8), 40, [8, 16, 4]), ((264,), 520, [24, 8, 8])])
+def test_triton_gives_each_row_its_own_adapter_and_leaves_the_others(dtype, parts, inputs, ranks):
+    from kernels.lora_add.triton_op import lora_add_triton
+
+    torch.manual_seed(0)
+    adapters = [drawn_adapter(rank, parts, inputs, dtype, skip=rank % 3) for rank in ranks]
+    slots = filled(adapters, ranks, parts, inputs, dtype=dtype, backend="torch")
+    out, x = torch.randn(13, sum(parts)).to(dtype), torch.randn(13, inputs).to(dtype)
+    runs = RUNS["decodes"]
+    of_row = torch.full((13,), -1, dtype=torch.int32)
+    for start, stop, slot in runs:
+        of_row[start:stop] = slot
+    result = out.clone()
+    lora_add_triton(result, x, slots.a, slots.b, of_row)
+    exact = lora_add_reference(out, x, adapters, parts, runs)
+    assert_earned(result, exact, eager(out, x, adapters, parts, runs))
+    assert torch.equal(result[3:5], out[3:5]) and torch.equal(result[12:], out[12:])
+    poison(x)
+    lora_add_triton(out, x, slots.a, slots.b, torch.full((13,), -1, dtype=torch.int32))
+    assert out.isfinite().all()
+
+
+def test_prompts_of_a_few_hundred_rows_share_one_product_on_a_gpu():
+    runs = [(0, 1, 0), (1, 200, 1), (200, 500, 0)]
+    shared = {
+        device: plan_lora(runs, [8, 8], num_slots=2, dtype=torch.float32, device=torch.device(device)).num_short
+        for device in ("cpu", "meta")
+    }
+    assert shared == {"cpu": 1, "meta": 2}  # meta: like a GPU, no CPU

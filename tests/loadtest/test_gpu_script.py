@@ -59,8 +59,9 @@ def test_dry_run_times_a_tiny_shape_and_the_parts_of_its_steps(tmp_path: Path):
     decode = content["steps"]["tiny decode 1x128"]
     assert all(decode["part_ms"][part] > 0 for part in ("linear", "attention", "rope and kv write", "activation"))
     assert 0 < len(decode["kernels"]) <= steps.NUM_KERNELS
-    recorded = content["steps"]["tiny decode 1x128 graph"]
-    assert recorded["step_ms"] > 0 and recorded["num_kernels"] > 0
+    for kind in (" graph", " lora8", " lora8 graph"):
+        found = content["steps"][f"tiny decode 1x128{kind}"]
+        assert found["step_ms"] > 0 and found["num_kernels"] > 0
     assert "tiny prompt 1x512" in content["steps"]
 
 

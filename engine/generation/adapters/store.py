@@ -91,6 +91,11 @@ class AdapterStore:
         self._rank = 0  # of the slots' tensors
         self.layout = 0  # how often tensors came or were replaced: what was recorded with others is stale
 
+    @property
+    def num_slots(self) -> int:
+        """S."""
+        return self._num_slots
+
     def pack(self, weights: AdapterWeights) -> PackedAdapter:
         """Lay an adapter out. Any thread."""
         linears: dict[tuple[int, Fused], LoraSlots] = {}

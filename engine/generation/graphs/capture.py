@@ -7,9 +7,6 @@ from typing import Any, Protocol
 
 import torch
 
-# The first run of a kernel compiles it, the second one finds everything in place.
-_NUM_WARM_UPS = 2
-
 
 class Capture(Protocol):
     """Records work that reads and writes the same tensors every time, and waits for nothing."""
@@ -36,8 +33,7 @@ class CudaCapture:
         """See Capture."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            for _ in range(_NUM_WARM_UPS):
-                work()
+            work()  # the first run of a kernel compiles it, which cannot be recorded
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()  # as recording does first: what is counted is the recording's own

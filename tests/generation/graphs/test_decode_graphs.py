@@ -16,7 +16,7 @@ from tiny_adapter import write_tiny_adapter
 
 from engine.config import GeneratorSettings
 from engine.generation import engine as engine_module
-from engine.generation.adapters.files import read_adapter
+from engine.generation.adapters.files import AdapterWeights, read_adapter, target_shapes
 from engine.generation.adapters.store import AdapterStore
 from engine.generation.attention.base import FlatBatch
 from engine.generation.attention.gpu import GpuAttention
@@ -158,6 +158,25 @@ def test_adapters_whose_tensors_are_replaced_are_recorded_anew(bench: Bench, tin
     assert found is not None
     torch.testing.assert_close(found[0], expected)
     assert (found[0] - bench.logits(*decodes(1))).abs().max() > 0.1
+
+
+def test_adapters_tensors_only_grow_on_a_gpu(bench: Bench):
+    spec = bench.decoder.spec
+    shapes = target_shapes(spec)
+
+    def ranks(device: str) -> list[int]:
+        store = AdapterStore(spec, num_slots=1, dtype=torch.float32, device=torch.device(device), backend="torch")
+        found = []
+        for rank in (8, 16, 8):
+            pairs = {(0, "o"): (torch.zeros(rank, shapes["o"][1]), torch.zeros(shapes["o"][0], rank))}
+            store.put(0, store.pack(AdapterWeights(str(rank), rank, pairs)))
+            output = store.fixed_plan(torch.zeros(1, dtype=torch.int32)).layers[0].output
+            assert output is not None
+            found.append(output.rank)
+        return found
+
+    assert ranks("cpu") == [8, 16, 8]
+    assert ranks("meta") == [8, 16, 16]  # like a GPU, no CPU
 
 
 def test_steps_are_timed_as_they_will_run(bench: Bench):
