@@ -21,7 +21,7 @@ from loadtest.gpu.record import Budget, Record
 
 DTYPE = "bfloat16"
 # Three rounds of a case at 30 ms a token of each system, and of what four rounds of four runs with adapters take.
-CASE_S, LORA_S = 12.0, 45.0
+CASE_S, LORA_S = 12.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
