@@ -52,13 +52,15 @@ def train(
     dtype: torch.dtype | None = None,
     on_event: Listener = lambda _: None,
     checkpoint_every_s: float = 60.0,
+    max_minutes: float | None = None,
 ) -> TrainingResult:
     """Train a LoRA adapter and leave that of the best evaluation in `folder`/adapter.
 
     The best is that of the largest `metric`, or of the least validation loss where there is none; loss breaks ties.
     State goes to `folder`/checkpoints after each evaluation and every `checkpoint_every_s` seconds; a call that finds
     a stopped run there goes on with it, to the same adapter bit for bit on the same machine with as many threads.
-    The checkpoints are deleted at the end. `dtype` is of the base weights, by default `training_dtype(device)`.
+    The checkpoints are deleted at the end. `dtype` is of the base weights, by default `training_dtype(device)`. After
+    `max_minutes` of all sessions the adapter is evaluated once more and training ends.
 
     Raises: TrainingError when examples are missing or do not fit the model, or the disk refuses; CheckpointMismatch
     when `folder` holds a run of other data or settings; TrainingDiverged when the loss runs away, after the best
@@ -81,9 +83,11 @@ def train(
         "device": device.partition(":")[0],
         **asdict(settings),
     }
-    run = _Run(model, training, validation, settings, folder, identity, metric, on_event, checkpoint_every_s)
+    run = _Run(
+        model, training, validation, settings, folder, identity, metric, on_event, checkpoint_every_s, max_minutes
+    )
     diverged: str | None = None
-    stopped: Literal["finished", "patience"] = "finished"
+    stopped: Literal["finished", "patience", "time"] = "finished"
     try:
         stopped = run.go()
     except _Diverged as error:
@@ -133,10 +137,12 @@ class _Run:
         metric: Metric | None,
         on_event: Listener,
         checkpoint_every_s: float,
+        max_minutes: float | None,
     ) -> None:
         self._model, self._training, self._validation = model, training, validation
         self._settings, self._identity, self._metric, self._on_event = settings, identity, metric, on_event
         self._checkpoints, self._checkpoint_every_s = folder / CHECKPOINTS, checkpoint_every_s
+        self._max_s = math.inf if max_minutes is None else max_minutes * 60
         self._lengths = [len(example.tokens) for example in training]
         self._plans = [
             plan_epoch(self._lengths, batch_tokens=settings.batch_tokens, seed=settings.seed, epoch=epoch)
@@ -150,13 +156,17 @@ class _Run:
         if found is not None:
             on_event(Resumed(found.step, self.num_steps))
 
-    def go(self) -> Literal["finished", "patience"]:
+    def go(self) -> Literal["finished", "patience", "time"]:
         """Take the steps that are left, and say why there are no more."""
         state = self.state
         saved_at = time.monotonic()
         while state.step < self.num_steps:
             if is_out_of_patience(state.history, self._settings.patience):
                 return "patience"
+            if state.step and state.train_s + state.evaluate_s >= self._max_s:
+                if state.step > (state.history[-1].step if state.history else 0):
+                    self._evaluate()
+                return "time"
             self._step()
             is_due = state.step in self._due
             if is_due:
