@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from time import monotonic
@@ -168,16 +169,20 @@ class _Run:
     def _untuned(self, base: AdapterModel, name: EvaluationName, rows: Sequence[Row]) -> dict[int, Answer]:
         """The base model's answers by line, of rows that the adapter is asked too."""
         most = NUM_UNTUNED if self._task.num_judged is None else self._task.num_judged
-        rows = sample_rows(rows, most, seed=self._options.seed, exceptions=self._exceptions_of(name))
-        if not rows:
+        asked: list[Any] = sample_rows(rows, most, seed=self._options.seed, exceptions=self._exceptions_of(name))
+        if not asked:
             return {}
 
         def ask() -> list[dict[str, object]]:
-            self._on_event(Working(f"the base model answers {len(rows):,} {name} rows"))
-            return [asdict(answer) for answer in self._task.answers(base, rows)]
+            self._on_event(Working(f"the base model answers {len(asked):,} {name} rows"))
+            if isinstance(self._task, ClassifyTask):
+                # A model that does not know the labels leaves none of them out.
+                scores = self._task.scores(base, asked, floor=math.inf)
+                return [asdict(answer) for answer in self._task.answers_of(asked, scores)]
+            return [asdict(answer) for answer in self._task.answers(base, asked)]
 
         kept = self._work.once(f"before-{name}.json", ask)
-        return {row.line: Answer(**answer) for row, answer in zip(rows, kept, strict=True)}
+        return {row.line: Answer(**answer) for row, answer in zip(asked, kept, strict=True)}
 
     def _evaluate(
         self,

@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from engine.tuning.tasks.encoding import Tokens
+from engine.tuning.training.examples import EncodedExample
 from engine.tuning.training.model import AdapterModel
 
 Scores = NDArray[np.float64]
-# Nats below the likeliest beginning from which a branch is left: for probabilities (one in ten thousand), and for the
+# Nats below the likeliest beginning from which a branch is left: for probabilities (one in a thousand), and for the
 # likeliest label alone.
-PROBABILITY_FLOOR, BEST_FLOOR = 9.2, 4.0
-# What the best label may be less likely than the likeliest beginning before branches are followed again.
-_MARGIN = 4.0
+PROBABILITY_FLOOR, BEST_FLOOR = 6.9, 4.0
+# What the best label may be less likely than the likeliest beginning before all labels are scored.
+_MARGIN = 3.0
 MAX_BATCH_TOKENS, MAX_BATCH = 4096, 32
 # Tokens whose keys and values branches may have at each level: 380 MB for 46 KB a token.
 MAX_STATE_TOKENS = 8192
@@ -52,11 +53,12 @@ def label_scores(
     Exact for the target of each prompt and for labels within `floor` of the best one. Of others it is an estimate, an
     even share of what their beginning has, which lies below that; an infinite floor makes all of them exact.
     """
+    if math.isinf(floor):
+        return _every_score(model, prompts, labels)
     found = _search(model, prompts, labels, targets, floor + _MARGIN)
     unsure = np.flatnonzero((found.bounds > found.best()[:, None] - floor).any(axis=1)).tolist()
     if unsure:
-        again = _search(model, [prompts[row] for row in unsure], labels, [targets[row] for row in unsure], math.inf)
-        found.scores[unsure] = again.scores
+        found.scores[unsure] = _every_score(model, [prompts[row] for row in unsure], labels)
     return found.scores
 
 
@@ -69,6 +71,15 @@ def best_labels(
     of the others turn out less likely. A model that knows the labels has none of those; an infinite floor is exact.
     """
     return [int(place) for place in _search(model, prompts, labels, None, floor).exact().argmax(axis=1)]
+
+
+def _every_score(model: AdapterModel, prompts: Sequence[Tokens], labels: Sequence[Tokens]) -> Scores:
+    """[N, L]; where all labels are asked for, packing them beats following a tree."""
+    scores = np.empty((len(prompts), len(labels)))
+    for row, prompt in enumerate(prompts):
+        examples = [EncodedExample((*prompt, *label), len(prompt)) for label in labels]
+        scores[row] = [-loss for loss in model.example_losses(examples)]
+    return scores
 
 
 @dataclass(slots=True)
