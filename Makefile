@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q '$(TORCH)' || { \
 	  echo "no such torch in your package index. CPU builds have an index of their own (pytorch.org, Get Started):"; \
 	  echo "  make setup TORCH='torch==2.13.0 --index-url URL'   or take any build: make setup TORCH=torch"; exit 1; }
-	@$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRA)]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRA),tune]'
 	@touch $@
 
 setup-dev: $(DEV_STAMP)

@@ -207,7 +207,11 @@ def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
 def _search_response(found: list[Evidence]) -> SearchResponse:
     timings = {name: max(one.timings_ms.get(name, 0.0) for one in found) for name in found[0].timings_ms}
     results = [
-        [SearchHit.model_validate(passage_info(passage).model_dump()) for passage in one.passages] for one in found
+        [
+            SearchHit.model_validate(passage_info(passage).model_dump() | {"heading": passage.heading})
+            for passage in one.passages
+        ]
+        for one in found
     ]
     return SearchResponse(
         results=results,

@@ -45,6 +45,7 @@ class SearchHit(PassageInfo):
     """One passage of a search."""
 
     text: str
+    heading: str = Field("", description="Headings that it stands under, as a prompt shows them.")
 
 
 class SearchResponse(BaseModel):

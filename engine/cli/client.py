@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 import httpx
@@ -46,6 +46,13 @@ class Client:
             self._http = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_s, trust_env=False)
         except (httpx.InvalidURL, ValueError) as error:
             raise SwitchyardError(f"--url {url!r} is not a URL ({error}). Example: {DEFAULT_URL}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection, which a command that ends need not do."""
+        self._http.close()
 
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Send one request and return its JSON.

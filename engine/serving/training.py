@@ -34,6 +34,7 @@ class Run:
     device: str
     threads: int
     checkpoint_every_s: float
+    max_minutes: float | None
 
 
 class RayTrainer:
@@ -60,12 +61,15 @@ class RayTrainer:
         device: str = "cpu",
         on_event: Listener = lambda _: None,
         checkpoint_every_s: float = 60.0,
+        max_minutes: float | None = None,
     ) -> TrainingResult:
         """See `engine.tuning.training.trainer.train`. `on_event` is called in another thread.
 
         Raises: as `train`; TrainingError when Ray Train is not installed, or a worker dies.
         """
-        run = Run(base, training, validation, settings, folder, metric, device, self._threads, checkpoint_every_s)
+        run = Run(
+            base, training, validation, settings, folder, metric, device, self._threads, checkpoint_every_s, max_minutes
+        )
         ray = self._started()
         try:
             return _fit(run, self._num_workers, on_event)
@@ -85,7 +89,7 @@ class RayTrainer:
             import ray.train.torch
         except ImportError as error:
             raise TrainingError(
-                f"--workers needs Ray Train ({error}); install it: pip install 'switchyard[tune]'."
+                f"--workers needs Ray Train ({error}); install it: pip install 'switchyard[workers]'."
             ) from None
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(
@@ -152,6 +156,7 @@ def _work(config: dict[str, Any]) -> None:
         device=device,
         on_event=config["messages"].put,
         checkpoint_every_s=run.checkpoint_every_s,
+        max_minutes=run.max_minutes,
         workers=workers,
     )
     if workers.is_first:

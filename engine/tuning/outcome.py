@@ -16,7 +16,8 @@ FORMAT = 1
 Context = Literal["none", "gold", "retrieved"]
 # By name; larger is better but for `loss` (nats) and `ece`.
 # classify: accuracy, macro_f1, loss (of the right label among the labels, at temperature 1).
-# qa: f1, exact_match, loss (per token of the target). chat: f1, rouge_l, loss (per token of the target).
+# qa: f1, exact_match, not_in_documents (share of such answers), loss (per token of the target).
+# chat: f1, rouge_l, loss (per token of the target).
 Metrics = dict[str, float]
 # The metric that chooses the adapter, by task.
 MAIN_METRIC: dict[Task, str] = {"classify": "accuracy", "qa": "f1", "chat": "f1"}
@@ -45,7 +46,7 @@ class Prediction:
     """One row and what was said of it, by the base model before and with the adapter after.
 
     `line` is that of `source`; `targets` are all right answers (one label; empty where none is in the documents).
-    Of rows whose answer was not generated, because a sample was enough, there is no Prediction.
+    Rows that were not asked, because a sample was enough, have no Prediction or no `before`.
     """
 
     line: int
@@ -58,7 +59,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class SliceMetrics:
-    """The metrics of some rows of an evaluation: `before` by the base model, `after` with the adapter."""
+    """The metrics of some rows of an evaluation: `after` with the adapter, `before` by the base model.
+
+    `before` is of those of the rows whose predictions have a `before`: a sample, where asking takes long.
+    """
 
     name: SliceName
     num_rows: int
@@ -134,18 +138,20 @@ class TrainingRun:
     """How the training went. `settings` are those of TrainingSettings; minutes are of all sessions of a resumed run.
 
     `best` is the point whose adapter was kept. `stopped` says why there were no more steps.
+    `train_metrics` are the adapter's on a sample of the rows that it was trained on.
     """
 
     settings: dict[str, Any]
     history: tuple[HistoryPoint, ...]
     best: HistoryPoint
     num_steps: int
-    stopped: Literal["finished", "patience", "time", "diverged"]
+    stopped: Literal["finished", "patience", "time"]
     minutes: float
     tokens_per_s: float
     peak_memory_bytes: int
     peak_gpu_bytes: int
     device: str = "cpu"
+    train_metrics: Metrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,8 @@ class Outcome:
     `metric` names the main one. `guard` is GuardReport.to_json(). `train_lines` are the lines of the data that were
     trained on; `num_exceptions` counts rows of --exceptions among them, each of which was repeated
     `exceptions_factor` times. Digests are hex; `adapter_digest` is that of the adapter's weights. `created` is an ISO
-    time in UTC. `label_texts` are the words that the model writes for `labels`.
+    time in UTC. `label_texts` are the words that the model writes for `labels`. `minutes_in_all` are those of the last
+    session, everything included.
     """
 
     name: str

@@ -109,6 +109,11 @@ async def test_documents_are_listed_page_by_page_and_by_source(client):
     assert (await client.get("/v1/collections")).json()["collections"] == [info]
 
 
+async def test_search_tells_the_headings_that_a_prompt_shows(client):
+    await put(client, "a.md", "# Volumes\n\nalpha beta gamma")
+    assert [hit["heading"] for hit in await search(client, "alpha beta gamma")] == ["Volumes"]
+
+
 async def test_search_takes_many_queries_and_returns_slices_of_documents(client):
     await put(client, "a", "alpha beta gamma")
     await put(client, "b", "delta epsilon zeta")

@@ -111,12 +111,6 @@ def test_data_that_are_not_fit_end_with_exit_code_1_and_the_fix(tmp_path):
     assert done.stderr.splitlines()[-1].startswith(f"switchyard: {data}: not fit to be trained on. 39 rows of 40")
 
 
-def test_training_itself_is_bad_usage_until_it_is_there(tmp_path):
-    done = tune(write(tmp_path / "data.jsonl", 60), "--name", "bot")
-    assert done.exit_code == 2
-    assert "add --check" in done.stderr
-
-
 def test_name_that_no_adapter_may_have_is_bad_usage(tmp_path):
     done = tune(write(tmp_path / "data.jsonl", 60), "--name", "../bot", "--check")
     assert done.exit_code == 2

@@ -76,6 +76,11 @@ class AdapterModel:
             name.replace(".default.", "."): trained[name] for name in sorted(trained)
         }
 
+    @property
+    def num_base_parameters(self) -> int:
+        """Weights of the base model, one that is used twice counted once."""
+        return sum(weight.numel() for weight in self.peft.parameters() if not weight.requires_grad)
+
     def token_losses(self, batch: PackedBatch) -> Tensor:
         """[C] float32 negative log likelihood of each target of the batch."""
         hidden = self._causal_lm.model(

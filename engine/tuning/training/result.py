@@ -23,9 +23,9 @@ from engine.tuning.training.events import HistoryPoint
 class TrainingResult:
     """The adapter of the best evaluation in `adapter`, and how the run went.
 
-    `adapter_digest` is over the weights. `stopped` says whether all steps were taken or patience ended the run.
-    `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s` counts the examples' tokens while
-    training. `peak_gpu_bytes` is 0 on a CPU.
+    `adapter_digest` is over the weights. `stopped` says whether all steps were taken, or patience or the time allowed
+    ended the run. `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s` counts the examples'
+    tokens while training. `peak_gpu_bytes` is 0 on a CPU.
     """
 
     adapter: Path
@@ -33,7 +33,7 @@ class TrainingResult:
     history: tuple[HistoryPoint, ...]
     best: HistoryPoint
     num_steps: int
-    stopped: Literal["finished", "patience"]
+    stopped: Literal["finished", "patience", "time"]
     minutes: float
     tokens_per_s: float
     peak_memory_bytes: int

@@ -53,6 +53,7 @@ def train(
     dtype: torch.dtype | None = None,
     on_event: Listener = lambda _: None,
     checkpoint_every_s: float = 60.0,
+    max_minutes: float | None = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
 ) -> TrainingResult:
     """Train a LoRA adapter and leave that of the best evaluation in `folder`/adapter.
@@ -60,7 +61,8 @@ def train(
     The best is that of the largest `metric`, or of the least validation loss where there is none; loss breaks ties.
     State goes to `folder`/checkpoints after each evaluation and every `checkpoint_every_s` seconds; a call that finds
     a stopped run there goes on with it, to the same adapter bit for bit on the same machine with as many threads.
-    The checkpoints are deleted at the end. `dtype` is of the base weights, by default `training_dtype(device)`.
+    The checkpoints are deleted at the end. `dtype` is of the base weights, by default `training_dtype(device)`. After
+    `max_minutes` of all sessions the adapter is evaluated once more and training ends.
     Each of `workers` calls this with the same arguments, `folder` on a disk that all of them see; `metric` and
     `on_event` are called in the first alone.
 
@@ -86,9 +88,21 @@ def train(
         "workers": workers.size,
         **asdict(settings),
     }
-    run = _Run(model, training, validation, settings, folder, identity, metric, on_event, checkpoint_every_s, workers)
+    run = _Run(
+        model,
+        training,
+        validation,
+        settings,
+        folder,
+        identity,
+        metric,
+        on_event,
+        checkpoint_every_s,
+        max_minutes,
+        workers,
+    )
     diverged: str | None = None
-    stopped: Literal["finished", "patience"] = "finished"
+    stopped: Literal["finished", "patience", "time"] = "finished"
     try:
         stopped = run.go()
     except _Diverged as error:
@@ -140,12 +154,14 @@ class _Run:
         metric: Metric | None,
         on_event: Listener,
         checkpoint_every_s: float,
+        max_minutes: float | None,
         workers: Workers,
     ) -> None:
         self._model, self._training, self._validation = model, training, validation
         self._settings, self._identity, self._metric, self._workers = settings, identity, metric, workers
         self._on_event: Listener = on_event if workers.is_first else lambda _: None
         self._checkpoints, self._checkpoint_every_s = folder / CHECKPOINTS, checkpoint_every_s
+        self._max_s = math.inf if max_minutes is None else max_minutes * 60
         self._lengths = [len(example.tokens) for example in training]
         self._plans = [
             plan_epoch(self._lengths, batch_tokens=settings.batch_tokens, seed=settings.seed, epoch=epoch)
@@ -159,13 +175,17 @@ class _Run:
         if found is not None:
             self._on_event(Resumed(found.step, self.num_steps))
 
-    def go(self) -> Literal["finished", "patience"]:
+    def go(self) -> Literal["finished", "patience", "time"]:
         """Take the steps that are left, and say why there are no more."""
         state = self.state
         saved_at = time.monotonic()
         while state.step < self.num_steps:
             if is_out_of_patience(state.history, self._settings.patience):
                 return "patience"
+            if state.step and self._is_late():
+                if state.step > (state.history[-1].step if state.history else 0):
+                    self._evaluate()
+                return "time"
             self._step()
             is_due = state.step in self._due
             if is_due:
@@ -174,6 +194,13 @@ class _Run:
                 save_checkpoint(self._checkpoints, to_checkpoint(state, self._model, self._optimizer, self._identity))
                 saved_at = time.monotonic()
         return "finished"
+
+    def _is_late(self) -> bool:
+        """Whether the time is over: by the first worker's clock, or they would part ways."""
+        if math.isinf(self._max_s):
+            return False
+        is_mine = self._workers.is_first and self.state.train_s + self.state.evaluate_s >= self._max_s
+        return self._workers.add([float(is_mine)]) != [0.0]
 
     def _step(self) -> None:
         state, settings = self.state, self._settings
