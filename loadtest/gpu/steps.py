@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from engine.generation.adapters.files import AdapterWeights, target_shapes
@@ -140,10 +141,12 @@ def _filled_store(decoder: Decoder) -> AdapterStore:
         decoder.spec, num_slots=NUM_ADAPTERS, dtype=decoder.dtype, device=decoder.device, backend="torch"
     )
     drawn = torch.Generator().manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return (torch.randn(size, generator=drawn) * 0.01).to(decoder.dtype)
+
     pairs = {
-        (layer, target): tuple(
-            (torch.randn(size, generator=drawn) * 0.01).to(decoder.dtype) for size in ((RANK, inputs), (outputs, RANK))
-        )
+        (layer, target): (draw(RANK, inputs), draw(outputs, RANK))
         for layer in range(decoder.spec.num_layers)
         for target, (outputs, inputs) in target_shapes(decoder.spec).items()
     }
