@@ -182,12 +182,15 @@ def _train(
 ) -> None:
     """Run the job whose fields of TuneJob are `job`, and have the server load the adapter as `loaded_as`."""
     # torch takes seconds to import
+    import torch
     from transformers.utils import logging
 
     from engine.tuning.run.job import TuneJob
     from engine.tuning.run.steps import run_tuning
 
     logging.disable_progress_bar()
+    # The encoder took as many as the retriever of a server, which shares the machine, is given.
+    torch.set_num_threads(usable_cores())
     made = TuneJob(
         **job,
         max_model_len=EngineConfig().generator.max_model_len,

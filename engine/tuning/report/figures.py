@@ -98,7 +98,7 @@ def plot_lines(
             axes.set_xticks(list(second.xs), [f"{x:,.0f}" for x in second.xs])
             axes.minorticks_off()
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(x_label)
         # A font may lack other characters.
         axes.set_ylabel("".join(each for each in y_label if each.isascii() and each.isprintable()))

@@ -25,8 +25,8 @@ class TuneJob:
 
     `data` is the data folder; the run's own folder is tuning/NAME in it. `max_model_len` counts prompt and answer in
     tokens. `count_tokens` and `embed` are the guard's; `search` is the live index, for retrieved contexts.
-    `encode` gives embeddings of texts, with which a model is trained to be compared with. `train` is `trainer.train`, or
-    what stands in for it.
+    `encode` gives embeddings of texts, for a model that is trained on them to be compared with. `train` is
+    `trainer.train`, or what stands in for it.
     """
 
     name: str

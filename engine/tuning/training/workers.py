@@ -55,7 +55,7 @@ class Workers:
         # One message for all: an adapter has hundreds of small matrices.
         flat = torch.cat([_gradient(parameter).flatten() for parameter in wanted])
         dist.all_reduce(flat)
-        for parameter, part in zip(wanted, flat.split([parameter.numel() for parameter in wanted]), strict=True):
+        for parameter, part in zip(wanted, torch.split(flat, [each.numel() for each in wanted]), strict=True):
             parameter.grad = part.view_as(parameter)
 
 
