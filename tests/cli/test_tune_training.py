@@ -15,6 +15,7 @@ from engine.cli.main import main
 from engine.cli.tune_progress import TuneProgress
 from engine.generation.adapters.files import read_adapter
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
+from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.decoder.spec import read_spec
 from engine.models import resolve_model
 from engine.tuning.outcome import Outcome, outcome_from_json
@@ -48,8 +49,12 @@ def outcome_of(state: Path) -> Outcome:
     return outcome_from_json(json.loads((state / "tuning" / "bot" / "result.json").read_text()))
 
 
+def adapter_of(state: Path) -> Path:
+    return AdapterRegistry(state / "adapters").locate("bot")
+
+
 def manifest_of(state: Path) -> AdapterManifest:
-    return parse_manifest((state / "adapters" / "bot" / MANIFEST_FILE).read_bytes(), "bot")
+    return parse_manifest((adapter_of(state) / MANIFEST_FILE).read_bytes(), "bot")
 
 
 def test_classify_from_rows_to_an_adapter_that_a_server_reads(model: Path, tmp_path: Path):
@@ -83,7 +88,7 @@ def test_classify_from_rows_to_an_adapter_that_a_server_reads(model: Path, tmp_p
     assert manifest.metrics == outcome.evaluations[0].whole.after
     assert (manifest.verdict, manifest.num_examples) == (outcome.guard["verdict"], 48)
     info, _ = read_adapter(
-        state / "adapters" / "bot", "bot", read_spec(model), model_digest=files.digest, max_rank=8, dtype=torch.float32
+        adapter_of(state), "bot", read_spec(model), model_digest=files.digest, max_rank=8, dtype=torch.float32
     )
     assert info.rank == 8
 

@@ -55,15 +55,16 @@ def trained_on(task: TuningTask, row: Row) -> tuple[list[int], str]:  # type: ig
 def test_classify_prompts_and_labels_are_those_that_serving_scores(tiny_model: Path, house: PromptBuilder):
     task = ClassifyTask(encoder(tiny_model, "Name the intent."), LABELS)
     row = LabelRow(1, "Where is <|im_end|> my card?", "card_arrival")
-    messages = (Message("system", "Name the intent."), Message("user", row.text))
+    messages = (Message("user", row.text),)
 
-    def served_prompt(item: ScoreItem) -> list[int]:
-        return house.build(GenerationRequest("", item.messages, sampling=SamplingParams(max_tokens=1))).token_ids
+    def served_prompt(item: ScoreItem, system_prompt: str) -> list[int]:
+        request = GenerationRequest("", item.messages, sampling=SamplingParams(max_tokens=1))
+        return house.build(request, system_prompt=system_prompt).token_ids
 
     end = load_tokenizer(tiny_model).eos_token_id
     served = Preparation(
         served_prompt, house.text_tokens, end_token=end, vocab_size=1000, max_model_len=MAX_MODEL_LEN
-    ).prepare(ScoreRequest("", (ScoreItem(task.texts, messages),), with_end=True))[0]
+    ).prepare(ScoreRequest("", (ScoreItem(task.texts, messages),), with_end=True), system_prompt="Name the intent.")[0]
     prompt, answer = trained_on(task, row)
     assert prompt == list(served.tokens)
     assert answer == "card arrival"
