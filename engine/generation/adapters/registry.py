@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from engine.durable_files import sync_folder
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
 from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
-from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked, sync_folder, write_text
+from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked, write_text
 from engine.generation.adapters.versions import (
     VERSION_DIGITS,
     VERSIONS_FILE,

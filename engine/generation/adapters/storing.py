@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.durable_files import sync_folder
+
 SCRATCH_PREFIX = ".new-"
 
 
@@ -66,12 +68,3 @@ def copy_files(source: Path, home: Path) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return scratch
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Raises: OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.durable_files import write_file
 from engine.errors import SwitchyardError
 from engine.tuning.outcome import Outcome
 from engine.tuning.report.confusion import confusion_of
@@ -15,7 +16,6 @@ from engine.tuning.report.judgement import Judgement, judge
 from engine.tuning.report.learning import learning_of
 from engine.tuning.report.page import page
 from engine.tuning.report.reliability import reliability_of
-from engine.tuning.training.atomic import write_file
 
 HTML_FILE, JSON_FILE = "report.html", "report.json"
 

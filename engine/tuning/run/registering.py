@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.durable_files import write_file
 from engine.errors import TrainingError
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest
 from engine.generation.adapters.registry import AdapterRegistry
-from engine.tuning.training.atomic import write_file
 
 ADAPTERS = "adapters"
 

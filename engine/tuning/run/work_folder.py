@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from engine.durable_files import write_file
 from engine.errors import TrainingError
-from engine.tuning.training.atomic import write_file
 
 RUN_FILE, RESULT_FILE, GUARD_FILE = "run.json", "result.json", "guard.json"
 # The folder of the main training.

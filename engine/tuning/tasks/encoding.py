@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import InvalidRequest, TrainingError
@@ -16,6 +16,18 @@ from engine.values import GenerationRequest, Message, Passage, SamplingParams
 ANSWER_TOKENS = SamplingParams().max_tokens
 
 Tokens = tuple[int, ...]
+
+
+def like_lengths(prompts: Sequence[Tokens], *, most: int, most_tokens: int) -> Iterator[list[int]]:
+    """Batches of places of prompts of like lengths, up to `most` and, padded to the longest, up to `most_tokens`."""
+    batch: list[int] = []
+    for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
+        if batch and (len(batch) == most or (len(batch) + 1) * len(prompts[row]) > most_tokens):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 class PromptEncoder:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
-from engine.tuning.tasks.encoding import Tokens
+from engine.tuning.tasks.encoding import Tokens, like_lengths
 from engine.tuning.training.model import AdapterModel
 
 # Prompts of one batch, padded to the longest.
@@ -20,7 +20,7 @@ def generate(
     answers: list[Tokens] = [()] * len(prompts)
     ends = sorted(end_tokens)
     with model.generating() as peft, torch.no_grad():
-        for batch in _batches(prompts):
+        for batch in like_lengths(prompts, most=MAX_BATCH, most_tokens=MAX_BATCH_TOKENS):
             longest = max(len(prompts[row]) for row in batch)
             # On the left, so that all of them go on at the same place.
             ids = [[ends[0]] * (longest - len(prompts[row])) + list(prompts[row]) for row in batch]
@@ -41,15 +41,3 @@ def generate(
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
                 answers[row] = tuple(tokens[:end])
     return answers
-
-
-def _batches(prompts: Sequence[Tokens]) -> Iterator[list[int]]:
-    """Rows of like lengths."""
-    batch: list[int] = []
-    for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
-        if batch and (len(batch) == MAX_BATCH or (len(batch) + 1) * len(prompts[row]) > MAX_BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

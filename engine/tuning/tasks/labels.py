@@ -8,7 +8,7 @@ it begins with. A model that has learned its labels follows a few tokens, where 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.tuning.tasks.encoding import Tokens
+from engine.tuning.tasks.encoding import Tokens, like_lengths
 from engine.tuning.training.examples import EncodedExample
 from engine.tuning.training.model import AdapterModel
 
@@ -138,7 +138,7 @@ def _search(
     shared = next((place for place in range(most) if first[place] != last[place]), most)
     with model.generating() as peft:
         causal_lm = peft.get_base_model()
-        for batch in _batches(prompts):
+        for batch in like_lengths(prompts, most=MAX_BATCH, most_tokens=MAX_BATCH_TOKENS):
             branches = _Branches(causal_lm, [prompts[row] for row in batch], shared, model.device)
             _walk(branches, [_Branch(row, root, 0.0) for row in batch], targets, floor, found)
     return found
@@ -242,15 +242,3 @@ class _Branches:
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
-
-
-def _batches(prompts: Sequence[Tokens]) -> Iterator[list[int]]:
-    """Prompts of like lengths."""
-    batch: list[int] = []
-    for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
-        if batch and (len(batch) == MAX_BATCH or (len(batch) + 1) * len(prompts[row]) > MAX_BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

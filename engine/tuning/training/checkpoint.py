@@ -19,8 +19,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from engine.durable_files import sync_folder, write_file
 from engine.errors import CheckpointMismatch, TrainingError
-from engine.tuning.training.atomic import sync_folder, write_file
 from engine.tuning.training.model import weights_digest
 
 FORMAT = 1

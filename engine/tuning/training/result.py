@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from engine.durable_files import write_file
 from engine.errors import TrainingError
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import WEIGHTS_FILE
-from engine.tuning.training.atomic import write_file
 from engine.tuning.training.events import HistoryPoint
 
 
