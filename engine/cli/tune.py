@@ -156,6 +156,7 @@ def tune(
     if check:
         _check(data, examples, judged_by, model, embed, options.seed, json_path)
         return
+    encode = _encoder() if embed or examples.task == "classify" else None
     with Client(url, api_key) as client:
         _train(
             client,
@@ -170,9 +171,9 @@ def tune(
             options=options,
             evaluation=judged_by,
             exceptions=marked,
-            embed=_encoder() if embed else None,
+            embed=encode if embed else None,
+            encode=encode,
             restart=restart,
-            encode=_encoder() if examples.task == "classify" else None,
             **_trainer(workers, address),
         )
 

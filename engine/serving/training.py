@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 import shutil
 import signal
 import threading
@@ -81,8 +83,10 @@ class RayTrainer:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if self._address is None:
             use_loopback()
-            # A Ray on loopback that lives as long as this command; the file of a token would outlive it.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            # Ray's own default puts the token into the home folder, where it would outlive this command.
+            if "RAY_AUTH_MODE" not in os.environ:
+                os.environ["RAY_AUTH_MODE"] = "token"
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         import ray
 
         try:
@@ -93,7 +97,10 @@ class RayTrainer:
             ) from None
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(
-            address=self._address or "local", include_dashboard=None if self._address else False, log_to_driver=False
+            address=self._address or "local",
+            include_dashboard=None if self._address else False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
         )
         # Ray installs a handler of SIGTERM that aborts this process.
         for number, handler in handlers.items():
