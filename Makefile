@@ -49,8 +49,8 @@ $(DEV_STAMP): $(STAMP)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRA),dev]'
 	@touch $@
 
-up: $(STAMP) ## Start the server, fill an empty knowledge base with docs/, ask one question, serve until Ctrl-C.
-	@exec $(BIN)/switchyard up --port $(PORT) --data '$(DATA)'
+up: $(STAMP) ## Start the server, fill an empty knowledge base with docs/, ask one question, serve (ADAPTER=folder: load one).
+	@exec $(BIN)/switchyard up --port $(PORT) --data '$(DATA)' $(if $(ADAPTER),--adapter '$(ADAPTER)')
 
 down: ## Stop the server that uses DATA.
 	@if [ -x $(BIN)/switchyard ]; then $(BIN)/switchyard stop --data '$(DATA)'; else echo "nothing is installed, so nothing runs"; fi

@@ -9,20 +9,29 @@ from urllib.parse import quote
 
 import click
 
+from engine.cli.adapter_loading import add_adapter
 from engine.cli.client import Client, client_options, print_json
 from engine.errors import ServerUnreachable, UnknownAdapter
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.versions import AdapterVersion, AdapterVersions
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+data_option = click.option(
+    "--data",
+    envvar="SWITCHYARD_DATA",
+    default=".switchyard",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="State folder of the server.",
+)
 
 
 @click.group()
 def adapters() -> None:
     """Load and unload LoRA adapters of a running server.
 
-    An adapter is a folder as PEFT saves it, in the server's data folder under adapters/, or what `switchyard tune` put
-    there, version by version. What is loaded stays loaded over restarts.
+    An adapter is a folder as PEFT saves it. `add` and `switchyard tune` put it into the server's data folder under
+    adapters/, version by version. What is loaded stays loaded over restarts.
 
     \b
     Example:
@@ -73,6 +82,24 @@ def show(name: str, as_json: bool, url: str, api_key: str | None) -> None:
 
 
 @adapters.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the adapter; default: that of the folder.")
+@data_option
+@client_options
+def add(folder: Path, name: str | None, data: Path, url: str, api_key: str | None) -> None:
+    """Copy the adapter in FOLDER into the data folder, as the newest version of its name, and load it.
+
+    Where no server answers, it can be loaded later.
+
+    \b
+    Example:
+      switchyard adapters add examples/adapters/banking77
+      switchyard adapters add checkpoints/run-7 --name support-bot
+    """
+    add_adapter(Client(url, api_key), name or folder.resolve().name, folder, data, url)
+
+
+@adapters.command()
 @click.argument("name")
 @click.option("--path", help="Folder on the server with the adapter's files; default: adapters/NAME.")
 @click.option("--version", help="Version to load, from now on the current one.")
@@ -98,14 +125,7 @@ def load(name: str, path: str | None, version: str | None, as_json: bool, url: s
 @adapters.command()
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option(
-    "--data",
-    envvar="SWITCHYARD_DATA",
-    default=".switchyard",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="State folder to change where no server answers.",
-)
+@data_option
 @json_option
 @client_options
 def rollback(name: str, version: str | None, data: Path, as_json: bool, url: str, api_key: str | None) -> None:

@@ -70,20 +70,31 @@ def serve(**options: Any) -> None:
 @server_options
 @click.option("--sample", type=click.Path(path_type=Path), help="Folder to ingest when the knowledge base is empty.")
 @click.option("--question", help="Question to ask once the server answers.")
-def up(sample: Path | None, question: str | None, **options: Any) -> None:
+@click.option("--adapter", type=click.Path(path_type=Path), help="Folder of an adapter to add and load.")
+def up(sample: Path | None, question: str | None, adapter: Path | None, **options: Any) -> None:
     """Start the server, fill an empty knowledge base with a sample, ask one question, then serve until Ctrl-C.
 
     \b
     Example:
       switchyard up --sample docs --question "What does the router look at?"
+      switchyard up --adapter examples/adapters/banking77
     """
+    config, http = _settings(**options)
+    if adapter is not None and not adapter.is_dir():
+        raise ConfigError(f"--adapter {adapter} is no folder; name one that holds an adapter as PEFT saves it.")
 
     def first_answer(url: str) -> None:
         from engine.cli.first_answer import show_first_answer
 
         show_first_answer(url, sample, question)
+        if adapter is not None:
+            from engine.cli.adapter_loading import add_adapter
+            from engine.cli.client import Client
 
-    _run(*_settings(**options), address=options["address"], when_ready=first_answer)
+            click.echo()
+            add_adapter(Client(url), adapter.resolve().name, adapter, config.data, url)
+
+    _run(config, http, address=options["address"], when_ready=first_answer)
 
 
 @click.command()

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
+from engine.cli.adapter_loading import load_adapter
 from engine.cli.client import Client, client_options
 from engine.cli.tune_progress import TuneProgress, print_report
-from engine.cli.tune_server import index_search, load_adapter
+from engine.cli.tune_server import index_search
 from engine.config import EngineConfig, usable_cores
 from engine.errors import (
     ConfigError,

@@ -91,6 +91,39 @@ def test_versions_are_shown_and_rolled_back_and_texts_classified(run: Run, name:
         run("adapters", "remove", "cli-bot")
 
 
+def test_a_folder_is_added_as_a_version_and_loaded(run: Run, server: Server, tmp_path):
+    base = write_tiny_model(tmp_path / "base")
+    write_tiny_adapter(tmp_path / "cli-added", base, seed=3)
+    data = ("--data", str(server.data))
+    try:
+        shown = run("adapters", "add", str(tmp_path / "cli-added"), *data).stdout
+        version = next(iter(AdapterRegistry(server.data / "adapters").versions("cli-added").names()))
+        assert f"version {version} is the current one" in shown and "ask for it by model 'cli-added'" in shown
+        assert json.loads(run("adapters", "show", "cli-added", "--json").stdout)["version"] == version
+        wide = write_tiny_model(tmp_path / "other-base", head_dim=32)
+        write_tiny_adapter(tmp_path / "other", wide, seed=3)
+        refused = run("adapters", "add", str(tmp_path / "other"), "--name", "cli-added", *data, code=1).stderr
+        assert refused.count("\n") == 1 and "switchyard adapters rollback cli-added" in refused
+        assert json.loads(run("adapters", "show", "cli-added", "--json").stdout)["digest"].startswith(version)
+        assert "is no folder" in run("adapters", "add", str(tmp_path / "none"), *data, code=1).stderr
+    finally:
+        run("adapters", "remove", "cli-added")
+
+
+def test_an_adapter_added_where_no_server_answers_is_loaded_later(tmp_path):
+    base = write_tiny_model(tmp_path / "base")
+    write_tiny_adapter(tmp_path / "bot", base, seed=3)
+    done = subprocess.run(
+        [SWITCHYARD, "adapters", "add", tmp_path / "bot", "--data", tmp_path / "data", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "switchyard adapters load bot" in done.stdout
+    assert AdapterRegistry(tmp_path / "data" / "adapters").versions("bot").current
+
+
 def test_rollback_changes_the_data_folder_where_no_server_answers(tmp_path):
     registry = AdapterRegistry(tmp_path / "adapters")
     for weights in "ab":
