@@ -182,6 +182,7 @@ class Outcome:
     num_validation: int
     num_train_tokens: int
     is_forced: bool = False
+    is_split_by_row: bool = False
     context: Context = "none"
     labels: tuple[str, ...] = ()
     label_texts: tuple[str, ...] = ()

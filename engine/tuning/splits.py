@@ -40,18 +40,19 @@ class Split:
         return len(set(self.groups))
 
 
-def split_rows(rows: Sequence[Row], clusters: Sequence[int], *, seed: int, share: float | None = None) -> Split:
+def split_rows(rows: Sequence[Row], clusters: Sequence[int] | None, *, seed: int, share: float | None = None) -> Split:
     """Hold out whole groups, of each label the same share; the same rows and seed give the same split anywhere.
 
     Args:
-        clusters: near-duplicate cluster of each row.
+        clusters: near-duplicate cluster of each row; None makes every row a group of its own, whatever it shares with
+            others, so that what is held out may repeat what is trained on.
         share: of the rows for validation, from 0 to 0.5; None takes 0.1, more in a small file and less in a large one.
     Raises: ValueError for a share out of range.
     """
     if share is not None and not 0 <= share <= 0.5:
         raise ValueError(f"share {share} is not allowed; validation takes from 0 to 0.5 of the rows")
     share = validation_share(len(rows)) if share is None else share
-    groups = row_groups(rows, clusters)
+    groups = list(range(len(rows))) if clusters is None else row_groups(rows, clusters)
     members: dict[int, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)

@@ -252,3 +252,27 @@ def test_options_that_do_not_fit_the_data_are_refused_with_the_fix(model: Path, 
 def test_help_has_an_example():
     done = CliRunner().invoke(main, ["tune", "--help"])
     assert "switchyard tune examples.jsonl --name support-bot --eval held_out.jsonl" in done.output
+
+
+def test_forty_nearly_equal_rows_are_refused_and_forced_ones_overfit_with_the_best_adapter_kept(
+    model: Path, tmp_path: Path
+):
+    # The label is chance, so whatever lowers the training loss is learned by heart.
+    rows = [{"text": f"How do I reset my password, user {i}?", "label": "ab"[i * i % 7 % 2]} for i in range(40)]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    refused = tune(model, data)
+    assert refused.exit_code == 1 and "nearly repeat another one, 1 differ" in refused.output
+    assert not (tmp_path / "state" / "adapters").exists()
+    evaluation = write_rows(tmp_path / "eval.jsonl", rows[::-1][:20])
+    options = ("--learning-rate", 2e-2, "--batch-tokens", 200, "--epochs", 60)
+    done = tune(model, data, "--force", *options, "--eval", evaluation)
+    assert done.exit_code == 0, done.output
+    outcome = outcome_of(tmp_path / "state")
+    assert outcome.is_forced and outcome.is_split_by_row and (outcome.num_train, outcome.num_validation) == (32, 8)
+    history = outcome.run.history
+    assert outcome.run.stopped == "patience" and outcome.run.best.step < history[-1].step
+    lowest = min(history, key=lambda point: point.valid_loss)
+    assert history[-1].train_loss < lowest.train_loss and history[-1].valid_loss > lowest.valid_loss
+    report = (tmp_path / "state" / "tuning" / "bot" / "report.html").read_text()
+    for part in ("Overfitting was seen", "No group of rows could be held out whole", "by --force", "leak"):
+        assert part in report, part

@@ -116,6 +116,11 @@ def _cautions(outcome: Outcome, evaluation: Evaluation | None) -> list[str]:
         found.append("The guard refused this data, and --force trained on it anyway. Distrust what it seems to learn.")
     elif verdict == "risky":
         found.append("The guard calls this data risky; its reasons are below.")
+    if outcome.is_split_by_row:
+        found.append(
+            "No group of rows could be held out whole, so the validation rows nearly repeat rows that were trained on. "
+            "Only rows of --eval show what it does with others."
+        )
     learning = learning_of(outcome.run)
     if learning is not None and learning.is_overfit:
         found.append(overfitting(learning))

@@ -30,6 +30,7 @@ class Findings:
     report: GuardReport
     train: Sequence[Row]
     num_validation: int
+    is_split_by_row: bool
     trained: Trained
     evaluations: Sequence[Evaluation]
     calibration: Calibration | None
@@ -79,6 +80,7 @@ def make_outcome(job: TuneJob, found: Findings, *, minutes: float) -> Outcome:
         num_train=len(found.train),
         num_validation=found.num_validation,
         num_train_tokens=found.trained.num_tokens,
+        is_split_by_row=found.is_split_by_row,
         is_forced=found.report.verdict == "refuse",
         context=task.context,
         labels=labels.labels if labels else (),

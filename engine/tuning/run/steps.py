@@ -26,7 +26,7 @@ from engine.tuning.run.registering import register, write_manifest
 from engine.tuning.run.rows import join_exceptions, sample_rows, subset_rows
 from engine.tuning.run.training import Trainer
 from engine.tuning.run.work_folder import GUARD_FILE, RESULT_FILE, TRAINING, WorkFolder, open_work_folder
-from engine.tuning.splits import Split
+from engine.tuning.splits import Split, split_rows
 from engine.tuning.tasks.classify import ClassifyTask
 from engine.tuning.tasks.free_text import FreeTextTask
 from engine.tuning.tasks.task import TuningTask
@@ -111,6 +111,7 @@ class _Run:
             report=report,
             train=train,
             num_validation=len(validation),
+            is_split_by_row=split.num_groups == len(rows) > report.split.num_groups,
             trained=trained,
             evaluations=evaluations,
             calibration=calibration,
@@ -148,7 +149,11 @@ class _Run:
                 f"{self._examples.source}: not fit to be trained on. {worst.reason} {worst.fix} "
                 "To train on it all the same, add --force."
             )
-        return report, inspection.split
+        split = inspection.split
+        if report.verdict == "refuse" and not split.validation:
+            # Forced: rows that repeat each other still show which adapter learns them by heart least.
+            split = split_rows(self._examples.rows, None, seed=self._options.seed)
+        return report, split
 
     def _known(self, base: AdapterModel, rows: Sequence[Row]) -> list[bool]:
         self._on_event(Working(f"the base model is asked {len(rows):,} rows"))
