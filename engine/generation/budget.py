@@ -9,6 +9,9 @@ from engine.generation.sequence import BLOCK_TOKENS
 
 # Share of a new observation in the running averages.
 _LEARNING_RATE = 0.1
+# How much sooner drafts are blamed for a step that took long than the answers beside them, whose cost is known from
+# every other step.
+_DRAFT_DOUBT = 16
 
 
 class StepBudget:
@@ -35,7 +38,8 @@ class StepBudget:
         self._max_batched_tokens = max_batched_tokens
         self._max_stretch = max_stretch
         self._least_chunk_s = least_chunk_s
-        self._decode_factor = 1.0
+        # What the table's seconds are multiplied by: of the answers' own tokens, and of what drafts add to them.
+        self._decode_factor = self._draft_factor = 1.0
         self._prompt_token_s: float | None = None
 
     def prefill_tokens(self, num_decode_tokens: int) -> int:
@@ -50,22 +54,26 @@ class StepBudget:
 
     def draft_step_s(self, num_decode_tokens: int, most: int) -> list[float]:
         """Seconds of a step of that many decode tokens with 0 to `most` drafted ones beside them."""
-        table_s = self.table_s(num_decode_tokens)
-        # What a step takes longer than at start-up is mostly reading keys and values, which drafts share.
         now_s = self._decode_s(num_decode_tokens)
-        return [now_s + self.table_s(num_decode_tokens + n) - table_s for n in range(most + 1)]
+        return [now_s + self._draft_factor * self._added_s(num_decode_tokens, n) for n in range(most + 1)]
 
-    def observe(self, num_decode_tokens: int, num_prompt_tokens: int, step_s: float) -> None:
+    def observe(self, num_decode_tokens: int, num_draft_tokens: int, num_prompt_tokens: int, step_s: float) -> None:
         """Learn from a step that took `step_s` seconds."""
         if num_decode_tokens == 0:
             return
+        decode_s, added_s = self.table_s(num_decode_tokens), self._added_s(num_decode_tokens, num_draft_tokens)
+        unexpected_s = step_s - self._decode_factor * decode_s - self._draft_factor * added_s
         if num_prompt_tokens == 0:
-            factor = step_s / self.table_s(num_decode_tokens)
-            self._decode_factor += _LEARNING_RATE * (factor - self._decode_factor)
+            # Normalised least mean squares: both factors answer for what was not expected, by the time that each
+            # stands for, so a step without drafts teaches nothing about them.
+            doubted_s = _DRAFT_DOUBT * added_s
+            share = _LEARNING_RATE * unexpected_s / (decode_s**2 + doubted_s * added_s)
+            self._decode_factor = max(self._decode_factor + share * decode_s, 0.0)
+            self._draft_factor = max(self._draft_factor + share * doubted_s, 0.0)
             return
         if self._least_chunk_s > 0:
             return
-        token_s = max(step_s - self._decode_s(num_decode_tokens), 0.0) / num_prompt_tokens
+        token_s = max(unexpected_s, 0.0) / num_prompt_tokens
         known_s = self._prompt_token_s or self._table_token_s(num_decode_tokens)
         self._prompt_token_s = max(token_s, known_s + _LEARNING_RATE * (token_s - known_s))
 
@@ -83,6 +91,10 @@ class StepBudget:
 
     def _decode_s(self, num_decode_tokens: int) -> float:
         return self.table_s(num_decode_tokens) * self._decode_factor
+
+    def _added_s(self, num_decode_tokens: int, num_draft_tokens: int) -> float:
+        """What the table says that drafts add."""
+        return self.table_s(num_decode_tokens + num_draft_tokens) - self.table_s(num_decode_tokens)
 
     def _table_token_s(self, num_decode_tokens: int) -> float:
         """Seconds that one more token adds to a full step; never 0."""

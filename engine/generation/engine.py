@@ -328,11 +328,12 @@ class Engine:
             self._runner.copy_blocks(copies)
         step = self._scheduler.next_step()
         if step is not None:
-            num_decodes = sum(1 + len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding)
+            drafted = [len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding]
+            num_decodes, num_drafts = len(drafted), sum(drafted)
             started = perf_counter()
             self._execute(step)
             step_s = perf_counter() - started
-            self._budget.observe(num_decodes, step.num_total_tokens - num_decodes, step_s)
+            self._budget.observe(num_decodes, num_drafts, step.num_total_tokens - num_decodes - num_drafts, step_s)
             self._progress.observe(step_s)
         with self._condition:
             self._progress.publish(self._scheduler, self._slots.num_swaps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.generation.budget import StepBudget
 
 # 10 ms whatever the size, and 0.1 ms a token.
@@ -35,13 +37,13 @@ def test_stretch_of_zero_leaves_the_size_of_the_step_alone():
 def test_one_slow_step_shrinks_the_chunks_at_once_and_quick_ones_let_them_grow_slowly():
     each = budget()
     before = each.prefill_tokens(8)
-    each.observe(8, 96, 0.0108 + 96 * 0.0004)
+    each.observe(8, 0, 96, 0.0108 + 96 * 0.0004)
     small = each.prefill_tokens(8)
     assert small <= before / 2
-    each.observe(8, 48, 0.0108 + 48 * 0.0001)
+    each.observe(8, 0, 48, 0.0108 + 48 * 0.0001)
     assert small <= each.prefill_tokens(8) < before
     for _ in range(100):
-        each.observe(8, 48, 0.0108 + 48 * 0.0001)
+        each.observe(8, 0, 48, 0.0108 + 48 * 0.0001)
     assert each.prefill_tokens(8) >= before - 16
 
 
@@ -49,7 +51,7 @@ def test_decodes_that_got_slower_allow_more():
     each = budget()
     before = each.prefill_tokens(8)
     for _ in range(50):
-        each.observe(8, 0, 0.03)
+        each.observe(8, 0, 0, 0.03)
     assert each.prefill_tokens(8) > before
 
 
@@ -75,11 +77,31 @@ def test_chunk_stretches_what_the_smallest_one_takes_where_answers_alone_are_qui
 def test_steps_that_took_long_for_other_reasons_do_not_keep_such_chunks_small():
     each = with_quick_answers()
     before = each.prefill_tokens(8)
-    each.observe(8, 1000, 2.0)
+    each.observe(8, 0, 1000, 2.0)
     for _ in range(20):
-        each.observe(8, 16, 0.06)
+        each.observe(8, 0, 16, 0.06)
     assert each.prefill_tokens(8) == before
 
 
 def test_drafts_beside_quick_answers_cost_what_answers_do():
     assert with_quick_answers().draft_step_s(8, 2) == [0.001] * 3
+
+
+def test_drafts_that_cost_more_than_the_table_says_are_found_out_while_answers_keep_their_own_cost():
+    each = budget()
+    promised = [cost - each.draft_step_s(8, 24)[0] for cost in each.draft_step_s(8, 24)]
+    for drafts in [0, 8, 24, 16] * 150:
+        each.observe(8, drafts, 0, 0.0108 + 4 * promised[drafts])
+    found = each.draft_step_s(8, 24)
+    assert found[0] == pytest.approx(0.0108, rel=0.05)
+    assert [cost - found[0] for cost in found] == pytest.approx([4 * cost for cost in promised], rel=0.1)
+
+
+def test_context_that_grows_beside_drafts_is_no_fault_of_theirs():
+    each = budget()
+    added = each.draft_step_s(1, 4)[4] - each.draft_step_s(1, 4)[0]
+    for _ in range(100):
+        each.observe(1, 4, 0, 2 * 0.0101 + added)
+    costs = each.draft_step_s(1, 4)
+    assert costs[0] == pytest.approx(2 * 0.0101, rel=0.05)
+    assert costs[4] - costs[0] < 2 * added
