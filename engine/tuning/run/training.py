@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from engine.tuning.training.settings import TrainingSettings, fitting_settings
 from engine.tuning.training.trainer import ADAPTER, BaseModel
 
 _DONE_FILE = "trained.json"
+# A point of the curve needs the best adapter, not the look of its training.
+CURVE_EVALUATIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,12 @@ class Trainer:
         self._job, self._work, self._task, self._exceptions = job, work, task, exceptions
         self._num_parameters, self._on_event = num_parameters, on_event
         self._encoded: dict[int, EncodedExample] = {}
-        self._held_out: list[EncodedExample] = []
+        self._held_out: dict[int, EncodedExample] = {}
 
     def encode(self, rows: Sequence[Row], validation: Sequence[Row]) -> None:
         """Encode all rows that any training will read. Raises: TrainingError naming the line that does not fit."""
         self._encoded = {row.line: self._task.example(row) for row in rows}
-        self._held_out = [self._task.held_out_example(row) for row in validation]
+        self._held_out = {row.line: self._task.held_out_example(row) for row in validation}
 
     def train(self, folder: str, rows: Sequence[Row], validation: Sequence[Row], *, is_main: bool) -> Trained:
         """Train on `rows`, exceptions among them repeated, and choose by `validation`; or go on, or find it done."""
@@ -78,6 +80,11 @@ class Trainer:
         num_tokens = sum(len(example.tokens) for example in examples)
         fitting = fitting_settings(len(examples), num_tokens, model_parameters=self._num_parameters, seed=options.seed)
         settings = options.settings(fitting)
+        if not is_main:
+            settings = replace(settings, evaluations_per_epoch=min(settings.evaluations_per_epoch, CURVE_EVALUATIONS))
+        # Few rows are trained on in less time than many are evaluated in.
+        num_held_out = max(self._task.num_watched, len(examples) // 4)
+        held_out = [self._held_out[row.line] for row in sample_rows(validation, num_held_out, seed=options.seed)]
         path = self._work.path / folder
 
         def run() -> dict[str, object]:
@@ -86,7 +93,7 @@ class Trainer:
             self._on_event(
                 TrainingStarted(
                     len(examples),
-                    len(validation),
+                    len(held_out),
                     settings.rank,
                     settings.epochs,
                     settings.learning_rate,
@@ -97,7 +104,7 @@ class Trainer:
             result = job.train(
                 BaseModel(job.model.path, job.model.name, job.model.digest),
                 examples,
-                self._held_out,
+                held_out,
                 settings,
                 path,
                 metric=lambda model: task.quality(model, watched),
