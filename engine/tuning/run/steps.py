@@ -19,6 +19,7 @@ from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.writing import write_report
 from engine.tuning.run.events import EvaluationDone, Judged, Listener, Working
 from engine.tuning.run.finishing import Findings, make_manifest, make_outcome
+from engine.tuning.run.inputs import EncodedInputs, encode_inputs, write_inputs
 from engine.tuning.run.job import Tuned, TuneJob, identity
 from engine.tuning.run.judging import make_evaluation
 from engine.tuning.run.making import check_contexts, context_of, find_passages, make_task
@@ -104,6 +105,7 @@ class _Run:
         curve = self._curve(trainer, train, validation)
         if curve:
             curve.append(self._point(len(train), checked, trained.run.minutes, train))
+        inputs = self._inputs(train)
         found = Findings(
             task=self._task,
             examples=self._examples,
@@ -115,7 +117,8 @@ class _Run:
             evaluations=evaluations,
             calibration=calibration,
             curve=curve,
-            baselines=self._baselines(train, validation),
+            baselines=self._baselines(train, validation, inputs),
+            inputs=write_inputs(trained.adapter, inputs),
         )
         write_manifest(trained.adapter, make_manifest(self._job, found))
         adapter = register(self._job.data, self._job.name, trained.adapter)
@@ -224,7 +227,15 @@ class _Run:
         self._on_event(Working(f"the adapter answers {len(rows):,} rows that it was trained on"))
         return self._task.metrics(rows, self._task.answers(model, rows))
 
-    def _baselines(self, train: Sequence[Row], validation: Sequence[Row]) -> tuple[Baseline, ...]:
+    def _inputs(self, train: Sequence[Row]) -> EncodedInputs | None:
+        if self._job.encoder is None:
+            return None
+        self._on_event(Working("the encoder embeds what the adapter was trained on"))
+        return encode_inputs(train, self._job.encoder, seed=self._options.seed)
+
+    def _baselines(
+        self, train: Sequence[Row], validation: Sequence[Row], inputs: EncodedInputs | None
+    ) -> tuple[Baseline, ...]:
         """Models that train in seconds, asked what the adapter is asked."""
         if not isinstance(self._task, ClassifyTask):
             return ()
@@ -235,7 +246,7 @@ class _Run:
         return fit_baselines(
             [row for row in train if isinstance(row, LabelRow)],
             {name: [row for row in rows if isinstance(row, LabelRow)] for name, rows in asked.items()},
-            encode=self._job.encode,
+            encode=None if inputs is None else inputs.encode,
         )
 
     def _curve(self, trainer: Trainer, train: Sequence[Row], validation: Sequence[Row]) -> list[CurvePoint]:
