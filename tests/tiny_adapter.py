@@ -68,6 +68,11 @@ class PeftReference:
         tokens: list[int] = output[0, len(prompt) :].tolist()
         return tokens
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Every tensor by its name in the model."""
+        tensors: dict[str, torch.Tensor] = self._model.state_dict()
+        return tensors
+
     def logits(self, adapter: str, prompt: Sequence[int]) -> torch.Tensor:
         """[T, V] after every token of the prompt."""
         with torch.no_grad(), nullcontext() if adapter else self._model.disable_adapter():

@@ -59,6 +59,8 @@ def _card(status: AdapterStatus, parent: str) -> AdapterCard:
         temperature=manifest.temperature if manifest.labels else None,
         num_examples=manifest.num_examples,
         data_digest=manifest.data_digest,
+        num_inputs=manifest.inputs.rows if manifest.inputs else None,
+        inputs_encoder=manifest.inputs.encoder if manifest.inputs else None,
         version=status.version,
         versions=[
             VersionInfo(

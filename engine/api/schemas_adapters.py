@@ -60,6 +60,8 @@ class AdapterCard(BaseModel):
     temperature: float | None = Field(None, description="Divides the log-probabilities of its labels.")
     num_examples: int | None = Field(None, description="Rows that it was trained on.")
     data_digest: str | None = Field(None, description="SHA-256 of its training data.")
+    num_inputs: int | None = Field(None, description="Training inputs whose embeddings it carries.")
+    inputs_encoder: str | None = Field(None, description="The encoder that embedded them.")
     version: str | None = Field(None, description="The version that is loaded, or would be.")
     versions: list[VersionInfo] = Field([], description="Its versions, oldest first; none of a plain folder.")
 

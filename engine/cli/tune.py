@@ -23,9 +23,9 @@ from engine.errors import (
 )
 from engine.generation.adapters.registry import check_name
 from engine.models import resolve_model
+from engine.retrieval.encoding.protocol import EncoderLike
 from engine.tuning.data.examples import Examples, read_examples
 from engine.tuning.guard.counts import CountTokens
-from engine.tuning.guard.diversity import Embed
 from engine.tuning.guard.inspect import inspect
 from engine.tuning.outcome import Context
 from engine.tuning.run.options import TuneOptions
@@ -157,7 +157,7 @@ def tune(
     if check:
         _check(data, examples, judged_by, model, embed, options.seed, json_path)
         return
-    encode = _encoder() if embed or examples.task == "classify" else None
+    encoder = _encoder(is_needed=embed)
     with Client(url, api_key) as client:
         _train(
             client,
@@ -172,8 +172,8 @@ def tune(
             options=options,
             evaluation=judged_by,
             exceptions=marked,
-            embed=encode if embed else None,
-            encode=encode,
+            embed=encoder.encode if embed and encoder else None,
+            encoder=encoder,
             restart=restart,
             **_trainer(workers, address),
         )
@@ -266,7 +266,7 @@ def _check(
         evaluation=evaluation,
         count_tokens=_tokenizer(model),
         max_tokens=EngineConfig().generator.max_model_len,
-        embed=_encoder() if embed else None,
+        embed=_load_encoder().encode if embed else None,
         seed=seed,
     ).report
     print_report(report, Console(highlight=False))
@@ -314,13 +314,26 @@ def _count_tokens(path: Path) -> CountTokens:
     ]
 
 
-def _encoder() -> Embed:
+def _encoder(*, is_needed: bool) -> EncoderLike | None:
+    """The default one; None, said on standard error, where it cannot be had and need not be."""
+    try:
+        return _load_encoder()
+    except ModelSourceError as error:
+        if is_needed:
+            raise
+        click.echo(
+            f"the adapter will carry no training inputs, and not be compared with a model on embeddings: {error}",
+            err=True,
+        )
+        return None
+
+
+def _load_encoder() -> EncoderLike:
     from engine.retrieval.encoding.encoder import Encoder  # torch takes seconds to import
 
     settings = EngineConfig().retriever
     path = resolve_model(settings.model, kind="encoder", show_progress=True).path
-    encoder = Encoder(path, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
-    return encoder.encode
+    return Encoder(path, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
 
 
 def _device() -> Literal["cuda", "cpu"]:

@@ -188,10 +188,12 @@ async def test_damaged_list_of_versions_is_named_beside_the_other_adapters(clien
 
 async def test_cards_show_what_an_adapter_is_for_before_and_after_it_is_loaded(client: httpx.AsyncClient, home: Path):
     labels = [{"name": "fee", "text": "a fee"}, {"name": "card", "text": "a card"}]
-    about = {"task": "classify", "labels": labels, "verdict": "risky", "metrics": {"accuracy": 0.5}}
+    inputs = {"rows": 7, "dimension": 32, "encoder": "tiny", "encoder_digest": "e" * 64, "sha256": "0" * 64}
+    about = {"task": "classify", "labels": labels, "verdict": "risky", "metrics": {"accuracy": 0.5}, "inputs": inputs}
     (home / "tone" / "switchyard.json").write_text(json.dumps(about))
     shown = {"task": "classify", "labels": ["fee", "card"], "verdict": "risky", "metrics": {"accuracy": 0.5}}
-    nothing = {"task": None, "labels": [], "verdict": None, "metrics": {}}
+    shown |= {"num_inputs": 7, "inputs_encoder": "tiny"}
+    nothing = {"task": None, "labels": [], "verdict": None, "metrics": {}, "num_inputs": None, "inputs_encoder": None}
     other, tone = (await client.get(URL)).json()["data"]
     assert (tone["loaded"], tone | shown, other | nothing) == (False, tone, other)
     loaded = (await client.post(URL, json={"name": "tone"})).json()

@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tiny_encoder import write_tiny_encoder
 from tiny_model import write_tiny_model
 from tuning.tuning_files import chats, labelled, questions, write_rows
 
 from engine.cli.main import main
 from engine.cli.tune_progress import TuneProgress
+from engine.errors import ModelSourceError
 from engine.generation.adapters.files import read_adapter
+from engine.generation.adapters.inputs import read_inputs
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.decoder.spec import read_spec
 from engine.models import resolve_model
+from engine.retrieval.encoding.encoder import Encoder
 from engine.tuning.outcome import Outcome, outcome_from_json
 from engine.tuning.run.events import Event
 from engine.tuning.training.events import Evaluated, Stepped
@@ -32,8 +36,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder(write_tiny_encoder(tmp_path_factory.mktemp("models") / "encoder"), threads=1, batch_tokens=2048)
+
+
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def surroundings(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny encoder in place of the default one, which would be downloaded."""
+    monkeypatch.setattr("engine.cli.tune._load_encoder", lambda: encoder)
     monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SWITCHYARD_DATA", str(tmp_path / "state"))
     monkeypatch.setenv("SWITCHYARD_URL", NOBODY)
@@ -91,6 +102,9 @@ def test_classify_from_rows_to_an_adapter_that_a_server_reads(model: Path, tmp_p
         adapter_of(state), "bot", read_spec(model), model_digest=files.digest, max_rank=8, dtype=torch.float32
     )
     assert info.rank == 8
+    inputs = read_inputs(adapter_of(state), manifest, "bot")
+    assert inputs is not None and inputs.embeddings.shape == (48, 32)
+    assert [each.name for each in outcome.baselines] == ["TF-IDF + LR", "embeddings + LR"]
 
 
 def test_qa_with_contexts_learns_to_answer_in_a_word(model: Path, tmp_path: Path):
@@ -177,7 +191,7 @@ class _StoppedAfterAnEvaluation(TuneProgress):
 def test_stopped_run_goes_on_and_another_one_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data, state = write_rows(tmp_path / "data.jsonl", labelled(60)), tmp_path / "state"
     assert tune(model, data, "--epochs", 2).exit_code == 0
-    whole = outcome_of(state)
+    whole, inputs = outcome_of(state), manifest_of(state).inputs
     with monkeypatch.context() as patch:
         patch.setattr("engine.cli.tune.TuneProgress", _StoppedAfterAnEvaluation)
         stopped = tune(model, data, "--epochs", 2)
@@ -196,6 +210,7 @@ def test_stopped_run_goes_on_and_another_one_is_refused(model: Path, tmp_path: P
     assert again.adapter_digest == whole.adapter_digest
     assert again.run.history == whole.run.history
     assert again.evaluations == whole.evaluations
+    assert manifest_of(state).inputs == inputs is not None
 
 
 def test_restart_deletes_a_stopped_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -249,6 +264,24 @@ def test_options_that_do_not_fit_the_data_are_refused_with_the_fix(model: Path, 
     other = tune(model, labels, "--exceptions", write_rows(tmp_path / "odd.jsonl", chats(5)))
     assert other.exit_code == 1
     assert "Exceptions are rows of the same kind" in other.stderr
+
+
+def test_tune_goes_on_without_an_encoder_and_says_what_is_missing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def missing() -> Encoder:
+        raise ModelSourceError("there is no encoder")
+
+    monkeypatch.setattr("engine.cli.tune._load_encoder", missing)
+    data = write_rows(tmp_path / "data.jsonl", labelled(60))
+    done = tune(model, data, "--epochs", 1)
+    assert done.exit_code == 0, done.output
+    assert "the adapter will carry no training inputs" in done.stderr and "there is no encoder" in done.stderr
+    assert manifest_of(tmp_path / "state").inputs is None
+    assert not (adapter_of(tmp_path / "state") / "inputs.safetensors").exists()
+    assert [each.name for each in outcome_of(tmp_path / "state").baselines] == ["TF-IDF + LR"]
+    needed = tune(model, data, "--epochs", 1, "--embed")
+    assert needed.exit_code == 1 and "there is no encoder" in needed.stderr
 
 
 def test_help_has_an_example():

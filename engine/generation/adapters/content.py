@@ -40,7 +40,7 @@ def read_file(folder: Path, file: str, name: str, max_bytes: int) -> bytes:
 def content_digest(contents: Mapping[str, bytes]) -> str:
     """SHA-256 (hex) of an adapter by its files' contents: configuration, weights and, where there is one, manifest.
 
-    All three decide what it answers; other files do not count.
+    All three decide what it answers. Other files count where the manifest has their digests.
     """
     digest = sha256()
     for file in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):

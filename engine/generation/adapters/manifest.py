@@ -14,6 +14,10 @@ from engine.errors import InvalidAdapter
 MANIFEST_FILE = "switchyard.json"
 FORMAT: Literal[1] = 1
 MAX_LABELS = 1024
+INPUTS_FILE: Literal["inputs.safetensors"] = "inputs.safetensors"
+MAX_INPUTS, MAX_INPUT_DIMENSION = 4096, 8192
+MAX_ENCODER_NAME = 200
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Label(BaseModel):
@@ -25,12 +29,29 @@ class Label(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=100)]
 
 
+class InputsFile(BaseModel):
+    """What a file of embedded training inputs holds: `rows` embeddings of `dimension` by `encoder`.
+
+    Digests are SHA-256: `encoder_digest` that of the encoder's identity, `sha256` that of the file. Since they stand in
+    the manifest, the adapter's own digest covers them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: Literal["inputs.safetensors"] = INPUTS_FILE
+    rows: Annotated[int, Field(ge=1, le=MAX_INPUTS)]
+    dimension: Annotated[int, Field(ge=1, le=MAX_INPUT_DIMENSION)]
+    encoder: Annotated[str, Field(min_length=1, max_length=MAX_ENCODER_NAME)]
+    encoder_digest: _Digest
+    sha256: _Digest
+
+
 class AdapterManifest(BaseModel):
     """An adapter's task and origin. An adapter without a manifest has every default.
 
     `instruction` is the system message that it was trained with; empty: that of the generator. `labels` are those of
     `classify`, in the order of the scores; `temperature` divides their log-probabilities. `context` says which passages
-    the training prompts of `qa` showed. `metrics` are of the validation rows.
+    the training prompts of `qa` showed. `metrics` are of the validation rows. `inputs` are there where an encoder was.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +68,7 @@ class AdapterManifest(BaseModel):
     num_examples: int | None = None
     verdict: Literal["ok", "risky", "refuse"] | None = None
     metrics: dict[str, float] = {}
+    inputs: InputsFile | None = None
 
     @model_validator(mode="after")
     def _labels_differ(self) -> AdapterManifest:

@@ -23,6 +23,7 @@ from engine.durable_files import sync_folder
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
+from engine.generation.adapters.inputs import read_inputs
 from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
 from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked, write_text
 from engine.generation.adapters.versions import (
@@ -86,9 +87,11 @@ class AdapterRegistry:
         five versions stay, and older ones that are served. What a server has loaded does not change.
 
         Args:
-            folder: PEFT's files, with switchyard.json where there is one; other files there are copied too.
+            folder: PEFT's files, with switchyard.json and what it names where there is one; other files there are
+                copied too.
             digest: what `content_digest` should give, where the caller knows.
-        Raises: InvalidAdapter where a file is missing or the digest is another, DataFolderError where the disk refuses.
+        Raises: InvalidAdapter where a file is missing or broken, or the digest is another; DataFolderError where the
+        disk refuses.
         """
         check_name(name)
         home = self.folder / name
@@ -225,12 +228,13 @@ def _holds(folder: Path, digest: str, name: str) -> bool:
 
 
 def _digest(folder: Path, name: str) -> str:
-    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing or the manifest is broken."""
+    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing, or the manifest or the training
+    inputs that it names are broken."""
     contents = {
         CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
         WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, _MAX_WEIGHTS_BYTES),
     }
     if (folder / MANIFEST_FILE).exists():
         contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
-        parse_manifest(contents[MANIFEST_FILE], name)
+        read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], name), name)
     return content_digest(contents)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.generation.adapters.manifest import AdapterManifest, Label
+from engine.generation.adapters.manifest import AdapterManifest, InputsFile, Label
 from engine.tuning.data.examples import Examples
 from engine.tuning.data.rows import Row
 from engine.tuning.guard.report import GuardReport
@@ -36,6 +36,7 @@ class Findings:
     calibration: Calibration | None
     curve: Sequence[CurvePoint]
     baselines: Sequence[Baseline]
+    inputs: InputsFile | None
 
 
 def make_manifest(job: TuneJob, found: Findings) -> AdapterManifest:
@@ -56,6 +57,7 @@ def make_manifest(job: TuneJob, found: Findings) -> AdapterManifest:
         num_examples=len(found.train),
         verdict=found.report.verdict,
         metrics=found.evaluations[0].whole.after,
+        inputs=found.inputs,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.models import ModelFiles
+from engine.retrieval.encoding.protocol import EncoderLike
 from engine.tuning.data.examples import Examples
 from engine.tuning.guard.counts import CountTokens
 from engine.tuning.guard.diversity import Embed
@@ -25,8 +26,8 @@ class TuneJob:
 
     `data` is the data folder; the run's own folder is tuning/NAME in it. `max_model_len` counts prompt and answer in
     tokens. `count_tokens` and `embed` are the guard's; `search` is the live index, for retrieved contexts.
-    `encode` gives embeddings of texts, for a model that is trained on them to be compared with. `train` is
-    `trainer.train`, or what stands in for it.
+    `encoder` is the one that questions are embedded by: for the inputs that the adapter carries, and for a model on
+    embeddings that it is compared with; None goes without both. `train` is `trainer.train`, or what stands in for it.
     """
 
     name: str
@@ -40,7 +41,7 @@ class TuneJob:
     count_tokens: CountTokens | None = None
     embed: Embed | None = None
     search: Search | None = None
-    encode: Embed | None = None
+    encoder: EncoderLike | None = None
     train: Callable[..., TrainingResult] = train
     device: str = "cpu"
     restart: bool = False

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from engine.errors import TrainingDataError
 from engine.tuning.data.examples import Examples
-from engine.tuning.data.rows import LabelRow, Row
+from engine.tuning.data.rows import LabelRow, QuestionRow, Row
 
 # Of a sample; the rest of it is drawn from all rows.
 MIN_EXCEPTIONS = 20
@@ -61,6 +61,18 @@ def subset_rows(rows: Sequence[Row], size: int, *, seed: int) -> list[Row]:
     return [rows[place] for place in sorted(stratified_order(rows, seed)[:size])]
 
 
+def draw_rows(rows: Sequence[Row], most: int, *, seed: int) -> list[Row]:
+    """`most` of the rows in their order, or all: of each label, or of each document, its share to within one row."""
+    if len(rows) <= most:
+        return list(rows)
+    draw = random.Random(seed)
+    order = draw.sample(range(len(rows)), len(rows))
+    order.sort(key=lambda place: _stratum(rows[place]))
+    # Systematic sampling: steps of one length over the rows in the order of their strata.
+    start = draw.randrange(len(rows))
+    return [rows[place] for place in sorted(order[(step * len(rows) + start) // most] for step in range(most))]
+
+
 def stratified_order(rows: Sequence[Row], seed: int) -> list[int]:
     """Places of the rows, drawn by the seed, so that any beginning has about the same share of each label."""
     strata: dict[str, list[int]] = defaultdict(list)
@@ -74,6 +86,12 @@ def stratified_order(rows: Sequence[Row], seed: int) -> list[int]:
         # Member i of n comes at (i + 1/2) / n of the way: labels take turns by their frequency.
         keyed += [((rank + 0.5) / len(places), draw.random(), place) for rank, place in enumerate(places)]
     return [place for _, _, place in sorted(keyed)]
+
+
+def _stratum(row: Row) -> str:
+    if isinstance(row, QuestionRow):
+        return row.document or row.context or ""
+    return row.label if isinstance(row, LabelRow) else ""
 
 
 def _content(row: Row) -> str:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 from engine.errors import SwitchyardError, TrainingError
 from engine.tuning.baselines import check_learner, fit_baselines
-from engine.tuning.calibration import calibrate
 from engine.tuning.data.rows import LabelRow, Row
 from engine.tuning.guard.inspect import inspect
 from engine.tuning.guard.report import GuardReport
-from engine.tuning.outcome import Answer, Baseline, Calibration, CurvePoint, Evaluation, Metrics
+from engine.tuning.outcome import Baseline, CurvePoint, Evaluation
 from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.writing import write_report
-from engine.tuning.run.events import EvaluationDone, Judged, Listener, Working
+from engine.tuning.run.asking import Asking, EvaluationName
+from engine.tuning.run.events import Judged, Listener, Working
 from engine.tuning.run.finishing import Findings, make_manifest, make_outcome
+from engine.tuning.run.inputs import EncodedInputs, encode_inputs, write_inputs
 from engine.tuning.run.job import Tuned, TuneJob, identity
 from engine.tuning.run.judging import make_evaluation
 from engine.tuning.run.making import check_contexts, context_of, find_passages, make_task
 from engine.tuning.run.registering import register, write_manifest
-from engine.tuning.run.rows import join_exceptions, sample_rows, subset_rows
+from engine.tuning.run.rows import join_exceptions, subset_rows
 from engine.tuning.run.training import Trainer
 from engine.tuning.run.work_folder import GUARD_FILE, RESULT_FILE, TRAINING, WorkFolder, open_work_folder
 from engine.tuning.splits import Split, split_rows
@@ -32,11 +33,6 @@ from engine.tuning.tasks.free_text import FreeTextTask
 from engine.tuning.tasks.task import TuningTask
 from engine.tuning.training.model import AdapterModel
 from engine.tuning.training.settings import TrainingSettings
-
-# Rows of an evaluation that the untuned model is asked, where all labels of each cost much.
-NUM_UNTUNED = 50
-
-EvaluationName = Literal["validation", "evaluation"]
 
 
 def run_tuning(job: TuneJob, on_event: Listener = lambda _: None) -> Tuned:
@@ -73,6 +69,7 @@ class _Run:
         self._task: TuningTask[Any] = make_task(job.model.path, job.max_model_len, job.examples, job.options, found)
         if isinstance(self._task, FreeTextTask):
             self._task.limit_answers(rows)
+        self._asking = Asking(job, work, self._task, self._exceptions, on_event)
 
     def go(self) -> Tuned:
         base = AdapterModel(self._job.model.path, TrainingSettings(rank=1), device=self._job.device)
@@ -86,24 +83,26 @@ class _Run:
         for row in self._eval_rows:
             self._task.held_out_example(row)
         before = {
-            "validation": self._untuned(base, "validation", validation),
-            "evaluation": self._untuned(base, "evaluation", self._eval_rows),
+            "validation": self._asking.untuned(base, "validation", validation),
+            "evaluation": self._asking.untuned(base, "evaluation", self._eval_rows),
         }
         del base
         trained = trainer.train(TRAINING, train, validation, is_main=True)
-        model = trained.model()
-        trained = replace(trained, run=replace(trained.run, train_metrics=self._train_metrics(model, train)))
-        calibration, checked = self._evaluate(model, "validation", validation, before["validation"], None)
+        model = cache(trained.model)
+        train_metrics = self._asking.train_metrics(model, train)
+        trained = replace(trained, run=replace(trained.run, train_metrics=train_metrics))
+        calibration, checked = self._asking.evaluate(model, "validation", validation, before["validation"])
         evaluations = [checked]
         if self._eval_rows:
             temperature = None if calibration is None else calibration.temperature
             evaluations.append(
-                self._evaluate(model, "evaluation", list(self._eval_rows), before["evaluation"], temperature)[1]
+                self._asking.evaluate(model, "evaluation", self._eval_rows, before["evaluation"], temperature)[1]
             )
         del model
         curve = self._curve(trainer, train, validation)
         if curve:
             curve.append(self._point(len(train), checked, trained.run.minutes, train))
+        inputs = self._inputs(train)
         found = Findings(
             task=self._task,
             examples=self._examples,
@@ -116,7 +115,8 @@ class _Run:
             evaluations=evaluations,
             calibration=calibration,
             curve=curve,
-            baselines=self._baselines(train, validation),
+            baselines=self._baselines(train, validation, inputs),
+            inputs=write_inputs(trained.adapter, inputs),
         )
         write_manifest(trained.adapter, make_manifest(self._job, found))
         adapter = register(self._job.data, self._job.name, trained.adapter)
@@ -171,76 +171,26 @@ class _Run:
                     f"--curve {size} is more than the {len(train):,} rows that are trained on; name smaller sizes."
                 )
 
-    def _exceptions_of(self, name: EvaluationName) -> frozenset[int]:
-        """Lines of exceptions among the rows of an evaluation; the file of --eval has lines of its own."""
-        return self._exceptions if name == "validation" else frozenset()
+    def _inputs(self, train: Sequence[Row]) -> EncodedInputs | None:
+        if self._job.encoder is None:
+            return None
+        self._on_event(Working("the encoder embeds what the adapter was trained on"))
+        return encode_inputs(train, self._job.encoder, seed=self._options.seed)
 
-    def _asked(self, name: EvaluationName, rows: Sequence[Row]) -> list[Row]:
-        """The rows that the adapter is asked at the end."""
-        return sample_rows(rows, self._task.num_judged, seed=self._options.seed, exceptions=self._exceptions_of(name))
-
-    def _untuned(self, base: AdapterModel, name: EvaluationName, rows: Sequence[Row]) -> dict[int, Answer]:
-        """The base model's answers by line, of rows that the adapter is asked too."""
-        most = NUM_UNTUNED if self._task.num_judged is None else self._task.num_judged
-        asked: list[Any] = sample_rows(rows, most, seed=self._options.seed, exceptions=self._exceptions_of(name))
-        if not asked:
-            return {}
-
-        def ask() -> list[dict[str, object]]:
-            self._on_event(Working(f"the base model answers {len(asked):,} {name} rows"))
-            if isinstance(self._task, ClassifyTask):
-                # A model that does not know the labels leaves none of them out.
-                scores = self._task.scores(base, asked, floor=math.inf)
-                return [asdict(answer) for answer in self._task.answers_of(asked, scores)]
-            return [asdict(answer) for answer in self._task.answers(base, asked)]
-
-        kept = self._work.once(f"before-{name}.json", ask)
-        return {row.line: Answer(**answer) for row, answer in zip(asked, kept, strict=True)}
-
-    def _evaluate(
-        self,
-        model: AdapterModel,
-        name: EvaluationName,
-        rows: Sequence[Row],
-        before: dict[int, Answer],
-        temperature: float | None,
-    ) -> tuple[Calibration | None, Evaluation]:
-        """The evaluation, and the calibration where the task has one and no temperature is given yet."""
-        asked = self._asked(name, rows)
-        self._on_event(Working(f"the adapter answers {len(asked):,} {name} rows"))
-        calibration = None
-        if isinstance(self._task, ClassifyTask):
-            labelled = [row for row in asked if isinstance(row, LabelRow)]
-            scores = self._task.scores(model, labelled)
-            if temperature is None:
-                calibration = calibrate(scores, self._task.places(labelled))
-                temperature = calibration.temperature
-            after = self._task.answers_of(labelled, scores, temperature)
-        else:
-            after = self._task.answers(model, asked)
-        of = self._job.evaluation if name == "evaluation" and self._job.evaluation else self._examples
-        made = make_evaluation(self._task, name, of.source, len(rows), asked, after, before, self._exceptions_of(name))
-        self._on_event(EvaluationDone(made))
-        return calibration, made
-
-    def _train_metrics(self, model: AdapterModel, train: Sequence[Row]) -> Metrics:
-        """Of a sample of the rows trained on: what lies above the validation's is learned by heart."""
-        rows = sample_rows(train, self._task.num_judged or self._task.num_watched, seed=self._options.seed)
-        self._on_event(Working(f"the adapter answers {len(rows):,} rows that it was trained on"))
-        return self._task.metrics(rows, self._task.answers(model, rows))
-
-    def _baselines(self, train: Sequence[Row], validation: Sequence[Row]) -> tuple[Baseline, ...]:
+    def _baselines(
+        self, train: Sequence[Row], validation: Sequence[Row], inputs: EncodedInputs | None
+    ) -> tuple[Baseline, ...]:
         """Models that train in seconds, asked what the adapter is asked."""
         if not isinstance(self._task, ClassifyTask):
             return ()
         self._on_event(Working("models that train in seconds are fitted to the same rows"))
-        asked: dict[EvaluationName, list[Row]] = {"validation": self._asked("validation", validation)}
+        asked: dict[EvaluationName, list[Row]] = {"validation": self._asking.asked("validation", validation)}
         if self._eval_rows:
-            asked["evaluation"] = self._asked("evaluation", self._eval_rows)
+            asked["evaluation"] = self._asking.asked("evaluation", self._eval_rows)
         return fit_baselines(
             [row for row in train if isinstance(row, LabelRow)],
             {name: [row for row in rows if isinstance(row, LabelRow)] for name, rows in asked.items()},
-            encode=self._job.encode,
+            encode=None if inputs is None else inputs.encode,
         )
 
     def _curve(self, trainer: Trainer, train: Sequence[Row], validation: Sequence[Row]) -> list[CurvePoint]:
@@ -250,7 +200,7 @@ class _Run:
 
             def point(subset: list[Row] = subset) -> dict[str, object]:
                 trained = trainer.train(f"curve/{len(subset)}", subset, validation, is_main=False)
-                asked = self._asked("validation", validation)
+                asked = self._asking.asked("validation", validation)
                 after = self._task.answers(trained.model(), asked)
                 made = make_evaluation(self._task, "validation", "", len(validation), asked, after, {}, frozenset())
                 return asdict(self._point(len(subset), made, trained.run.minutes, subset))

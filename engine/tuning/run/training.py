@@ -40,7 +40,7 @@ class Trained:
     device: str
 
     def model(self) -> AdapterModel:
-        """The base model with this adapter."""
+        """The base model with this adapter as it was written, which is as it is served."""
         settings = TrainingSettings(**self.run.settings)
         model = AdapterModel(self.base, settings, device=self.device)
         model.load_weights(load_file(self.adapter / WEIGHTS_FILE))

@@ -23,9 +23,9 @@ from engine.tuning.training.events import HistoryPoint
 class TrainingResult:
     """The adapter of the best evaluation in `adapter`, and how the run went.
 
-    `adapter_digest` is over the weights. `stopped` says whether all steps were taken, or patience or the time allowed
-    ended the run. `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s` counts the examples'
-    tokens while training. `peak_gpu_bytes` is 0 on a CPU.
+    `adapter_digest` is over the weights as they were written. `stopped` says whether all steps were taken, or patience
+    or the time allowed ended the run. `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s`
+    counts the examples' tokens while training. `peak_gpu_bytes` is 0 on a CPU.
     """
 
     adapter: Path
@@ -38,6 +38,14 @@ class TrainingResult:
     tokens_per_s: float
     peak_memory_bytes: int
     peak_gpu_bytes: int
+
+
+def exported(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16, half the bytes to ship and to hold; tensors with values beyond its range as they are."""
+    most = torch.finfo(torch.float16).max
+    return {
+        name: weight.to(torch.float16) if weight.abs().max() <= most else weight for name, weight in weights.items()
+    }
 
 
 def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: bytes) -> Path:

@@ -20,7 +20,7 @@ from engine.tuning.training.events import Evaluated, HistoryPoint, Listener, Res
 from engine.tuning.training.examples import EncodedExample, check_fit, examples_digest
 from engine.tuning.training.model import AdapterModel, weights_digest
 from engine.tuning.training.packing import pack
-from engine.tuning.training.result import TrainingResult, peak_gpu_bytes, peak_memory_bytes, write_adapter
+from engine.tuning.training.result import TrainingResult, exported, peak_gpu_bytes, peak_memory_bytes, write_adapter
 from engine.tuning.training.schedule import evaluation_steps, learning_rate_at, num_warm_up_steps
 from engine.tuning.training.settings import TrainingSettings
 from engine.tuning.training.state import RunState, from_checkpoint, new_optimizer, to_checkpoint
@@ -56,7 +56,7 @@ def train(
     max_minutes: float | None = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
 ) -> TrainingResult:
-    """Train a LoRA adapter and leave that of the best evaluation in `folder`/adapter.
+    """Train a LoRA adapter and leave that of the best evaluation in `folder`/adapter, in float16.
 
     The best is that of the largest `metric`, or of the least validation loss where there is none; loss breaks ties.
     State goes to `folder`/checkpoints after each evaluation and every `checkpoint_every_s` seconds; a call that finds
@@ -109,12 +109,10 @@ def train(
         diverged = str(error)
     state = run.state
     adapter = folder / ADAPTER
-    digest = ""
-    if state.best is not None:
-        digest = weights_digest(state.best_weights)
+    weights = exported(state.best_weights)
     if workers.is_first:
         if state.best is not None:
-            write_adapter(adapter, state.best_weights, model.config_json(base.name))
+            write_adapter(adapter, weights, model.config_json(base.name))
         delete_checkpoints(folder / CHECKPOINTS)
     if diverged is not None or state.best is None:
         kept = (
@@ -126,7 +124,7 @@ def train(
         )
     return TrainingResult(
         adapter=adapter,
-        adapter_digest=digest,
+        adapter_digest=weights_digest(weights),
         history=tuple(state.history),
         best=state.best,
         num_steps=state.step,

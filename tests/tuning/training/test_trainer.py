@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_adapter import PeftReference
 from tuning.training.made_examples import random_examples
 from tuning.training.run_training import SETTINGS, TRAINING, VALIDATION, run
@@ -14,8 +15,8 @@ from engine.generation.adapters.files import read_adapter
 from engine.generation.decoder.spec import read_spec
 from engine.tuning.training.events import Evaluated, Event, Stepped
 from engine.tuning.training.examples import EncodedExample
-from engine.tuning.training.model import AdapterModel
-from engine.tuning.training.result import TrainingResult
+from engine.tuning.training.model import AdapterModel, weights_digest
+from engine.tuning.training.result import TrainingResult, exported, write_adapter
 
 FAST = replace(SETTINGS, epochs=8, learning_rate=5e-3)
 
@@ -49,7 +50,32 @@ def test_adapter_in_the_folder_is_read_by_the_server_and_by_peft(
         targets = torch.tensor(example.tokens[example.num_prompt :])
         loss -= rows.gather(1, targets[:, None]).sum().item()
     per_token = loss / sum(example.num_completion for example in VALIDATION)
-    assert per_token == pytest.approx(result.best.valid_loss, rel=1e-4)
+    # Rounding to float16 changes each weight by 2^-11 of itself at most.
+    assert per_token == pytest.approx(result.best.valid_loss, rel=2**-11)
+
+
+def test_adapter_is_written_in_float16_and_its_digest_is_that_of_the_file(trained: tuple[TrainingResult, list[Event]]):
+    weights = load_file(trained[0].adapter / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert trained[0].adapter_digest == weights_digest(weights)
+
+
+@pytest.mark.parametrize("value", [65_536.0, -1e30])
+def test_weights_beyond_the_range_of_float16_stay_as_they_are_for_the_server_and_for_peft(
+    trained: tuple[TrainingResult, list[Event]], tiny_model: Path, tmp_path: Path, value: float
+):
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    weights = {
+        key: weight.float() for key, weight in load_file(trained[0].adapter / "adapter_model.safetensors").items()
+    }
+    weights[name][1, 2] = value
+    config = (trained[0].adapter / "adapter_config.json").read_bytes()
+    folder = write_adapter(tmp_path, exported(weights), config)
+    stored = {key: weight.dtype for key, weight in load_file(folder / "adapter_model.safetensors").items()}
+    assert [key for key, dtype in stored.items() if dtype != torch.float16] == [name]
+    _, read = read_adapter(folder, "large", read_spec(tiny_model), model_digest="", max_rank=8, dtype=torch.float32)
+    assert torch.equal(read.pairs[0, "q"][0], weights[name])
+    assert PeftReference(tiny_model, {"large": folder}).weights()[name.replace("A.", "A.large.")][1, 2] == value
 
 
 def test_progress_tells_every_step_and_every_evaluation(trained: tuple[TrainingResult, list[Event]]):
@@ -97,8 +123,9 @@ def test_best_adapter_by_metric_is_kept_and_not_the_last(tiny_model: Path, tmp_p
     )
     kept = weights.pairs[0, "q"][0]
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    assert torch.equal(kept, seen[1][name])
-    assert not torch.equal(kept, seen[-1][name])
+    # The file is float16, the nearest to each weight.
+    assert torch.equal(kept, seen[1][name].half().float())
+    assert not torch.equal(kept, seen[-1][name].half().float())
 
 
 def test_run_ends_when_patience_is_over(tiny_model: Path, tmp_path: Path):
