@@ -21,6 +21,11 @@ def write_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def left_behind(path: Path) -> list[Path]:
+    """Temporary files of `write_file` for `path`, its killed calls' and those still at work."""
+    return list(path.parent.glob(f".{path.name}.*.tmp"))
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable. Raises: OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
-from rich.console import Console
 
-from engine.cli.adapter_loading import load_adapter
 from engine.cli.client import Client, client_options
-from engine.cli.tune_progress import TuneProgress, print_report
-from engine.cli.tune_server import index_search
-from engine.config import EngineConfig, usable_cores
-from engine.errors import (
-    ConfigError,
-    InvalidAdapter,
-    ModelSourceError,
-    SwitchyardError,
-    TrainingDataError,
-)
+from engine.cli.tune_models import find_encoder
+from engine.cli.tune_run import check_data, train_adapter, trainer
+from engine.config import EngineConfig
+from engine.errors import ConfigError, InvalidAdapter, TrainingDataError
 from engine.generation.adapters.registry import check_name
 from engine.models import resolve_model
-from engine.retrieval.encoding.protocol import EncoderLike
 from engine.tuning.data.examples import Examples, read_examples
-from engine.tuning.guard.counts import CountTokens
-from engine.tuning.guard.inspect import inspect
 from engine.tuning.outcome import Context
 from engine.tuning.run.options import TuneOptions
 
@@ -155,11 +143,11 @@ def tune(
     judged_by = None if evaluation is None else _read(evaluation, skip_bad=skip_bad, labels=labels)
     marked = None if exceptions is None else _read(exceptions, skip_bad=skip_bad, labels=labels)
     if check:
-        _check(data, examples, judged_by, model, embed, options.seed, json_path)
+        check_data(data, examples, judged_by, model, embed, options.seed, json_path)
         return
-    encoder = _encoder(is_needed=embed)
+    encoder = find_encoder(is_needed=embed)
     with Client(url, api_key) as client:
-        _train(
+        train_adapter(
             client,
             url,
             collection,
@@ -175,58 +163,8 @@ def tune(
             embed=encoder.encode if embed and encoder else None,
             encoder=encoder,
             restart=restart,
-            **_trainer(workers, address),
+            **trainer(workers, address),
         )
-
-
-def _train(
-    client: Client, url: str, collection: str | None, loaded_as: str | None, json_path: Path | None, **job: Any
-) -> None:
-    """Run the job whose fields of TuneJob are `job`, and have the server load the adapter as `loaded_as`."""
-    # torch takes seconds to import
-    import torch
-    from transformers.utils import logging
-
-    from engine.tuning.run.job import TuneJob
-    from engine.tuning.run.steps import run_tuning
-
-    logging.disable_progress_bar()
-    # The encoder took as many as the retriever of a server, which shares the machine, is given.
-    torch.set_num_threads(usable_cores())
-    made = TuneJob(
-        **job,
-        max_model_len=EngineConfig().generator.max_model_len,
-        count_tokens=_count_tokens(job["model"].path),
-        search=index_search(client, collection),
-        device=_device(),
-    )
-    try:
-        with TuneProgress(Console(highlight=False)) as progress:
-            tuned = run_tuning(made, progress)
-    except KeyboardInterrupt:
-        raise SwitchyardError(
-            f"stopped; what is done is in {made.folder}. The same command goes on with it, --restart begins anew."
-        ) from None
-    run = tuned.outcome.run
-    click.echo(
-        f"{made.name}: adapter of step {run.best.step:,} of {run.num_steps:,} in {tuned.adapter}; "
-        f"{run.minutes:.1f} minutes, {run.tokens_per_s:,.0f} tokens/s, "
-        f"peak memory {run.peak_memory_bytes / 2**30:.1f} GiB"
-    )
-    if json_path is not None:
-        _write(json_path, tuned.outcome.to_json())
-    click.echo(f"{made.name}: report in {tuned.report}")
-    if loaded_as is not None:
-        load_adapter(client, loaded_as, url)
-
-
-def _trainer(workers: int, address: str | None) -> dict[str, Any]:
-    """The field of TuneJob that says who trains."""
-    if workers == 1 and address is None:
-        return {}
-    from engine.serving.training import RayTrainer
-
-    return {"train": RayTrainer(workers, threads=usable_cores(), address=address).train}
 
 
 def _options(given: dict[str, Any]) -> TuneOptions:
@@ -252,31 +190,6 @@ def _options(given: dict[str, Any]) -> TuneOptions:
         raise click.UsageError(str(error)) from None
 
 
-def _check(
-    data: Path,
-    examples: Examples,
-    evaluation: Examples | None,
-    model: str | None,
-    embed: bool,
-    seed: int,
-    json_path: Path | None,
-) -> None:
-    report = inspect(
-        examples,
-        evaluation=evaluation,
-        count_tokens=_tokenizer(model),
-        max_tokens=EngineConfig().generator.max_model_len,
-        embed=_load_encoder().encode if embed else None,
-        seed=seed,
-    ).report
-    print_report(report, Console(highlight=False))
-    if json_path is not None:
-        _write(json_path, report.to_json())
-    if report.verdict == "refuse":
-        worst = report.findings[0]
-        raise SwitchyardError(f"{data}: not fit to be trained on. {worst.reason} {worst.fix}")
-
-
 def _read(file: Path, *, skip_bad: bool, labels: tuple[str, ...] | None = None) -> Examples:
     try:
         return read_examples(file, skip_bad=skip_bad, labels=labels)
@@ -284,66 +197,3 @@ def _read(file: Path, *, skip_bad: bool, labels: tuple[str, ...] | None = None) 
         for problem in error.problems:
             click.echo(f"{file}: {problem}", err=True)
         raise
-
-
-def _tokenizer(model: str | None) -> CountTokens | None:
-    """The model's; None, said on standard error, where the default model cannot be had: the rest needs none."""
-    try:
-        path = resolve_model(model or EngineConfig().generator.model, kind="generator", show_progress=True).path
-    except ModelSourceError as error:
-        if model is not None:
-            raise
-        click.echo(f"tokens are not counted: {error}", err=True)
-        return None
-    return _count_tokens(path)
-
-
-def _count_tokens(path: Path) -> CountTokens:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    # The library raises nothing more specific for a file that it cannot read.
-    except Exception as error:
-        why = " ".join(str(error).split())
-        raise ModelSourceError(
-            f"{path}: has no tokenizer.json that can be read ({why}). Name another --model."
-        ) from None
-    return lambda texts: [
-        len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    ]
-
-
-def _encoder(*, is_needed: bool) -> EncoderLike | None:
-    """The default one; None, said on standard error, where it cannot be had and need not be."""
-    try:
-        return _load_encoder()
-    except ModelSourceError as error:
-        if is_needed:
-            raise
-        click.echo(
-            f"the adapter will carry no training inputs, and not be compared with a model on embeddings: {error}",
-            err=True,
-        )
-        return None
-
-
-def _load_encoder() -> EncoderLike:
-    from engine.retrieval.encoding.encoder import Encoder  # torch takes seconds to import
-
-    settings = EngineConfig().retriever
-    path = resolve_model(settings.model, kind="encoder", show_progress=True).path
-    return Encoder(path, threads=settings.threads, batch_tokens=settings.forward_tokens("cpu"))
-
-
-def _device() -> Literal["cuda", "cpu"]:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    try:
-        file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SwitchyardError(f"{file}: cannot be written ({error.strerror}). Name a writable file.") from None

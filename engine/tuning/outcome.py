@@ -137,7 +137,8 @@ class Baseline:
 class TrainingRun:
     """How the training went. `settings` are those of TrainingSettings; minutes are of all sessions of a resumed run.
 
-    `best` is the point whose adapter was kept. `stopped` says why there were no more steps.
+    `best` is the point whose adapter was kept. `stopped` says whether all steps were taken, or patience or the time
+    allowed ended the run. `tokens_per_s` counts the examples' tokens while training; `peak_gpu_bytes` is 0 on a CPU.
     `train_metrics` are the adapter's on a sample of the rows that it was trained on.
     """
 

@@ -48,7 +48,7 @@ def run_ours(model: Path, examples: Sequence[EncodedExample], batch_tokens: int)
     with tempfile.TemporaryDirectory() as folder:
         result = train(BaseModel(model, "bench", ""), examples, [shortest], settings, Path(folder), on_event=listen)
     tokens = sum(len(example.tokens) for example in examples)
-    return tokens / result.tokens_per_s, sum(step.loss for step in steps) / len(steps)
+    return tokens / result.run.tokens_per_s, sum(step.loss for step in steps) / len(steps)
 
 
 def run_trainer(

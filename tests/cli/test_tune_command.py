@@ -68,7 +68,9 @@ class _Folder:
 
 def test_embed_compares_the_inputs_by_meaning(tmp_path, monkeypatch):
     encoder = write_tiny_encoder(tmp_path / "encoder")
-    monkeypatch.setattr("engine.cli.tune.resolve_model", lambda source, *, kind, show_progress: _Folder(encoder, kind))
+    monkeypatch.setattr(
+        "engine.cli.tune_models.resolve_model", lambda source, *, kind, show_progress: _Folder(encoder, kind)
+    )
     done = tune(write(tmp_path / "data.jsonl", 100), "--name", "bot", "--check", "--embed")
     assert done.exit_code == 0, done.output
     assert "inputs count as" in done.stdout

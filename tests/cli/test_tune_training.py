@@ -44,7 +44,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny encoder in place of the default one, which would be downloaded."""
-    monkeypatch.setattr("engine.cli.tune._load_encoder", lambda: encoder)
+    monkeypatch.setattr("engine.cli.tune_models.load_encoder", lambda: encoder)
     monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SWITCHYARD_DATA", str(tmp_path / "state"))
     monkeypatch.setenv("SWITCHYARD_URL", NOBODY)
@@ -193,7 +193,7 @@ def test_stopped_run_goes_on_and_another_one_is_refused(model: Path, tmp_path: P
     assert tune(model, data, "--epochs", 2).exit_code == 0
     whole, inputs = outcome_of(state), manifest_of(state).inputs
     with monkeypatch.context() as patch:
-        patch.setattr("engine.cli.tune.TuneProgress", _StoppedAfterAnEvaluation)
+        patch.setattr("engine.cli.tune_run.TuneProgress", _StoppedAfterAnEvaluation)
         stopped = tune(model, data, "--epochs", 2)
     assert stopped.exit_code == 1
     assert f"stopped; what is done is in {state / 'tuning' / 'bot'}" in stopped.stderr
@@ -216,7 +216,7 @@ def test_stopped_run_goes_on_and_another_one_is_refused(model: Path, tmp_path: P
 def test_restart_deletes_a_stopped_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = write_rows(tmp_path / "data.jsonl", labelled(60))
     with monkeypatch.context() as patch:
-        patch.setattr("engine.cli.tune.TuneProgress", _StoppedAfterAnEvaluation)
+        patch.setattr("engine.cli.tune_run.TuneProgress", _StoppedAfterAnEvaluation)
         assert tune(model, data, "--epochs", 2).exit_code == 1
     done = tune(model, data, "--epochs", 1, "--restart")
     assert done.exit_code == 0, done.output
@@ -272,7 +272,7 @@ def test_tune_goes_on_without_an_encoder_and_says_what_is_missing(
     def missing() -> Encoder:
         raise ModelSourceError("there is no encoder")
 
-    monkeypatch.setattr("engine.cli.tune._load_encoder", missing)
+    monkeypatch.setattr("engine.cli.tune_models.load_encoder", missing)
     data = write_rows(tmp_path / "data.jsonl", labelled(60))
     done = tune(model, data, "--epochs", 1)
     assert done.exit_code == 0, done.output

@@ -29,5 +29,5 @@ if __name__ == "__main__":
     except TrainingError as error:
         print(error)
         sys.exit(1)
-    for point in result.history:
+    for point in result.run.history:
         print(point.valid_loss)

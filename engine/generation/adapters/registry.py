@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from engine.durable_files import sync_folder
+from engine.durable_files import left_behind, sync_folder, write_file
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
 from engine.generation.adapters.inputs import read_inputs
 from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
-from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked, write_text
+from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked
 from engine.generation.adapters.versions import (
     VERSION_DIGITS,
     VERSIONS_FILE,
@@ -105,7 +105,7 @@ class AdapterRegistry:
                     known = known.adding(self._store(home, home, name, None))
             added = self._store(folder, home, name, digest)
             known = known.adding(added).keeping(self._served_versions(home))
-            write_text(home / VERSIONS_FILE, known.model_dump_json(indent=1) + "\n")
+            write_file(home / VERSIONS_FILE, (known.model_dump_json(indent=1) + "\n").encode())
             self._sweep(home, known)
         return added.version
 
@@ -122,7 +122,7 @@ class AdapterRegistry:
             _refuse_link(home)
             known = self.versions(name)
             found = known.find(name, version)
-            write_text(home / VERSIONS_FILE, known.using(found).model_dump_json(indent=1) + "\n")
+            write_file(home / VERSIONS_FILE, (known.using(found).model_dump_json(indent=1) + "\n").encode())
             served = self.served()
             if name in served and home in (served[name], served[name].parent):
                 self._write_served(served | {name: home / found})
@@ -174,7 +174,7 @@ class AdapterRegistry:
         for name, each in sorted(folders.items()):
             root = next((root for root in (home, self.folder) if each.is_relative_to(root)), None)
             relative[name] = str(each.relative_to(root) if root else each)
-        write_text(self.folder / SERVED_FILE, json.dumps(relative, indent=1) + "\n")
+        write_file(self.folder / SERVED_FILE, (json.dumps(relative, indent=1) + "\n").encode())
 
     def _served_versions(self, home: Path) -> set[str]:
         """Versions of one adapter that are served, under whatever name."""
@@ -204,6 +204,8 @@ class AdapterRegistry:
         for each in home.iterdir():
             if each.name.startswith(SCRATCH_PREFIX) or (_VERSION_FOLDER.fullmatch(each.name) and each.name not in kept):
                 shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+        for each in left_behind(home / VERSIONS_FILE):
+            each.unlink()
 
 
 def check_name(name: str) -> None:

@@ -30,24 +30,6 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` whole and durably. Raises: OSError."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=SCRATCH_PREFIX, delete=False
-    ) as file:
-        scratch = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)  # a trainer and a server may run as different users
-            os.fsync(file.fileno())
-            scratch.replace(path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
-    sync_folder(path.parent)
-
-
 def copy_files(source: Path, home: Path) -> Path:
     """Copy the regular files of `source` into a new scratch folder in `home`, durably. Returns it. Raises: OSError.
 

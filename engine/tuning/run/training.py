@@ -112,19 +112,7 @@ class Trainer:
                 on_event=self._on_event,
                 max_minutes=options.max_minutes,
             )
-            done = TrainingRun(
-                settings=asdict(settings),
-                history=result.history,
-                best=result.best,
-                num_steps=result.num_steps,
-                stopped=result.stopped,
-                minutes=result.minutes,
-                tokens_per_s=result.tokens_per_s,
-                peak_memory_bytes=result.peak_memory_bytes,
-                peak_gpu_bytes=result.peak_gpu_bytes,
-                device=job.device,
-            )
-            return {"digest": result.adapter_digest, "run": asdict(done)}
+            return {"digest": result.adapter_digest, "run": asdict(result.run)}
 
         kept = self._work.once(f"{folder}/{_DONE_FILE}", run)
         done = TypeAdapter(TrainingRun).validate_python(kept["run"])

@@ -6,7 +6,6 @@ import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -16,28 +15,16 @@ from engine.durable_files import write_file
 from engine.errors import TrainingError
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import WEIGHTS_FILE
-from engine.tuning.training.events import HistoryPoint
+from engine.tuning.outcome import TrainingRun
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The adapter of the best evaluation in `adapter`, and how the run went.
-
-    `adapter_digest` is over the weights as they were written. `stopped` says whether all steps were taken, or patience
-    or the time allowed ended the run. `minutes` is the time of all sessions of a run that was resumed; `tokens_per_s`
-    counts the examples' tokens while training. `peak_gpu_bytes` is 0 on a CPU.
-    """
+    """The adapter of the best evaluation in `adapter`, the digest of its weights as they were written, and the run."""
 
     adapter: Path
     adapter_digest: str
-    history: tuple[HistoryPoint, ...]
-    best: HistoryPoint
-    num_steps: int
-    stopped: Literal["finished", "patience", "time"]
-    minutes: float
-    tokens_per_s: float
-    peak_memory_bytes: int
-    peak_gpu_bytes: int
+    run: TrainingRun
 
 
 def exported(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from engine.errors import TrainingDiverged, TrainingError
+from engine.tuning.outcome import TrainingRun
 from engine.tuning.training.batches import plan_epoch, split_forwards
 from engine.tuning.training.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint
 from engine.tuning.training.events import Evaluated, HistoryPoint, Listener, Resumed, Stepped
@@ -79,7 +80,7 @@ def train(
     limits = model.peft.config
     for examples in (training, validation):
         check_fit(examples, limits.max_position_embeddings, limits.vocab_size)
-    identity = {
+    identity: dict[str, Any] = {
         "training examples": examples_digest(training),
         "validation examples": examples_digest(validation),
         "base model": base.digest,
@@ -122,9 +123,8 @@ def train(
             f"training diverged at step {state.step + 1} of {run.num_steps}: {diverged}; {kept}. "
             f"Lower the learning rate ({settings.learning_rate:g}), or look for wrong labels."
         )
-    return TrainingResult(
-        adapter=adapter,
-        adapter_digest=weights_digest(weights),
+    done = TrainingRun(
+        settings=asdict(settings),
         history=tuple(state.history),
         best=state.best,
         num_steps=state.step,
@@ -133,7 +133,9 @@ def train(
         tokens_per_s=state.tokens_per_s(),
         peak_memory_bytes=peak_memory_bytes(),
         peak_gpu_bytes=peak_gpu_bytes(device),
+        device=identity["device"],
     )
+    return TrainingResult(adapter, weights_digest(weights), done)
 
 
 class _Diverged(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter, UnknownVersion
-from engine.generation.adapters import storing
+from engine.generation.adapters import registry as registry_module
 from engine.generation.adapters.content import content_digest
 from engine.generation.adapters.registry import AdapterRegistry
 
@@ -243,7 +243,7 @@ def test_remove_deletes_every_version(registry: AdapterRegistry, make: Make):
         registry.use("tone", "0" * 12)
 
 
-@pytest.mark.parametrize("step", ["copy_files", "sync_folder", "write_text"])
+@pytest.mark.parametrize("step", ["copy_files", "sync_folder", "write_file"])
 def test_add_that_is_cut_short_leaves_the_earlier_version_and_the_next_one_clears_up(
     registry: AdapterRegistry, make: Make, monkeypatch: pytest.MonkeyPatch, step: str
 ):
@@ -251,10 +251,13 @@ def test_add_that_is_cut_short_leaves_the_earlier_version_and_the_next_one_clear
         """Not an error that anybody handles."""
 
     registry.add("tone", make("a"))
-    real = getattr(storing, step)
+    real = getattr(registry_module, step)
 
     def killed(*arguments: Any) -> Any:
-        real(*arguments) if step != "write_text" else None
+        if step == "write_file":
+            arguments[0].with_name(".versions.json.123.tmp").touch()
+        else:
+            real(*arguments)
         # As after a kill: what was written stays.
         monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
         raise Killed
@@ -268,6 +271,7 @@ def test_add_that_is_cut_short_leaves_the_earlier_version_and_the_next_one_clear
     assert len(folders(registry)) == 2
     registry.add("tone", make("c"))
     assert listed(registry) == ["a", "c"] and folders(registry) == set(registry.versions("tone").names())
+    assert {each.name for each in (registry.folder / "tone").iterdir()} == {*folders(registry), "versions.json"}
 
 
 def test_full_disk_is_an_error_that_names_the_folder(

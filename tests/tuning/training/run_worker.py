@@ -19,5 +19,5 @@ if __name__ == "__main__":
     torch.manual_seed(5)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=int(rank), world_size=int(size))
     result = run(Path(model), Path(folder), settings=settings, workers=Workers(int(rank), int(size)))
-    sys.stdout.write(result.adapter_digest + "\n" + "\n".join(str(point.valid_loss) for point in result.history))
+    sys.stdout.write(result.adapter_digest + "\n" + "\n".join(str(point.valid_loss) for point in result.run.history))
     dist.destroy_process_group()

@@ -74,8 +74,8 @@ def test_killed_run_goes_on_to_the_same_losses_and_the_same_adapter(
     again = [event.loss for event in events if isinstance(event, Stepped)]
     assert again == losses[events[0].step :], f"killed at {step}, resumed at {events[0].step}"
     assert result.adapter_digest == uninterrupted.adapter_digest
-    assert result.history == uninterrupted.history
-    assert result.best == uninterrupted.best
+    assert result.run.history == uninterrupted.run.history
+    assert result.run.best == uninterrupted.run.best
 
 
 def test_same_seed_gives_the_same_files_in_another_process(
@@ -124,7 +124,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     newest.write_bytes(content)
     events: list[Event] = []
     result = run(tiny_model, tmp_path, on_event=events.append)
-    assert events[0] == Resumed(6, result.num_steps)
+    assert events[0] == Resumed(6, result.run.num_steps)
     assert result.adapter_digest == whole[0].adapter_digest
 
 

@@ -29,8 +29,8 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def test_training_lowers_the_loss_on_examples_it_has_not_seen(trained: tuple[TrainingResult, list[Event]]):
-    history = trained[0].history
-    assert trained[0].best.valid_loss < 0.75 * history[0].valid_loss
+    history = trained[0].run.history
+    assert trained[0].run.best.valid_loss < 0.75 * history[0].valid_loss
     assert history[-1].train_loss < history[0].train_loss
 
 
@@ -51,7 +51,7 @@ def test_adapter_in_the_folder_is_read_by_the_server_and_by_peft(
         loss -= rows.gather(1, targets[:, None]).sum().item()
     per_token = loss / sum(example.num_completion for example in VALIDATION)
     # Rounding to float16 changes each weight by 2^-11 of itself at most.
-    assert per_token == pytest.approx(result.best.valid_loss, rel=2**-11)
+    assert per_token == pytest.approx(result.run.best.valid_loss, rel=2**-11)
 
 
 def test_adapter_is_written_in_float16_and_its_digest_is_that_of_the_file(trained: tuple[TrainingResult, list[Event]]):
@@ -87,16 +87,16 @@ def test_progress_tells_every_step_and_every_evaluation(trained: tuple[TrainingR
     assert steps[-1].eta_s == 0
     assert steps[-1].epoch == FAST.epochs
     assert len(evaluations) == FAST.epochs * FAST.evaluations_per_epoch
-    assert tuple(event.point for event in evaluations) == result.history
-    assert [event.point for event in evaluations if event.is_best][-1] == result.best
+    assert tuple(event.point for event in evaluations) == result.run.history
+    assert [event.point for event in evaluations if event.is_best][-1] == result.run.best
 
 
 def test_result_has_costs(trained: tuple[TrainingResult, list[Event]]):
     result = trained[0]
-    assert result.stopped == "finished"
-    assert result.minutes > 0 and result.tokens_per_s > 0
-    assert result.peak_memory_bytes > 50_000_000
-    assert result.peak_gpu_bytes == 0
+    assert result.run.stopped == "finished"
+    assert result.run.minutes > 0 and result.run.tokens_per_s > 0
+    assert result.run.peak_memory_bytes > 50_000_000
+    assert result.run.peak_gpu_bytes == 0
 
 
 def test_gradient_accumulation_does_not_change_the_result(tiny_model: Path, tmp_path: Path):
@@ -104,7 +104,7 @@ def test_gradient_accumulation_does_not_change_the_result(tiny_model: Path, tmp_
         run(tiny_model, tmp_path / str(most), settings=replace(SETTINGS, forward_tokens=most), metric=None)
         for most in (1, 10_000)
     ]
-    for one, other in zip(results[0].history, results[1].history, strict=True):
+    for one, other in zip(results[0].run.history, results[1].run.history, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         assert one.valid_loss == pytest.approx(other.valid_loss, rel=1e-4)
 
@@ -117,7 +117,7 @@ def test_best_adapter_by_metric_is_kept_and_not_the_last(tiny_model: Path, tmp_p
         return 1.0 if len(seen) == 2 else 0.5
 
     result = run(tiny_model, tmp_path, metric=early_peak)
-    assert result.best == result.history[1]
+    assert result.run.best == result.run.history[1]
     _, weights = read_adapter(
         result.adapter, "best", read_spec(tiny_model), model_digest="", max_rank=8, dtype=torch.float32
     )
@@ -133,9 +133,9 @@ def test_run_ends_when_patience_is_over(tiny_model: Path, tmp_path: Path):
     noise = [EncodedExample((*e.tokens[: e.num_prompt], 60 + i), e.num_prompt) for i, e in enumerate(TRAINING)]
     settings = replace(FAST, epochs=20, learning_rate=2e-2, patience=2)
     result = run(tiny_model, tmp_path, training=noise, settings=settings, metric=None)
-    assert result.stopped == "patience"
-    assert result.num_steps < 20 * 7
-    assert result.history.index(result.best) <= len(result.history) - 3
+    assert result.run.stopped == "patience"
+    assert result.run.num_steps < 20 * 7
+    assert result.run.history.index(result.run.best) <= len(result.run.history) - 3
 
 
 def test_diverging_run_is_stopped_and_its_best_adapter_kept(tiny_model: Path, tmp_path: Path):

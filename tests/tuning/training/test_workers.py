@@ -63,5 +63,5 @@ def test_two_workers_end_with_the_losses_of_one(batch_tokens: int, tiny_model: P
     first, second = together(tiny_model, tmp_path / "two", 2, batch_tokens=batch_tokens)
     assert first == second, "the workers disagree"
     losses = [float(line) for line in first[1:]]
-    assert losses == pytest.approx([point.valid_loss for point in alone.history], rel=1e-3)
+    assert losses == pytest.approx([point.valid_loss for point in alone.run.history], rel=1e-3)
     assert [file.name for file in (tmp_path / "two").iterdir()] == ["adapter"]
