@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -304,3 +305,25 @@ def test_folders_used_long_ago_are_removed_and_those_in_use_stay(tmp_path: Path)
         assert len(one.fetched()) == 9
     finally:
         cluster.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order_of_changes_and_crashes_leaves_every_replica_with_what_was_answered(cluster: Cluster, seed: int):
+    rng = random.Random(seed)
+    expected: dict[str, str | None] = {}
+    for number in range(30):
+        step = rng.choice(("load", "load", "unload", "start", "kill", "owner"))
+        name = rng.choice(("tone", "news"))
+        if step == "load":
+            write_adapter(cluster.home / name, float(rng.randrange(3)))
+            expected[name] = cluster.owner.load(name).digest
+        elif step == "unload" and name in expected:
+            cluster.owner.unload(name)
+            del expected[name]
+        elif step == "start" and len(cluster.replicas) < 3:
+            cluster.start(f"r{number}", sees_owner=rng.random() < 0.5)
+        elif step == "kill" and cluster.replicas:
+            cluster.kill(rng.choice(sorted(cluster.replicas)))
+        elif step == "owner":
+            cluster.restart_owner()
+        assert cluster.served() == [expected] * len(cluster.replicas), (number, step)
