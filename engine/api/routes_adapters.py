@@ -46,6 +46,7 @@ def _card(status: AdapterStatus, parent: str) -> AdapterCard:
         name=status.name,
         parent=parent,
         loaded=status.is_loaded,
+        replicas=status.replicas,
         digest=status.digest,
         rank=status.rank,
         targets=list(status.targets),

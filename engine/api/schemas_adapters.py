@@ -47,6 +47,7 @@ class AdapterCard(BaseModel):
     object: Literal["adapter"] = "adapter"
     parent: str = Field(description="The base model.")
     loaded: bool
+    replicas: int = Field(0, description="Replicas of the generator that have it loaded.")
     digest: str | None = Field(description="SHA-256 of the adapter's files.")
     rank: int | None
     targets: list[str]

@@ -21,7 +21,8 @@ import torch
 from engine.config import GeneratorSettings
 from engine.errors import ComponentUnavailable, DeadlineExceeded, InvalidRequest, Overloaded, SwitchyardError
 from engine.generation import model_files
-from engine.generation.adapters.files import AdapterInfo, AdapterWeights, read_adapter
+from engine.generation.adapters.files import AdapterWeights, read_adapter
+from engine.generation.adapters.host import AdapterInfo
 from engine.generation.adapters.library import AdapterLibrary
 from engine.generation.adapters.slots import SlotTable
 from engine.generation.adapters.store import AdapterStore
@@ -171,16 +172,16 @@ class Engine:
             if scoring.id == request_id:
                 self._scorer.end(scoring, None)
 
-    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
-        """See GenerationEngine. The caller's thread waits, the engine's does not."""
-        return self._library.load(name, path)
+    def load_adapter(self, name: str, path: Path, digest: str | None = None) -> AdapterInfo:
+        """See AdapterHost. The caller's thread waits, the engine's does not."""
+        return self._library.load(name, path, digest)
 
     def unload_adapter(self, name: str) -> AdapterInfo:
-        """See GenerationEngine."""
+        """See AdapterHost."""
         return self._library.unload(name)
 
     def adapters(self) -> list[AdapterInfo]:
-        """See GenerationEngine."""
+        """See AdapterHost."""
         return self._library.infos()
 
     def stats(self) -> EngineStats:

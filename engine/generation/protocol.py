@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from engine.generation.adapters.files import AdapterInfo
+from engine.generation.adapters.host import AdapterHost
 from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
 
 
@@ -46,7 +45,7 @@ class TokenStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-class GenerationEngine(Protocol):
+class GenerationEngine(AdapterHost, Protocol):
     """Answers requests, many at once. Every method may be called from any thread; `submit` needs an event loop."""
 
     max_model_len: int
@@ -66,18 +65,6 @@ class GenerationEngine(Protocol):
 
         Raises: as `submit`, and DeadlineExceeded.
         """
-
-    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
-        """Check the adapter in folder `path` and serve it as `name`; requests in progress keep what that name was.
-
-        Waits for the files to be read. Raises: InvalidAdapter, ComponentUnavailable.
-        """
-
-    def unload_adapter(self, name: str) -> AdapterInfo:
-        """Refuse new requests for an adapter; those in progress are completed. Raises: UnknownAdapter."""
-
-    def adapters(self) -> list[AdapterInfo]:
-        """The adapters that requests may name."""
 
     def stats(self) -> EngineStats: ...
 

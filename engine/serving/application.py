@@ -10,6 +10,7 @@ from ray.serve import Application
 
 from engine.config import EngineConfig
 from engine.serving import options
+from engine.serving.adapters import AdaptersDeployment
 from engine.serving.gateway import GatewayDeployment
 from engine.serving.generator import GeneratorDeployment
 from engine.serving.retriever import RetrieverDeployment
@@ -17,7 +18,7 @@ from engine.serving.router import RouterDeployment
 
 
 def build_app(args: EngineConfig) -> Application:
-    """Compose Gateway, Retriever, Generator and, by `router.placement`, Router.
+    """Compose Gateway, Retriever, Generator, Router by `router.placement`, and Adapters for several generators.
 
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
@@ -26,12 +27,15 @@ def build_app(args: EngineConfig) -> Application:
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     profile = options.resolve_profile(config.profile, num_gpus)
     retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)
-    generator = _deployment(GeneratorDeployment, options.generator_options(config, profile)).bind(config, profile)
+    adapters = None
+    if config.generator.num_replicas > 1:
+        adapters = _deployment(AdaptersDeployment, options.adapters_options(config)).bind(config)
+    generator = _deployment(GeneratorDeployment, options.generator_options(config, profile))
     router = None
     if config.router.placement == "deployment":
         router = _deployment(RouterDeployment, options.router_options(config)).bind(config)
     gateway = _deployment(serve.ingress()(GatewayDeployment), options.gateway_options(config), name="Gateway")
-    return gateway.bind(config, retriever, generator, router)
+    return gateway.bind(config, retriever, generator.bind(config, profile, adapters), router, adapters)
 
 
 def _deployment(shell: type, shell_options: dict[str, Any], name: str | None = None) -> serve.Deployment:

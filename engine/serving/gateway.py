@@ -7,18 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from engine.api.app import create_app
 from engine.api.backends import ModelInfo
-from engine.api.error_table import unexpected
 from engine.config import EngineConfig
-from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
+from engine.errors import SwitchyardError
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.rule import ScoreRule
+from engine.serving.failures import translate
 from engine.serving.loopback import bind_replica_to_loopback
+from engine.serving.statuses import joined
 from engine.values import (
     ContinuationScore,
     Decision,
@@ -46,9 +47,13 @@ class RayBackends:
         retriever: DeploymentHandle,
         generator: DeploymentHandle,
         router: DeploymentHandle | None,
+        adapters: DeploymentHandle | None,
     ) -> None:
         self._retriever = retriever
         self._generator = generator
+        self._num_generators = config.generator.num_replicas
+        # One generator owns its adapters itself, under the same names.
+        self._adapters = generator if adapters is None else adapters
         self._stream = generator.options(method_name="stream", stream=True)
         self._router = router
         self._rule = ScoreRule(config.router.min_z)
@@ -68,7 +73,7 @@ class RayBackends:
             async for bundle in stream:
                 yield bundle
         except (RayError, RayServeException) as error:
-            raise _translate("generator", error) from None
+            raise translate("generator", error) from None
         finally:
             # Without effect on a stream that ended; otherwise the engine frees the request's place.
             stream.cancel()
@@ -87,13 +92,13 @@ class RayBackends:
         return await _call("generator", self._generator.served_adapters.remote())
 
     async def adapters(self) -> list[AdapterStatus]:
-        return await _call("generator", self._generator.adapters.remote())
+        return await _call("generator", self._adapters.adapters.remote())
 
     async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
-        return await _call("generator", self._generator.load_adapter.remote(name, path, version))
+        return await _call("generator", self._adapters.load_adapter.remote(name, path, version))
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
-        await _call("generator", self._generator.unload_adapter.remote(name, delete_files))
+        await _call("generator", self._adapters.unload_adapter.remote(name, delete_files))
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         return await _call("retriever", self._retriever.write.remote(collection, items, tenant))
@@ -133,14 +138,26 @@ class RayBackends:
         return await _call("retriever", self._retriever.collections.remote(tenant))
 
     async def status(self) -> dict[str, dict[str, Any]]:
-        handles = {"retriever": self._retriever, "generator": self._generator}
-        answers = await asyncio.gather(*(_status(name, handle) for name, handle in handles.items()))
-        return dict(zip(handles, answers, strict=True))
+        retriever, generator = await asyncio.gather(
+            _status("retriever", self._retriever.status.remote()), self._generator_status()
+        )
+        return {"retriever": retriever, "generator": generator}
+
+    async def _generator_status(self) -> dict[str, Any]:
+        """That of the one replica, or of all as one; the service goes on where one of several hangs."""
+        if self._num_generators == 1:
+            return await _status("generator", self._generator.status.remote())
+        asked = self._generator.broadcast("status").results_async(timeout_s=STATUS_TIMEOUT_S, return_exceptions=True)
+        try:
+            answers = await asyncio.wait_for(_call("generator", asked), STATUS_TIMEOUT_S)
+        except (TimeoutError, SwitchyardError):
+            answers = [await _status("generator", self._generator.status.remote())]
+        return joined([each for each in answers if isinstance(each, dict)], self._num_generators)
 
 
-async def _status(name: str, handle: DeploymentHandle) -> dict[str, Any]:
+async def _status(name: str, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     try:
-        return await asyncio.wait_for(_call(name, handle.status.remote()), STATUS_TIMEOUT_S)
+        return await asyncio.wait_for(_call(name, response), STATUS_TIMEOUT_S)
     except TimeoutError:
         return {"ready": False, "why": f"no answer within {STATUS_TIMEOUT_S:g} s"}
     except SwitchyardError as error:
@@ -151,19 +168,7 @@ async def _call(component: str, response: Awaitable[T]) -> T:
     try:
         return await response
     except (RayError, RayServeException) as error:
-        raise _translate(component, error) from None
-
-
-def _translate(component: str, error: Exception) -> SwitchyardError:
-    """The error that a component raised, or what its silence means."""
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
-    if isinstance(cause, SwitchyardError):
-        return cause
-    if isinstance(error, BackPressureError):
-        return Overloaded(f"the queue of the {component}", error.max_queued_requests or 0, f"{component}.max_queued")
-    if isinstance(error, RayTaskError):
-        return unexpected(error)
-    return ComponentUnavailable(component, "it died or is being restarted")
+        raise translate(component, error) from None
 
 
 class GatewayDeployment:
@@ -175,10 +180,11 @@ class GatewayDeployment:
         retriever: DeploymentHandle,
         generator: DeploymentHandle,
         router: DeploymentHandle | None = None,
+        adapters: DeploymentHandle | None = None,
     ) -> None:
         bind_replica_to_loopback()
         self._config = config
-        self._backends = RayBackends(config, retriever, generator, router)
+        self._backends = RayBackends(config, retriever, generator, router, adapters)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._backends, self._config)

@@ -1,30 +1,44 @@
-"""The Generator deployment: owns one engine and streams its deltas to the gateway."""
+"""The Generator deployment: each replica owns one engine and streams its deltas to the gateway."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from hashlib import sha256
 from typing import Any
+
+from ray.serve.handle import DeploymentHandle
 
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
+from engine.generation.adapters.digest_folders import DigestFolders
+from engine.generation.adapters.follower import AdapterFollower
+from engine.generation.adapters.host import served_adapters
+from engine.generation.adapters.owner import FILES_FOLDER
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
-from engine.models import resolve_model
+from engine.models import cache_root, resolve_model
+from engine.serving.adapters import HandleSource, replica_name
 from engine.serving.coalesce import coalesce
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
 from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
 
+# To read every adapter that is to be served, on a busy machine.
+_ADAPTERS_S = 300.0
+
 
 class GeneratorDeployment:
-    """A thin shell: admission, batching, deadlines and cancellation are the engine's."""
+    """A thin shell: admission, batching, deadlines and cancellation are the engine's.
 
-    def __init__(self, config: EngineConfig, profile: Profile) -> None:
+    The only replica owns the adapters. Several follow the Adapters deployment, and take requests once they serve what
+    it says.
+    """
+
+    def __init__(self, config: EngineConfig, profile: Profile, adapters: DeploymentHandle | None = None) -> None:
         bind_replica_to_loopback()
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
@@ -33,18 +47,35 @@ class GeneratorDeployment:
             name=settings.name or model.name,
             digest=model.digest,
             max_model_len=self._engine.max_model_len,
-            created=int(time.time()),
+            created=int((model.path / "config.json").stat().st_mtime),  # so replicas agree
         )
-        registry = AdapterRegistry(config.data / "adapters", settings.adapter_paths)
-        self._adapters = AdapterService(self._engine, registry, base_name=self._model.name)
+        self._adapters: AdapterService | None = None
+        self._follower: AdapterFollower | None = None
+        home = config.data / "adapters"
+        if adapters is None:
+            registry = AdapterRegistry(home, settings.adapter_paths)
+            self._adapters = AdapterService(self._engine, registry, base_name=self._model.name)
+            return
+        # Replicas of one machine share what they fetched; other servers there have folders of their own.
+        place = sha256(str(config.data).encode()).hexdigest()[:12]
+        self._follower = AdapterFollower(
+            self._engine,
+            HandleSource(adapters),
+            DigestFolders(cache_root() / "adapters" / place),
+            name=replica_name(),
+            shared=DigestFolders(home / FILES_FOLDER),
+        )
+        self._follower.start(_ADAPTERS_S)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[list[TokenDelta]]:
         """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
+        self._check(request.adapter)
         async for bundle in coalesce(self._engine.submit(request)):
             yield bundle
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
         """How likely continuations are. The caller's cancellation stops the work in the engine."""
+        self._check(request.adapter)
         return await self._engine.score(request)
 
     async def model(self) -> ModelInfo:
@@ -53,18 +84,21 @@ class GeneratorDeployment:
 
     async def served_adapters(self) -> list[ServedAdapter]:
         """What is loaded."""
-        return self._adapters.served()
+        return served_adapters(self._engine)
 
     async def adapters(self) -> list[AdapterStatus]:
-        """What is loaded, and what could be."""
+        """What is loaded, and what could be. This and the next two: of the only replica."""
+        assert self._adapters is not None
         return await asyncio.to_thread(self._adapters.statuses)
 
     async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
         """Serve an adapter from now on."""
+        assert self._adapters is not None
         return await asyncio.to_thread(self._adapters.load, name, path, version)
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
         """Serve an adapter no more."""
+        assert self._adapters is not None
         await asyncio.to_thread(self._adapters.unload, name, delete_files=delete_files)
 
     async def status(self) -> dict[str, Any]:
@@ -73,9 +107,20 @@ class GeneratorDeployment:
         return {"ready": True, "model": self._model.name, **asdict(stats)}
 
     def check_health(self) -> None:
-        """Raise when the engine made no progress although there is work; Ray Serve then replaces this replica."""
+        """Raise when the engine made no progress although there is work, or lacks adapters that it is to serve; Ray
+        Serve then replaces this replica.
+        """
         self._engine.check_health()
+        if self._follower is not None:
+            self._follower.check_health()
+
+    def _check(self, adapter: str | None) -> None:
+        if self._follower is not None:
+            self._follower.check(adapter)
 
     def __del__(self) -> None:
+        follower: AdapterFollower | None = getattr(self, "_follower", None)
+        if follower is not None:
+            follower.close()
         if hasattr(self, "_engine"):
             self._engine.close()

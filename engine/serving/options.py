@@ -63,11 +63,24 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     # A little above what the engine admits, so that the engine's own bounded queue is the one that refuses.
     ongoing = generator.max_num_seqs + generator.max_queued + 8
     return {
-        "num_replicas": 1,
+        "num_replicas": generator.num_replicas,
         "max_ongoing_requests": ongoing,
         "max_queued_requests": ongoing,
         "ray_actor_options": _resources(generator.num_cpus, generator.num_gpus, profile),
         "graceful_shutdown_timeout_s": 10,
+        **HEALTH,
+    }
+
+
+def adapters_options(config: EngineConfig) -> dict[str, Any]:
+    # Replicas that wait for news, and copy files; people who change something.
+    ongoing = 4 * config.generator.num_replicas + 32
+    return {
+        "num_replicas": 1,  # the folder of adapters has one owner
+        "max_ongoing_requests": ongoing,
+        "max_queued_requests": ongoing,
+        "ray_actor_options": {"num_cpus": 0},
+        "graceful_shutdown_timeout_s": 2,
         **HEALTH,
     }
 

@@ -13,7 +13,8 @@ import numpy as np
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from engine.generation.adapters.files import TARGETS, target_shapes
+from engine.generation.adapters.files import target_shapes
+from engine.generation.adapters.inspection import TARGETS
 from engine.generation.decoder.spec import read_spec
 from engine.generation.protocol import GenerationEngine
 from loadtest.bench_format import OURS, Ratio, Row, paired_ratio, spread

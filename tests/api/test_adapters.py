@@ -66,6 +66,7 @@ async def test_adapters_are_listed_loaded_used_and_unloaded(client: httpx.AsyncC
     ]
     card = (await client.post(URL, json={"name": "tone"})).json()
     assert (card["loaded"], card["rank"], card["path"], len(card["digest"])) == (True, 4, "tone", 64)
+    assert [each["replicas"] for each in (await client.get(URL)).json()["data"]] == [0, 1]
     models = {entry["id"]: entry for entry in (await client.get("/v1/models")).json()["data"]}
     assert list(models) == ["auto", "tiny", "tone"]
     assert (models["tone"]["parent"], models["tone"]["digest"]) == ("tiny", card["digest"])

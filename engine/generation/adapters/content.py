@@ -13,7 +13,9 @@ from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.manifest import MANIFEST_FILE
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 MAX_JSON_BYTES = 1 << 20
+MAX_WEIGHTS_BYTES = 1 << 33
 
 
 def read_file(folder: Path, file: str, name: str, max_bytes: int) -> bytes:
@@ -37,13 +39,24 @@ def read_file(folder: Path, file: str, name: str, max_bytes: int) -> bytes:
     return content
 
 
+def read_contents(folder: Path, name: str, max_weights_bytes: int = MAX_WEIGHTS_BYTES) -> dict[str, bytes]:
+    """The contents of an adapter's files by name, the manifest where there is one. Raises: InvalidAdapter."""
+    contents = {
+        CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
+        WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, max_weights_bytes),
+    }
+    if (folder / MANIFEST_FILE).exists():
+        contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
+    return contents
+
+
 def content_digest(contents: Mapping[str, bytes]) -> str:
     """SHA-256 (hex) of an adapter by its files' contents: configuration, weights and, where there is one, manifest.
 
     All three decide what it answers. Other files count where the manifest has their digests.
     """
     digest = sha256()
-    for file in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):
+    for file in FILES:
         if file in contents:
             digest.update(f"{file} {len(contents[file])}\n".encode() + contents[file])
     return digest.hexdigest()

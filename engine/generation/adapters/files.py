@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,32 +13,13 @@ from torch import Tensor
 
 from engine.errors import InvalidAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE, LoraConfig, parse_config
-from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
-from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
+from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_contents
+from engine.generation.adapters.host import AdapterInfo
+from engine.generation.adapters.inspection import KEY, TARGETS, refuse_pickled
+from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, check_base, parse_manifest
 from engine.generation.decoder.spec import DecoderSpec
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_KEY = re.compile(
-    r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn\.(q|k|v|o)|mlp\.(gate|up|down))_proj\.lora_(A|B)\.weight"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """A checked adapter. `digest` is that of its files' contents, `targets` are of TARGETS.
-
-    `manifest` has every default where the folder holds none.
-    """
-
-    name: str
-    digest: str
-    path: Path
-    rank: int
-    targets: tuple[str, ...]
-    num_bytes: int
-    base_model: str
-    manifest: AdapterManifest = field(default_factory=AdapterManifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +47,13 @@ def read_adapter(
     Only adapter_config.json, adapter_model.safetensors and, where there is one, switchyard.json are read, each once,
     so that the digest is that of the weights. Raises: InvalidAdapter naming what is missing or wrong.
     """
-    if not folder.is_dir():
-        raise InvalidAdapter(name, "its folder is not there")
-    if not (folder / WEIGHTS_FILE).exists() and (folder / "adapter_model.bin").exists():
-        raise InvalidAdapter(name, "it holds adapter_model.bin, which may run code; save it with safe_serialization")
+    refuse_pickled(folder, name)
     shapes = target_shapes(spec)
     # A file larger than every target at the highest rank allowed, in float32, is no adapter of this model.
     most = spec.num_layers * max_rank * 4 * sum(map(sum, shapes.values())) + MAX_JSON_BYTES
-    contents = {
-        CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
-        WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, most),
-    }
-    manifest = AdapterManifest()
-    if (folder / MANIFEST_FILE).exists():
-        contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
-        manifest = parse_manifest(contents[MANIFEST_FILE], name)
-        _check_base(manifest, name, model_digest)
+    contents = read_contents(folder, name, most)
+    manifest = parse_manifest(contents[MANIFEST_FILE], name) if MANIFEST_FILE in contents else AdapterManifest()
+    check_base(manifest, name, model_digest)
     config = parse_config(contents[CONFIG_FILE], name=name, max_rank=max_rank)
     pairs = _pairs(contents[WEIGHTS_FILE], name, config, shapes, spec.num_layers, dtype)
     info = AdapterInfo(
@@ -98,16 +69,6 @@ def read_adapter(
     return info, AdapterWeights(info.digest, config.rank, pairs)
 
 
-def _check_base(manifest: AdapterManifest, name: str, model_digest: str) -> None:
-    base = manifest.base_digest
-    if base is not None and model_digest and base != model_digest:
-        raise InvalidAdapter(
-            name,
-            f"it was trained on the weights {base[:12]}..., the generator serves {model_digest[:12]}...; "
-            "train it anew, or name its base model with generator.model",
-        )
-
-
 def _pairs(
     content: bytes, name: str, config: LoraConfig, shapes: dict[str, tuple[int, int]], layers: int, dtype: torch.dtype
 ) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
@@ -117,7 +78,7 @@ def _pairs(
         raise InvalidAdapter(name, f"{WEIGHTS_FILE} is not safetensors ({' '.join(str(error).split())})") from None
     halves: dict[tuple[int, str], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
+        match = KEY.fullmatch(key)
         if match is None or int(match[1]) >= layers:
             raise InvalidAdapter(
                 name,

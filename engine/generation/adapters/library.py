@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from engine.errors import ComponentUnavailable, InvalidAdapter, SwitchyardError, UnknownAdapter, UnknownModel
-from engine.generation.adapters.files import AdapterInfo, AdapterWeights
+from engine.generation.adapters.files import AdapterWeights
+from engine.generation.adapters.host import AdapterInfo
 from engine.generation.adapters.store import PackedAdapter
 
 _log = logging.getLogger(__name__)
@@ -51,12 +52,15 @@ class AdapterLibrary:
         # One thread, and one thread of torch's: a second team would put the engine's own to sleep between regions.
         self._reader = ThreadPoolExecutor(1, "adapters", initializer=torch.set_num_threads, initargs=(1,))
 
-    def load(self, name: str, path: Path) -> AdapterInfo:
+    def load(self, name: str, path: Path, digest: str | None = None) -> AdapterInfo:
         """Read and check the adapter in folder `path`, and serve it as `name`, in place of what that was.
 
-        Raises: InvalidAdapter, and nothing changes; ComponentUnavailable when the engine is closing.
+        Raises: InvalidAdapter, also where the files have another digest than asked for, and nothing changes;
+        ComponentUnavailable when the engine is closing.
         """
         info, packed = self._submitted(name, path)
+        if digest is not None and info.digest != digest:
+            raise InvalidAdapter(name, f"its files have the digest {info.digest[:12]}..., not {digest[:12]}...")
         with self._lock:
             previous = self._served.get(name)
             self._served[name] = info

@@ -95,3 +95,14 @@ def parse_manifest(content: bytes, name: str) -> AdapterManifest:
         place = ".".join(str(part)[:80] for part in first["loc"])
         why = f"{place}: {why}" if place else why
         raise InvalidAdapter(name, f"{MANIFEST_FILE} is not as this version writes it ({why})") from None
+
+
+def check_base(manifest: AdapterManifest, name: str, model_digest: str) -> None:
+    """Raise InvalidAdapter where the manifest names other weights than those served; empty: they are not known."""
+    base = manifest.base_digest
+    if base is not None and model_digest and base != model_digest:
+        raise InvalidAdapter(
+            name,
+            f"it was trained on the weights {base[:12]}..., the generator serves {model_digest[:12]}...; "
+            "train it anew, or name its base model with generator.model",
+        )

@@ -22,7 +22,7 @@ from pathlib import Path
 from engine.durable_files import left_behind, sync_folder, write_file
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
-from engine.generation.adapters.content import MAX_JSON_BYTES, WEIGHTS_FILE, content_digest, read_file
+from engine.generation.adapters.content import content_digest, read_contents
 from engine.generation.adapters.inputs import read_inputs
 from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
 from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked
@@ -35,7 +35,6 @@ from engine.generation.adapters.versions import (
 )
 
 SERVED_FILE = "served.json"
-_MAX_WEIGHTS_BYTES = 1 << 33
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VERSION_FOLDER = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 
@@ -232,11 +231,7 @@ def _holds(folder: Path, digest: str, name: str) -> bool:
 def _digest(folder: Path, name: str) -> str:
     """The digest of an adapter's files. Raises: InvalidAdapter where one is missing, or the manifest or the training
     inputs that it names are broken."""
-    contents = {
-        CONFIG_FILE: read_file(folder, CONFIG_FILE, name, MAX_JSON_BYTES),
-        WEIGHTS_FILE: read_file(folder, WEIGHTS_FILE, name, _MAX_WEIGHTS_BYTES),
-    }
-    if (folder / MANIFEST_FILE).exists():
-        contents[MANIFEST_FILE] = read_file(folder, MANIFEST_FILE, name, MAX_JSON_BYTES)
+    contents = read_contents(folder, name)
+    if MANIFEST_FILE in contents:
         read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], name), name)
     return content_digest(contents)

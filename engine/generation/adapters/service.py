@@ -1,4 +1,4 @@
-"""The adapters of one generator as its users see them: what the data folder has, what is served, and for how long."""
+"""The adapters of a generator as its users see them: what the data folder has, what is served, and for how long."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 
 from engine.errors import InvalidAdapter, SwitchyardError, UnknownAdapter
 from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
-from engine.generation.adapters.files import AdapterInfo
+from engine.generation.adapters.host import AdapterHost, AdapterInfo, served_adapters
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.adapters.versions import AdapterVersions
-from engine.generation.protocol import GenerationEngine
 
 _log = logging.getLogger(__name__)
 
@@ -21,31 +20,32 @@ _log = logging.getLogger(__name__)
 class AdapterService:
     """Loads and unloads by name, and remembers what is served. Every method may be called from any thread."""
 
-    def __init__(self, engine: GenerationEngine, registry: AdapterRegistry, *, base_name: str) -> None:
+    def __init__(self, host: AdapterHost, registry: AdapterRegistry, *, base_name: str) -> None:
         """Serve again what was served before; one that cannot be read any more says so in `statuses`.
 
         Raises: DataFolderError when the list of what was served is damaged.
         """
-        self._engine = engine
+        self._host = host
         self._registry = registry
         self._base_name = base_name
-        self._lock = threading.Lock()
+        self._changes = threading.Lock()  # held for as long as one takes
+        self._lock = threading.Lock()  # guards what follows
         self._served: dict[str, Path] = registry.served()
         self._failed: dict[str, str] = {}
         for name, folder in self._served.items():
             try:
-                engine.load_adapter(name, registry.locate(name, str(folder)))
+                host.load_adapter(name, registry.locate(name, str(folder)))
             except SwitchyardError as error:
                 _log.warning("%s", error)
                 self._failed[name] = str(error)
 
     def served(self) -> list[ServedAdapter]:
         """What requests may name, from memory; by name."""
-        return [ServedAdapter(info.name, info.digest, info.manifest.task) for info in self._engine.adapters()]
+        return served_adapters(self._host)
 
     def statuses(self) -> list[AdapterStatus]:
         """What is served, what should be, and what the data folder has beside it; by name."""
-        loaded = {info.name: info for info in self._engine.adapters()}
+        loaded = {info.name: info for info in self._host.adapters()}
         with self._lock:
             failed = dict(self._failed)
             served = dict(self._served)
@@ -61,13 +61,14 @@ class AdapterService:
         if name == self._base_name:
             raise InvalidAdapter(name, "the base model has that name")
         folder = self._registry.locate(name, path, version)
-        info = self._engine.load_adapter(name, folder)
-        with self._lock:
-            if version is not None:
-                self._registry.use(name, version)
-            self._served[name] = folder
-            self._failed.pop(name, None)
-            self._registry.save_served(self._served)
+        with self._changes:
+            info = self._host.load_adapter(name, folder)
+            with self._lock:
+                if version is not None:
+                    self._registry.use(name, version)
+                self._served[name] = folder
+                self._failed.pop(name, None)
+                self._registry.save_served(self._served)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
@@ -75,18 +76,20 @@ class AdapterService:
 
         Raises: UnknownAdapter, InvalidAdapter where the folder is not to be deleted, DataFolderError.
         """
-        with self._lock:
-            is_served = name in self._served
-            if not is_served and not delete_files:
-                raise UnknownAdapter(name, self._served)
-            if is_served:
-                if name not in self._failed:
-                    self._engine.unload_adapter(name)
-                self._failed.pop(name, None)
-                del self._served[name]
-                self._registry.save_served(self._served)
-            if delete_files:
-                self._registry.remove(name)
+        with self._changes:
+            with self._lock:
+                is_served, has_failed = name in self._served, name in self._failed
+                if not is_served and not delete_files:
+                    raise UnknownAdapter(name, self._served)
+            if is_served and not has_failed:
+                self._host.unload_adapter(name)
+            with self._lock:
+                if is_served:
+                    self._failed.pop(name, None)
+                    del self._served[name]
+                    self._registry.save_served(self._served)
+                if delete_files:
+                    self._registry.remove(name)
 
     def _status(self, name: str, served: Path | None, info: AdapterInfo | None, error: str | None) -> AdapterStatus:
         home = self._registry.folder / name
@@ -104,6 +107,7 @@ class AdapterService:
             rank=info.rank if info else None,
             targets=info.targets if info else (),
             is_loaded=info is not None,
+            replicas=int(info is not None),
             error=error,
             manifest=info.manifest if info else _manifest(path, name),
             version=path.name if is_version else None,

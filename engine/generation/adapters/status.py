@@ -24,7 +24,7 @@ class AdapterStatus:
 
     `manifest` is that of the loaded files, else of those in its folder; None where they have none that can be read.
     `version` is the one that is loaded or would be, None outside of `versions`. `error` says why one that was to be
-    served is not.
+    served is not. `replicas` of the generator have it loaded.
     """
 
     name: str
@@ -37,3 +37,4 @@ class AdapterStatus:
     manifest: AdapterManifest | None = None
     version: str | None = None
     versions: AdapterVersions = field(default_factory=AdapterVersions)
+    replicas: int = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from engine.errors import ModelSourceError
-from engine.generation.adapters.files import TARGETS
+from engine.generation.adapters.inspection import TARGETS
 from engine.generation.model_files import resolve_dtype, torch_multiplies_bfloat16
 from engine.tuning.training.attention import ATTENTION
 from engine.tuning.training.batches import shared_forwards

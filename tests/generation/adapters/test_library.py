@@ -77,6 +77,15 @@ def test_adapter_that_cannot_be_read_changes_nothing(library: AdapterLibrary, se
     assert library.infos() == [info]
 
 
+def test_adapter_of_another_digest_than_asked_for_changes_nothing(library: AdapterLibrary, files: Files, serve):
+    info = serve("tone", "d1")
+    files.content[Path("other")] = "d2"
+    with pytest.raises(InvalidAdapter, match="its files have the digest d2"):
+        library.load("tone", Path("other"), "d3")
+    assert library.infos() == [info]
+    assert library.load("tone", Path("other"), "d2").digest == "d2"
+
+
 def test_replaced_name_stands_for_the_new_digest_and_holders_keep_the_old_weights(library: AdapterLibrary, serve):
     serve("tone", "d1")
     assert library.acquire("tone").digest == "d1"
