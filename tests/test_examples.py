@@ -13,11 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import GeneratorSettings
+from engine.generation.adapters.inputs import read_inputs
+from engine.generation.adapters.inspection import inspect_adapter
+from engine.generation.adapters.manifest import parse_manifest
+from engine.generation.adapters.registry import AdapterRegistry
 from engine.tuning.data.examples import read_examples
 from engine.tuning.guard.inspect import inspect
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BANKING = EXAMPLES / "banking77"
+ADAPTER = EXAMPLES / "adapters" / "banking77"
 
 
 def run(monkeypatch, script: str, *arguments: object) -> None:
@@ -47,6 +53,25 @@ def test_banking77_example_names_source_and_licence_in_both_files():
         assert provenance["licence"] == "CC BY 4.0"
         assert "Casanueva" in provenance["attribution"]
         assert provenance["rows"] == len(rows_of(BANKING / name)) - 1
+
+
+def test_adapter_that_ships_is_whole_small_and_of_the_default_generator(tmp_path):
+    registry = AdapterRegistry(tmp_path)
+    added = registry.locate("banking77", version=registry.add("banking77", ADAPTER))
+    info, contents = inspect_adapter(added, "banking77", model_digest="", max_rank=GeneratorSettings().max_adapter_rank)
+    assert sum(map(len, contents.values())) < 6_000_000
+    assert (info.rank, info.base_model, len(info.targets)) == (8, "smollm2-135m-instruct", 7)
+    assert (info.manifest.task, len(info.manifest.labels), info.manifest.verdict) == ("classify", 77, "ok")
+    inputs = read_inputs(added, info.manifest, "banking77")
+    assert inputs is not None and inputs.embeddings.shape == (4096, 384)
+
+
+def test_adapter_that_ships_names_source_licences_and_the_models_that_are_as_good():
+    text = (ADAPTER / "README.md").read_text(encoding="utf-8")
+    for part in ("CC BY 4.0", "Casanueva", "Apache-2.0", "logistic regression", "is the better choice"):
+        assert part in text
+    labels = {label.name for label in parse_manifest((ADAPTER / "switchyard.json").read_bytes(), "banking77").labels}
+    assert labels > set(read_examples(BANKING / "train.jsonl").labels)
 
 
 def test_subset_of_banking77_is_the_same_whatever_the_order_and_format_of_the_file(tmp_path, monkeypatch):

@@ -153,6 +153,9 @@ def test_curve_trains_on_fewer_rows_and_judges_by_the_same(model: Path, tmp_path
     done = tune(model, data, "--epochs", 1, "--curve", "6,24")
     assert done.exit_code == 0, done.output
     outcome = outcome_of(tmp_path / "state")
+    # What was trained on all rows can be served before the others are trained.
+    registered, first = done.stdout.index("trainings on fewer rows follow"), done.stdout.index("training on 6 examples")
+    assert registered < first
     point = json.loads((tmp_path / "state" / "tuning" / "bot" / "curve" / "24" / "trained.json").read_text())
     assert (point["run"]["settings"]["evaluations_per_epoch"], outcome.run.settings["evaluations_per_epoch"]) == (2, 4)
     assert [(point.num_train, point.num_per_label) for point in outcome.curve] == [(6, 2.0), (24, 8.0), (48, 16.0)]

@@ -99,9 +99,6 @@ class _Run:
                 self._asking.evaluate(model, "evaluation", self._eval_rows, before["evaluation"], temperature)[1]
             )
         del model
-        curve = self._curve(trainer, train, validation)
-        if curve:
-            curve.append(self._point(len(train), checked, trained.run.minutes, train))
         inputs = self._inputs(train)
         found = Findings(
             task=self._task,
@@ -114,12 +111,17 @@ class _Run:
             trained=trained,
             evaluations=evaluations,
             calibration=calibration,
-            curve=curve,
+            curve=(),
             baselines=self._baselines(train, validation, inputs),
             inputs=write_inputs(trained.adapter, inputs),
         )
         write_manifest(trained.adapter, make_manifest(self._job, found))
         adapter = register(self._job.data, self._job.name, trained.adapter)
+        if self._options.curve:
+            # Only now: these trainings may take as long again, and the adapter is there to be used meanwhile.
+            self._on_event(Working(f"the adapter is in {adapter}; trainings on fewer rows follow"))
+            whole = self._point(len(train), checked, trained.run.minutes, train)
+            found = replace(found, curve=(*self._curve(trainer, train, validation), whole))
         outcome = make_outcome(self._job, found, minutes=(monotonic() - self._started) / 60)
         self._work.write(RESULT_FILE, outcome.to_json())
         return Tuned(outcome, adapter, write_report(outcome, self._job.folder))
