@@ -161,7 +161,7 @@ def _centroids(rows: Vectors, labels: Sequence[int]) -> Vectors:
     numbers, places = np.unique(np.asarray(labels), return_inverse=True)
     sums = np.zeros((len(numbers), rows.shape[1]), dtype=np.float32)
     np.add.at(sums, places, rows)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def _unit_rows(embeddings: NDArray[np.floating], what: str) -> Vectors:

@@ -75,6 +75,15 @@ def test_passages_say_how_many_documents_there_are_and_which_words_they_hold():
     assert found["search.coverage_all"] == pytest.approx(2 / 5)
 
 
+def test_a_word_inside_another_is_not_covered_and_one_at_an_edge_is():
+    def coverage(text: str) -> float | None:
+        passage = Passage("c", "a", "", "", text, 0, len(text), 0.9)
+        return signals_of(Search("card", (0.5,), (passage,), BACKGROUND))["search.coverage"]
+
+    assert [coverage(text) for text in ("cardboard", "discard", "card2", "")] == [0.0] * 4
+    assert [coverage(text) for text in ("Card", "a card", "cardboard card", "(card)", "card’s")] == [1.0] * 5
+
+
 def test_legs_agree_where_they_rank_the_same_chunks():
     one = replace(search(0.5, 0.4), by_meaning=("a", "b", "c"), by_words=("c", "x"))
     assert signals_of(one)["search.agreement"] == pytest.approx(0.5)
