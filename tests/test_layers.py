@@ -12,8 +12,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ENGINE = REPOSITORY / "engine"
 # A package may import those after it.
-ORDER = ["cli", "serving", "api", "tuning", "retrieval", "routing", "generation"]
+ORDER = ["cli", "serving", "api", "evaluation", "tuning", "retrieval", "routing", "generation", "metrics"]
 SIBLINGS = {"retrieval", "routing", "generation"}
+# What is computed for each request, or by everybody, waits for no heavy import.
+NUMPY_ALONE = {"routing", "metrics"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -41,9 +43,10 @@ def test_module_imports_only_what_its_layer_may(path):
     if package not in ORDER:
         return
     above = set(ORDER[: ORDER.index(package)]) | (SIBLINGS - {package} if package in SIBLINGS else set())
-    if package in SIBLINGS:
-        above |= {"cli", "serving", "api", "tuning"}
     used = {name.split(".")[1] for name in imported if name.startswith("engine.") and name.count(".") >= 1}
+    if package in NUMPY_ALONE:
+        heavy = {name.split(".")[0] for name in imported} & {"torch", "sklearn", "scipy", "transformers", "matplotlib"}
+        assert not heavy, f"{path.relative_to(REPOSITORY)} imports {sorted(heavy)}"
     # The command line starts servers through the launcher, and nothing else may look upwards.
     assert not used & above, f"{path.relative_to(REPOSITORY)} imports from {sorted(used & above)}"
 

@@ -1,8 +1,4 @@
-"""Probabilities of labels that mean what they say: one temperature, and how far confidence is from being right.
-
-Temperature scaling and the expected calibration error are those of Guo et al., arXiv:1706.04599; the bins have equal
-counts here, so that none is empty.
-"""
+"""Probabilities of labels that mean what they say: one temperature (Guo et al., arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.metrics.calibration import expected_calibration_error
 from engine.tuning.outcome import Calibration
 
 # Fewer rows fit the temperature to a handful of mistakes, or to none.
 MIN_ROWS = 30
 # Rows that are all right would ask for 0.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 10.0
-NUM_BINS = 10
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROUNDS = 60
 
@@ -59,14 +55,6 @@ def fit_temperature(scores: Floats, targets: Sequence[int]) -> float:
         else:
             low = left
     return 2 / (low + high)
-
-
-def expected_calibration_error(confidences: Sequence[float], is_right: Sequence[bool]) -> float:
-    """Mean distance of confidence and share of right answers over NUM_BINS bins of about equal counts."""
-    order = np.argsort(confidences, kind="stable")
-    confidence, right = np.asarray(confidences)[order], np.asarray(is_right, dtype=float)[order]
-    bins = zip(np.array_split(confidence, NUM_BINS), np.array_split(right, NUM_BINS), strict=True)
-    return float(sum(abs(part.mean() - hits.mean()) * len(part) for part, hits in bins if len(part)) / len(order))
 
 
 def calibrate(scores: Floats, targets: Sequence[int]) -> Calibration:

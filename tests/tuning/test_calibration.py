@@ -9,7 +9,6 @@ from engine.tuning.calibration import (
     MIN_ROWS,
     MIN_TEMPERATURE,
     calibrate,
-    expected_calibration_error,
     fit_temperature,
     label_losses,
     label_probabilities,
@@ -49,9 +48,3 @@ def test_few_rows_fit_no_temperature_and_rows_that_are_all_right_fit_the_least()
     scores = np.array([[0.0, -3.0]] * MIN_ROWS)
     assert fit_temperature(scores[1:], [0] * (MIN_ROWS - 1)) == 1.0
     assert fit_temperature(scores, [0] * MIN_ROWS) == pytest.approx(MIN_TEMPERATURE, rel=1e-6)
-
-
-def test_calibration_error_is_the_gap_of_confidence_and_share_of_right_answers():
-    assert expected_calibration_error([0.8] * 100, [True] * 80 + [False] * 20) == pytest.approx(0.2, abs=0.2)
-    assert expected_calibration_error([1.0] * 50, [False] * 50) == 1.0
-    assert expected_calibration_error([0.9, 0.6], [True, True]) == pytest.approx(0.25)

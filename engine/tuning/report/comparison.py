@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from engine.metrics.bootstrap import paired_interval
 from engine.tuning.outcome import Baseline, Evaluation, Outcome
-
-NUM_RESAMPLES = 10_000
-# Of fewer rows a resampled interval is too narrow to be believed.
-MIN_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +57,6 @@ def compare(outcome: Outcome, evaluation: Evaluation) -> tuple[Comparison, ...]:
     """Against the base model, then against the baselines in their order; a model without answers is left out."""
     found = [_with_base(evaluation), *(_with_baseline(evaluation, each) for each in outcome.baselines)]
     return tuple(each for each in found if each is not None)
-
-
-def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """2.5 and 97.5 % percentiles of the mean difference over rows drawn with replacement; None below MIN_ROWS.
-
-    Rows that differ by as much are interchangeable, so how often each difference is drawn is one multinomial draw.
-    """
-    if len(differences) < MIN_ROWS:
-        return None
-    values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(differences), counts / counts.sum(), size=NUM_RESAMPLES)
-    low, high = np.percentile(draws @ values / len(differences), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _with_base(evaluation: Evaluation) -> Comparison | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.metrics.bootstrap import MIN_ROWS
 from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Evaluation, Outcome
-from engine.tuning.report.comparison import MIN_ROWS, Comparison, compare, judging_evaluation
+from engine.tuning.report.comparison import Comparison, compare, judging_evaluation
 from engine.tuning.report.learning import Learning, learning_of
 from engine.tuning.report.wording import duration, gained, metric_name
 

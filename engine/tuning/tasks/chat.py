@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.metrics.text import plain_answer, rouge_l
 from engine.tuning.data.rows import ChatRow, CompletionRow
 from engine.tuning.outcome import Answer, Metrics
 from engine.tuning.tasks.free_text import FreeTextTask
-from engine.tuning.tasks.text_metrics import plain_answer, rouge_l
 from engine.values import Message, Passage
 
 Conversation = ChatRow | CompletionRow

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from engine.metrics.text import token_f1
 from engine.tuning.outcome import Answer
 from engine.tuning.tasks.encoding import ANSWER_TOKENS, PromptEncoder, Tokens
 from engine.tuning.tasks.generate import generate
 from engine.tuning.tasks.task import R, TuningTask
-from engine.tuning.tasks.text_metrics import token_f1
 from engine.tuning.training.examples import EncodedExample
 from engine.tuning.training.model import AdapterModel
 from engine.values import Message, Passage

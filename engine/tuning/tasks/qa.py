@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.metrics.text import exact_match, plain_answer
 from engine.tuning.data.rows import QuestionRow
 from engine.tuning.outcome import Answer, Context, Metrics
 from engine.tuning.tasks.encoding import PromptEncoder
 from engine.tuning.tasks.free_text import FreeTextTask
 from engine.tuning.tasks.passages import context_passage, loses_golden, with_golden, without_golden
-from engine.tuning.tasks.text_metrics import exact_match, plain_answer
 from engine.tuning.training.examples import EncodedExample
 from engine.values import Message, Passage
 

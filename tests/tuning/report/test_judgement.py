@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from made_outcome import answered, baseline_of, history, labelled, outcome_of, run_of
 
-from engine.tuning.report.comparison import compare, judging_evaluation, paired_interval
+from engine.tuning.report.comparison import compare, judging_evaluation
 from engine.tuning.report.judgement import judge
 from engine.tuning.report.learning import learning_of
 
 
 def right(num: int, of: int = 100) -> list[bool]:
     return [place < num for place in range(of)]
-
-
-def test_interval_is_that_of_drawing_rows_with_replacement():
-    draw = np.random.default_rng(3)
-    differences = draw.choice([-1.0, 0.0, 0.5, 1.0], size=80)
-    low, high = paired_interval(differences)
-    means = [draw.choice(differences, size=80).mean() for _ in range(20_000)]
-    assert (low, high) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.02)
-    assert paired_interval(differences) == (low, high)
-
-
-def test_interval_of_few_rows_is_not_given():
-    assert paired_interval([1.0] * 29) is None
-    assert paired_interval([1.0] * 30) == (1.0, 1.0)
 
 
 def test_adapter_is_judged_by_rows_that_did_not_choose_it_where_there_are_any():

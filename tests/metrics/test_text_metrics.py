@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.tuning.tasks.text_metrics import exact_match, plain_answer, rouge_l, token_f1
+from engine.metrics.text import exact_match, plain_answer, rouge_l, token_f1
 
 
 def test_answers_are_compared_without_case_articles_and_punctuation():

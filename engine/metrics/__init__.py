@@ -1,0 +1,1 @@
+"""Measures that the other packages share: of answers, of probabilities, of differences. numpy alone."""
