@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from engine.routing.signals import score_shape
+from engine.routing.signals.scores import score_shape
 from engine.values import Decision, Evidence, Route
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from engine.routing.rule import ScoreRule
-from engine.routing.signals import score_shape
 from engine.values import Evidence, Passage, ScoreBackground
 
 BACKGROUND = ScoreBackground(mean=0.20, std=0.05, num_questions=64)
@@ -17,24 +16,6 @@ def passages(*scores: float) -> tuple[Passage, ...]:
 
 def evidence(*scores: float, background: ScoreBackground | None = BACKGROUND) -> Evidence:
     return Evidence(passages(*scores), background, version=3, similarities=scores)
-
-
-def test_score_shape_measures_distance_from_background_gap_and_documents():
-    shape = score_shape((0.5, 0.3, 0.1), passages(0.03, 0.02, 0.01), BACKGROUND)
-    assert shape is not None
-    assert shape.best == pytest.approx(0.5)
-    assert shape.z == pytest.approx(6.0)
-    assert shape.gap == pytest.approx(0.3)
-    assert shape.num_documents == 2
-
-
-def test_score_shape_is_none_when_nothing_was_found():
-    assert score_shape((), (), BACKGROUND) is None
-
-
-def test_a_background_without_spread_does_not_make_every_score_stand_out():
-    shape = score_shape((0.21,), passages(0.21), ScoreBackground(0.2, 0.0, 64))
-    assert shape is not None and shape.z == pytest.approx(0.5)
 
 
 def test_router_uses_passages_when_the_best_score_stands_out():

@@ -1,0 +1,164 @@
+"""Signals of a question's words alone: microseconds, no model.
+
+Made for English; other languages have their lengths, digits, names and rarity.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.routing.signals.table import SignalTable
+
+# What is looked at of a question: the time is bounded whatever a client sends.
+MAX_CHARS = 2_000
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_SENTENCE = re.compile(r"[.!?。？！]+(?:\s|$)")
+_YEAR = re.compile(r"\b(?:1[0-9]|20)\d{2}\b")
+_CODE = re.compile(r"\w[._/:@]\w|--\w|[{}<>=`$\\]|\w_\w")
+_QUOTED = re.compile(r"[\"“«][^\"”»]+[\"”»]")
+_OPENERS = {
+    "who": "who whom whose who's",
+    "what": "what what's",
+    "when": "when when's",
+    "where": "where where's",
+    "which": "which",
+    "why": "why",
+    "how": "how how's",
+    "yes_no": "is are was were am do does did can could will would should shall may might has have had",
+}
+_OPENER_OF = {word: name for name, words in _OPENERS.items() for word in words.split()}
+_TIME = frozenset(
+    """
+    now today tonight tomorrow yesterday current currently latest newest recent recently last next upcoming ago
+    year years month week day season ever still yet anymore
+    january february march april june july august september october november december
+    """.split()
+)
+_PERSONAL = frozenset("i me my mine we us our ours i'm i've i'd i'll".split())
+_POINTING = frozenset("it its they them their this that these those he him his she her such one ones".split())
+# With a content word before it, a pronoun most likely means what that word says.
+_FUNCTION_WORDS = _POINTING | frozenset(
+    """
+    a an the of in on at to for from by with as and or but not no if then so is are was were be been am do does did can
+    could will would should shall may might has have had who whom whose what when where which why how there here about
+    """.split()
+)
+_JOINING = frozenset("and or versus vs between both either nor".split())
+_SUPERLATIVE = re.compile(r"\b(?:most|least|best|worst|first|\w{2,}(?:iest|[^aeiou]est))\b")
+_NOT_SUPERLATIVE = re.compile(
+    r"\b(?:interest|request|harvest|forest|protest|contest|honest|invest|suggest|digest|arrest|modest|conquest|"
+    r"ernest|everest|budapest|tempest|manifest|midwest|southwest|northwest|infest|chest|crest|quest|guest|wrest|detest|attest|bequest|priest)\b"
+)
+
+NAMES = (
+    "lexical.tokens",
+    "lexical.characters",
+    "lexical.sentences",
+    *(f"lexical.opens_{name}" for name in _OPENERS),
+    "lexical.question_mark",
+    "lexical.digits",
+    "lexical.year",
+    "lexical.time",
+    "lexical.superlative",
+    "lexical.dangling",
+    "lexical.personal",
+    "lexical.joining",
+    "lexical.name_share",
+    "lexical.quoted",
+    "lexical.code",
+    "lexical.content_share",
+    "lexical.unknown_share",
+    "lexical.max_idf",
+    "lexical.mean_idf",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WordCounts:
+    """How many of a knowledge base's `num_documents` texts hold each word (lower case)."""
+
+    num_documents: int
+    documents: Mapping[str, int]
+
+    def idf(self, word: str) -> float:
+        """ln(1 + (N - n + 0.5) / (n + 0.5)), BM25's inverse document frequency in nats."""
+        found = self.documents.get(word, 0)
+        return math.log1p((self.num_documents - found + 0.5) / (found + 0.5))
+
+
+def lexical_signals(questions: Sequence[str], words: WordCounts | None = None) -> SignalTable:
+    """Counts, shares and 0/1 marks of each question; the last three are NaN without `words`.
+
+    `dangling` is 1 where a pronoun comes before any content word; `name_share` is of words with a capital letter that
+    begin no sentence; `unknown_share` is of content words that no document has.
+    """
+    values = np.array([_row(question, words) for question in questions], dtype=np.float64)
+    return SignalTable(NAMES, values.reshape(len(questions), len(NAMES)))
+
+
+def plain_words(question: str) -> list[str]:
+    """Words in lower case with straight apostrophes, of the first MAX_CHARS characters."""
+    return [word.lower().replace("’", "'") for word in _WORD.findall(question[:MAX_CHARS])]
+
+
+def content_words(words: Sequence[str]) -> list[str]:
+    """Words that say what a question is about, of `plain_words`."""
+    return [word for word in words if word not in _FUNCTION_WORDS]
+
+
+def _row(question: str, counts: WordCounts | None) -> list[float]:
+    text = question[:MAX_CHARS]
+    words = plain_words(text)
+    lowered = text.lower()
+    num = max(1, len(words))
+    content = content_words(words)
+    opener = _OPENER_OF.get(words[0]) if words else None
+    return [
+        len(words),
+        len(text),
+        max(1, len(_SENTENCE.findall(text))),
+        *(float(name == opener) for name in _OPENERS),
+        float("?" in text or "？" in text),
+        sum(character.isdigit() for character in text),
+        float(_YEAR.search(text) is not None),
+        sum(word in _TIME for word in words),
+        float(_SUPERLATIVE.search(_NOT_SUPERLATIVE.sub("", lowered)) is not None),
+        float(_is_dangling(words)),
+        sum(word in _PERSONAL for word in words),
+        sum(word in _JOINING for word in words),
+        _num_names(text) / num,
+        float(_QUOTED.search(text) is not None),
+        float(_CODE.search(text) is not None),
+        len(content) / num,
+        *_rarity(content, counts),
+    ]
+
+
+def _is_dangling(words: Sequence[str]) -> bool:
+    for word in words:
+        if word in _POINTING:
+            return True
+        if word not in _FUNCTION_WORDS:
+            return False
+    return False
+
+
+def _num_names(text: str) -> int:
+    """Words with a capital letter inside a sentence, "I" left out."""
+    num = 0
+    for sentence in _SENTENCE.split(text):
+        num += sum(word[0].isupper() and word != "I" for word in _WORD.findall(sentence)[1:])
+    return num
+
+
+def _rarity(content: Sequence[str], counts: WordCounts | None) -> tuple[float, float, float]:
+    if counts is None or not content:
+        return math.nan, math.nan, math.nan
+    idf = [counts.idf(word) for word in content]
+    unknown = sum(counts.documents.get(word, 0) == 0 for word in content)
+    return unknown / len(content), max(idf), sum(idf) / len(idf)
