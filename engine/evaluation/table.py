@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from engine.errors import TrainingDataError
 from engine.evaluation.outcomes import Outcomes, QuestionOutcome
-from engine.metrics.text import plain_answer
 from engine.routing.arms import parse_arm
 from engine.routing.heads import Floats
 from engine.routing.keys import Keys
 from engine.tuning.guard.groups import Groups
+from engine.tuning.guard.near import NearIndex
+from engine.tuning.guard.text import normalise
 
 # Answers that differ by less are as good as each other.
 DISCORDANT = 0.1
@@ -150,12 +151,13 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _groups(rows: Sequence[QuestionOutcome]) -> list[int]:
-    """The group of each row: those that name one group or ask the same in other spelling, and those that these join."""
+    """The group of each row: those that name one group or ask nearly the same, and those that these join."""
     groups = Groups(len(rows))
-    first: dict[tuple[str, str], int] = {}
+    first: dict[str, int] = {}
     for place, row in enumerate(rows):
-        keys = [("group", row.group), ("question", row.question and plain_answer(row.question))]
-        for name, value in keys:
-            if value:
-                groups.join(first.setdefault((name, value), place), place)
+        if row.group is not None:
+            groups.join(first.setdefault(row.group, place), place)
+    asked = [(place, normalise(row.question)) for place, row in enumerate(rows) if row.question]
+    for place, cluster in enumerate(NearIndex([text for _, text in asked]).clusters()):
+        groups.join(asked[cluster][0], asked[place][0])
     return groups.roots()

@@ -58,15 +58,15 @@ def test_arm_that_was_not_measured_is_refused_by_name():
         make_table(made(3, decided_by_first), ["base", "tone"])
 
 
-def test_questions_that_share_a_group_or_a_text_are_one_group():
-    outcomes = made(5, decided_by_first)
-    texts = ["What is it?", "what is it", "why", "how", None]
-    groups = [None, "g", "g", None, None]
+def test_questions_that_share_a_group_or_nearly_a_text_are_one_group():
+    outcomes = made(6, decided_by_first)
+    texts = ["How do I reset my password today?", "so how do i reset my password today", "why", "how", None, None]
+    groups = [None, "g", "g", None, None, None]
     questions = tuple(
         replace(each, question=text, group=group)
         for each, text, group in zip(outcomes.questions, texts, groups, strict=True)
     )
-    assert make_table(replace(outcomes, questions=questions))[0].groups.tolist() == [0, 0, 0, 3, 4]
+    assert make_table(replace(outcomes, questions=questions))[0].groups.tolist() == [0, 0, 0, 3, 4, 5]
 
 
 @settings(max_examples=25, deadline=None)
