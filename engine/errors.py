@@ -9,6 +9,7 @@
     |-- TrainingError                training cannot start or go on; the best adapter so far is kept
     |   |-- TrainingDiverged         the loss grew or is not finite
     |   `-- CheckpointMismatch       a stopped run is of other data or settings than it is asked to go on with
+    |-- InvalidRouter                a router's files are missing, damaged or not what they say
     |-- ServerUnreachable            a client command found no server
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
@@ -41,6 +42,7 @@ Errors travel between processes, so each one is rebuilt from its message and fie
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -110,6 +112,15 @@ class CheckpointMismatch(TrainingError):
     """A folder holds a stopped run of other data or settings."""
 
     code = "checkpoint_mismatch"
+
+
+class InvalidRouter(SwitchyardError):
+    """A router's files are missing, damaged or not what they say; no decision is made with them."""
+
+    code = "invalid_router"
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(f"{folder}: holds no router that can be used: {why}. Write it anew: switchyard router train.")
 
 
 class ServerUnreachable(SwitchyardError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,7 @@ EXAMPLES = [
     (errors.AdapterReplaced("x"), 503),
     (errors.NotImplementedYet("GET /metrics"), 501),
     (errors.DataFolderError("locked"), 500),
+    (errors.InvalidRouter(Path("router"), "it is damaged"), 500),
     (errors.TrainingDataError("data.jsonl:3: is empty", problems=["line 3: is empty"]), 500),
 ]
 

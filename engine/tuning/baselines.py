@@ -36,7 +36,7 @@ def fit_baselines(
     Raises: ConfigError without scikit-learn.
     """
     check_learner()
-    features: dict[str, Callable[[], Any]] = {"TF-IDF + LR": lambda: _tfidf(len({row.label for row in train}))}
+    features: dict[str, Callable[[], Any]] = {"TF-IDF + LR": lambda: tfidf(len({row.label for row in train}))}
     if encode is not None:
         features["embeddings + LR"] = lambda: _Embeddings(encode)
     return tuple(_fit(name, make(), train, evaluations) for name, make in features.items())
@@ -71,7 +71,7 @@ def _fit(
     return Baseline(name, seconds, metrics, answers)
 
 
-def _tfidf(num_labels: int) -> Any:
+def tfidf(num_labels: int) -> Any:
     """Words, pairs of words, and character 3- to 5-grams within words, which survive typing errors and inflection."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union

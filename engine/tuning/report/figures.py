@@ -73,6 +73,7 @@ def plot_lines(
     kept: tuple[float, float] | None = None,
     fill: bool = False,
     log_x: bool = False,
+    whole_x: bool = True,
     name: str,
 ) -> Html:
     """One or two lines over the same axis.
@@ -81,6 +82,7 @@ def plot_lines(
         kept: a point to mark as the one that was kept.
         fill: shade what lies between both lines.
         log_x: steps of x are factors; every x of `second` gets a tick.
+        whole_x: ticks of x are whole numbers.
         name: unique on the page; begins the ids of the picture.
     """
 
@@ -97,7 +99,7 @@ def plot_lines(
             axes.set_xscale("log")
             axes.set_xticks(list(second.xs), [f"{x:,.0f}" for x in second.xs])
             axes.minorticks_off()
-        else:
+        elif whole_x:
             axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(x_label)
         # A font may lack other characters.
@@ -106,7 +108,9 @@ def plot_lines(
     return _svg(draw, _SIZE, name)
 
 
-def plot_reliability(before: Line | None, after: Line | None, *, name: str) -> Html:
+def plot_reliability(
+    before: Line | None, after: Line | None, *, name: str, y_label: str = "share that is right"
+) -> Html:
     """Share of right answers over confidence; the diagonal is what it should be."""
 
     def draw(axes: Axes) -> None:
@@ -114,7 +118,7 @@ def plot_reliability(before: Line | None, after: Line | None, *, name: str) -> H
         for line, colour, marker, dash in ((before, _FIRST, "o", "--"), (after, _SECOND, "s", "-")):
             if line is not None:
                 axes.plot(line.xs, line.ys, color=colour, marker=marker, linestyle=dash, zorder=3)
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="share that is right")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel=y_label)
 
     return _svg(draw, (3.4, 3.2), name)
 

@@ -9,11 +9,11 @@ from engine.metrics.bootstrap import MIN_ROWS
 from engine.tuning.guard.wording import counted
 from engine.tuning.outcome import Evaluation, Outcome
 from engine.tuning.report.comparison import Comparison, compare, judging_evaluation
+from engine.tuning.report.document import Tone
 from engine.tuning.report.learning import Learning, learning_of
 from engine.tuning.report.wording import duration, gained, metric_name
 
 Code = Literal["learned", "matched", "beaten", "not_learned", "worse", "unknown"]
-Tone = Literal["good", "mixed", "bad"]
 _TONES: dict[Code, Tone] = {
     **{"learned": "good", "matched": "mixed", "beaten": "bad"},
     **{"not_learned": "bad", "worse": "bad", "unknown": "mixed"},
