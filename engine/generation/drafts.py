@@ -18,7 +18,7 @@ _MEMORY = 0.9
 # Where two or three tokens agree the next one usually does too; two wrong drafts tell an answer that does not copy.
 _PRIOR_HITS, _PRIOR_TRIES = 1.5, 2.0
 # A draft must bring this much more than its time is worth elsewhere: tables of step times are not exact.
-_MARGIN = 1.1
+_MARGIN = 1.2
 # Beside more requests than this nobody drafts to find out whether copying has begun again.
 _MAX_PROBING_REQUESTS = 4
 _PROBE_EVERY = 16
@@ -125,6 +125,17 @@ class Drafting:
     rate: DraftRate
 
 
+def may_pay(rates: Sequence[DraftRate], step_s: Sequence[float]) -> bool:
+    """Whether any draft of requests with these rates can be granted by `share_drafts`: before guesses are made.
+
+    Args:
+        step_s: seconds of a step of len(rates) and len(rates) + 1 tokens.
+    """
+    if len(rates) <= _MAX_PROBING_REQUESTS:
+        return True
+    return max(rate.acceptance for rate in rates) >= _least_chance(len(rates), step_s, 0)
+
+
 def share_drafts(offers: Sequence[tuple[DraftRate, int]], step_s: Sequence[float]) -> list[int]:
     """How many drafted tokens each request may put into the next step.
 
@@ -138,14 +149,13 @@ def share_drafts(offers: Sequence[tuple[DraftRate, int]], step_s: Sequence[float
     granted = [0] * len(offers)
     if not offers:
         return granted
-    worth = len(offers) / step_s[0]  # tokens per second without drafts
     total = 0
     candidates = sorted(
         ((rate.acceptance**n, index) for index, (rate, most) in enumerate(offers) for n in range(1, most + 1)),
         reverse=True,
     )
     for chance, index in candidates:
-        if total + 1 >= len(step_s) or chance < _MARGIN * worth * (step_s[total + 1] - step_s[total]):
+        if total + 1 >= len(step_s) or chance < _least_chance(len(offers), step_s, total):
             break
         granted[index] += 1
         total += 1
@@ -154,3 +164,8 @@ def share_drafts(offers: Sequence[tuple[DraftRate, int]], step_s: Sequence[float
         if probing is not None:
             granted[probing] = 1
     return granted
+
+
+def _least_chance(num_requests: int, step_s: Sequence[float], total: int) -> float:
+    """What one more draft beside `total` others must have: its time would bring so many tokens without drafts."""
+    return _MARGIN * num_requests / step_s[0] * (step_s[total + 1] - step_s[total])

@@ -11,7 +11,7 @@ from threading import Condition
 
 from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.generation.budget import StepBudget
-from engine.generation.drafts import DraftRate, share_drafts
+from engine.generation.drafts import DraftRate, may_pay, share_drafts
 from engine.generation.grammar.compiler import MAX_COMPILE_S, Compiled, became_too_complex, compile_error, too_slow
 from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.job import Job
@@ -139,10 +139,13 @@ class Jobs:
         `max_tokens` bounds the step with them.
         """
         jobs = [self.of(sequence) for sequence in decoding]
+        rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
+        # With many answers at once no draft pays, and finding that out must not cost either.
+        if not rates or not may_pay(rates, budget.draft_step_s(len(decoding), 1)):
+            return
         guesses = [[] if job is None else job.guess(max_each) for job in jobs]
         if not any(guesses):
             return
-        rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
         offers = [(rate, len(guess)) for rate, guess in zip(rates, guesses, strict=True)]
         most = min(sum(map(len, guesses)), max_tokens - len(decoding))
         step_s = budget.draft_step_s(len(decoding), max(most, 0))

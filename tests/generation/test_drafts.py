@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.generation.drafts import DraftRate, PromptLookup, share_drafts
+from engine.generation.drafts import DraftRate, PromptLookup, may_pay, share_drafts
 from engine.generation.sampler import Sampler, choose
 from engine.generation.scheduler import FixedBudget, Scheduler
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence
@@ -104,6 +104,15 @@ def test_request_that_stopped_copying_tries_again_after_a_while_where_few_run():
     as_dear_as_steps = [1.0 + n for n in range(10)]
     assert share_drafts([(idle, 4)], as_dear_as_steps) == [1]
     assert share_drafts([(idle, 4)] * 8, as_dear_as_steps) == [0] * 8
+
+
+@pytest.mark.parametrize("token_s", [0.01, 0.1, 0.16, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("num", [1, 4, 5, 16])
+def test_guesses_are_spared_exactly_where_none_would_be_granted(num, token_s):
+    rates = [rate(*[(4, right)] * 20) for right in (0, 2, 4)] * num
+    step_s = [1.0 + token_s * n for n in range(20)]
+    granted = share_drafts([(each, 4) for each in rates[:num]], step_s)
+    assert may_pay(rates[:num], step_s[:2]) == (num <= 4 or any(granted))
 
 
 def test_grants_never_exceed_what_the_table_covers():
