@@ -70,7 +70,7 @@ def manifest_of(state: Path) -> AdapterManifest:
 
 def test_classify_from_rows_to_an_adapter_that_a_server_reads(model: Path, tmp_path: Path):
     data = write_rows(tmp_path / "data.jsonl", labelled(60))
-    evaluation = write_rows(tmp_path / "eval.jsonl", labelled(30, seed=9))
+    evaluation = write_rows(tmp_path / "eval.jsonl", labelled(60, seed=9))
     done = tune(model, data, "--eval", evaluation, *FAST, "--json", tmp_path / "out.json")
     assert done.exit_code == 0, done.output
     assert "12 of 12 validation rows: accuracy" in done.stdout
@@ -80,10 +80,10 @@ def test_classify_from_rows_to_an_adapter_that_a_server_reads(model: Path, tmp_p
     assert json.loads((tmp_path / "out.json").read_text()) == outcome.to_json()
     assert json.loads((state / "tuning" / "bot" / "guard.json").read_text()) == outcome.guard
     found = outcome.evaluation("evaluation")
-    assert found is not None and found.num_predicted == 30
-    assert found.whole.before is not None
+    assert found is not None and found.num_predicted == 60
+    assert found.whole.before is not None and all(each.before is not None for each in found.predictions)
     assert found.whole.after["accuracy"] > 0.8 > 0.5 > found.whole.before["accuracy"]
-    for row, each in zip(labelled(30, seed=9), found.predictions, strict=True):
+    for row, each in zip(labelled(60, seed=9), found.predictions, strict=True):
         assert each.targets == (row["label"],)
         assert each.after.quality == (each.after.text == row["label"])
         assert each.after.confidence is not None and 1 / 3 <= each.after.confidence <= 1

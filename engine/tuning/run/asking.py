@@ -22,8 +22,8 @@ from engine.tuning.tasks.classify import ClassifyTask
 from engine.tuning.tasks.task import TuningTask
 from engine.tuning.training.model import AdapterModel
 
-# Rows of an evaluation that the untuned model is asked, where all labels of each cost much.
-NUM_UNTUNED = 50
+# The untuned model is asked so many rows of an evaluation at least, and as many more as all labels of each allow.
+MIN_UNTUNED, UNTUNED_SCORES = 50, 3_850
 # Rows whose answers are kept together: a run that is killed asks no more than these again.
 PART_ROWS = 512
 
@@ -49,7 +49,9 @@ class Asking:
 
     def untuned(self, base: AdapterModel, name: EvaluationName, rows: Sequence[Row]) -> dict[int, Answer]:
         """The base model's answers by line, of rows that the adapter is asked too."""
-        most = NUM_UNTUNED if self._task.num_judged is None else self._task.num_judged
+        most = self._task.num_judged
+        if isinstance(self._task, ClassifyTask):
+            most = max(MIN_UNTUNED, UNTUNED_SCORES // len(self._task.labels))
         asked: list[Any] = sample_rows(rows, most, seed=self._seed, exceptions=self._exceptions_of(name))
         if not asked:
             return {}
