@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from engine.durable_files import write_file
-from engine.errors import SwitchyardError
 from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
 from engine.evaluation.report_sections import (
     arms_section,
@@ -19,11 +16,9 @@ from engine.evaluation.report_sections import (
 )
 from engine.evaluation.verdict import spread
 from engine.tuning.guard.wording import counted
-from engine.tuning.report.document import Tone, document
+from engine.tuning.report.document import Tone, document, write_document
 from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.html import Html
-
-HTML_FILE, JSON_FILE = "report.html", "report.json"
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
@@ -33,17 +28,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     Raises: ConfigError without matplotlib; SwitchyardError when the folder cannot be written.
     """
     check_plotter()
-    written = page(evaluation)
-    content = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=2, allow_nan=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / JSON_FILE, f"{content}\n".encode(errors="backslashreplace"))
-        write_file(folder / HTML_FILE, written.encode())
-    except OSError as error:
-        raise SwitchyardError(
-            f"{folder}: the report cannot be written ({error.strerror}). Free disk space or name another folder."
-        ) from None
-    return folder / HTML_FILE
+    return write_document(folder, page(evaluation), evaluation.to_json())
 
 
 def page(evaluation: Evaluation) -> Html:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from engine.durable_files import write_file
+from engine.errors import SwitchyardError
 from engine.tuning.report.html import Html, tag
 
 Tone = Literal["good", "mixed", "bad"]
+HTML_FILE, JSON_FILE = "report.html", "report.json"
 
 # Nothing is fetched and nothing runs, whatever a text in the data says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -43,6 +48,23 @@ def document(
     )
     body = tag("body", tag("main", header, _contents(sections), sections))
     return Html("<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
+
+
+def write_document(folder: Path, page: Html, figures: dict[str, Any]) -> Path:
+    """Write report.html and, with the same figures, report.json into `folder`, over older ones.
+
+    Returns: the path of report.html. Raises: SwitchyardError when the folder cannot be written.
+    """
+    content = json.dumps(figures, ensure_ascii=False, indent=2, allow_nan=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / JSON_FILE, f"{content}\n".encode(errors="backslashreplace"))
+        write_file(folder / HTML_FILE, page.encode())
+    except OSError as error:
+        raise SwitchyardError(
+            f"{folder}: the report cannot be written ({error.strerror}). Free disk space or name another folder."
+        ) from None
+    return folder / HTML_FILE
 
 
 def _contents(sections: Sequence[Html]) -> Html:

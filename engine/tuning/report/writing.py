@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.durable_files import write_file
-from engine.errors import SwitchyardError
 from engine.tuning.outcome import Outcome
 from engine.tuning.report.confusion import confusion_of
+from engine.tuning.report.document import write_document
 from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.judgement import Judgement, judge
 from engine.tuning.report.learning import learning_of
 from engine.tuning.report.page import page
 from engine.tuning.report.reliability import reliability_of
-
-HTML_FILE, JSON_FILE = "report.html", "report.json"
 
 
 def write_report(outcome: Outcome, folder: Path) -> Path:
@@ -28,17 +24,7 @@ def write_report(outcome: Outcome, folder: Path) -> Path:
     """
     check_plotter()
     judgement = judge(outcome)
-    written = page(outcome, judgement)
-    content = json.dumps(report_json(outcome, judgement), ensure_ascii=False, indent=2, allow_nan=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / JSON_FILE, f"{content}\n".encode(errors="backslashreplace"))
-        write_file(folder / HTML_FILE, written.encode())
-    except OSError as error:
-        raise SwitchyardError(
-            f"{folder}: the report cannot be written ({error.strerror}). Free disk space or name another folder."
-        ) from None
-    return folder / HTML_FILE
+    return write_document(folder, page(outcome, judgement), report_json(outcome, judgement))
 
 
 def report_json(outcome: Outcome, judgement: Judgement) -> dict[str, Any]:
