@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 
 from engine.durable_files import write_file
 from engine.errors import ConfigError
+from engine.regular_files import Unreadable, read_regular
 from engine.routing.ambiguity import AmbiguityHead, EmbeddingPart, SignalPart, WordPart
 
 HEAD_FILE, ARRAYS_FILE = "ambiguity.json", "ambiguity.safetensors"
@@ -128,13 +129,9 @@ def _read_content(path: Path) -> _Content:
 
 def _bytes_of(path: Path, most: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise _broken(path, f"cannot be read ({error.strerror})") from None
-    if len(content) > most:
-        raise _broken(path, f"has more than {most} bytes, which a head of this kind never has")
-    return content
+        return read_regular(path, most, "ambiguity head")
+    except Unreadable as error:
+        raise _broken(path, str(error)) from None
 
 
 def _broken(path: Path, why: str) -> ConfigError:

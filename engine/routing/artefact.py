@@ -6,8 +6,6 @@ Read with every size, name, shape and value checked, since the files may come fr
 from __future__ import annotations
 
 import json
-import os
-import stat
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +20,7 @@ from safetensors.numpy import load, save
 
 from engine.durable_files import write_file
 from engine.errors import InvalidRouter, SwitchyardError
+from engine.regular_files import Unreadable, read_regular
 from engine.routing.arms import parse_arm
 from engine.routing.artefact_arrays import Arrays, arrays_of, learned_from, trained_on_from
 from engine.routing.heads import Floats, Integers, Policy, QualityModel
@@ -255,13 +254,6 @@ class _Described(BaseModel):
 def _read(folder: Path, file: str, most: int) -> bytes:
     """The content of a regular file, read once. Raises: InvalidRouter."""
     try:
-        # Opened without waiting: a pipe in its place must not hang the reader.
-        with os.fdopen(os.open(folder / file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise InvalidRouter(folder, f"{file} is no regular file")
-            content = opened.read(most + 1)
-    except OSError as error:
-        raise InvalidRouter(folder, f"{file} cannot be read ({error.strerror})") from None
-    if len(content) > most:
-        raise InvalidRouter(folder, f"{file} has more than {most} bytes, which no router needs")
-    return content
+        return read_regular(folder / file, most, "router")
+    except Unreadable as error:
+        raise InvalidRouter(folder, f"{file} {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,12 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path, arrays, content, mess
     with pytest.raises(ConfigError, match=message) as caught:
         read_ambiguity(tmp_path)
     assert str(tmp_path) in str(caught.value) and "Fit the ambiguity head again" in str(caught.value)
+
+
+def test_pipe_in_place_of_a_file_does_not_hang_the_reader(tmp_path: Path):
+    os.mkfifo(tmp_path / HEAD_FILE)
+    with pytest.raises(ConfigError, match="is no regular file"):
+        read_ambiguity(tmp_path)
 
 
 def test_damaged_missing_and_huge_files_are_refused(tmp_path: Path):

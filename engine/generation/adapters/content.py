@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from engine.errors import InvalidAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.manifest import MANIFEST_FILE
+from engine.regular_files import Unreadable, read_regular
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
@@ -24,19 +23,11 @@ def read_file(folder: Path, file: str, name: str, max_bytes: int) -> bytes:
     try:
         if path.resolve(strict=True).parent != folder.resolve(strict=True):
             raise InvalidAdapter(name, f"{file} is a link out of its folder; put the file itself there")
-        # Opened without waiting: a pipe in its place must not hang the reader.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
-            status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidAdapter(name, f"{file} is no regular file")
-            content = opened.read(max_bytes + 1)
+        return read_regular(path, max_bytes, "adapter of this model and rank")
     except OSError as error:
         raise InvalidAdapter(name, f"{file} cannot be read ({error.strerror})") from None
-    if len(content) > max_bytes:
-        raise InvalidAdapter(
-            name, f"{file} has more than {max_bytes} bytes, which no adapter of this model and rank needs"
-        )
-    return content
+    except Unreadable as error:
+        raise InvalidAdapter(name, f"{file} {error}") from None
 
 
 def read_contents(folder: Path, name: str, max_weights_bytes: int = MAX_WEIGHTS_BYTES) -> dict[str, bytes]:
