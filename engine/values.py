@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.errors import RequestError
 
 Route = Literal["direct", "rag", "clarify"]
@@ -21,6 +24,7 @@ class Query:
     """What the retriever is asked: embed `text` once, then search `collection` for `k` passages.
 
     `filter` is the caller's, in the grammar of `engine.retrieval.index.filters`; `tenant` is the credential's.
+    With `wants_clues` the evidence has `clues`, in which the texts with each of `words` are counted.
     """
 
     text: str
@@ -31,11 +35,13 @@ class Query:
     min_version: int = 0
     mode: SearchMode = "hybrid"
     wants_similarities: bool = True
+    wants_clues: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def is_embedded(self) -> bool:
-        """Whether its vector is needed: not for words alone, unless the similarities are wanted besides."""
-        return self.mode != "lexical" or self.wants_similarities
+        """Whether its vector is needed: not for words alone, unless more than a ranking is wanted."""
+        return self.mode != "lexical" or self.wants_similarities or self.wants_clues
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +71,27 @@ class ScoreBackground:
 
 
 @dataclass(frozen=True, slots=True)
+class Clues:
+    """What a learned router reads of a search beside its evidence; None is what could not be known.
+
+    embedding: [E] float32 of unit length, of the query's text. agreement: share of the best chunks by meaning that are
+    among the best by words. coherence: mean cosine between the best chunks by meaning. texts_with: how many of the
+    `num_texts` chunks that the query may find hold each of its `words`, by their stems.
+    """
+
+    embedding: NDArray[np.float32]
+    agreement: float | None = None
+    coherence: float | None = None
+    num_texts: int = 0
+    texts_with: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What the retriever found. `passages` are ranked by descending score; `version` is the index version seen.
 
-    `similarities` are the cosines of the best chunks by meaning alone, descending, whatever the mode ranked by.
+    `similarities` are the cosines of the best chunks by meaning alone, descending, whatever the mode ranked by; ten of
+    them where clues are wanted, so that the signals do not depend on how many passages are.
     """
 
     passages: tuple[Passage, ...]
@@ -76,6 +99,15 @@ class Evidence:
     version: int
     timings_ms: dict[str, float] = field(default_factory=dict)
     similarities: tuple[float, ...] = ()
+    clues: Clues | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What makes similarities comparable, as digests (SHA-256, hex): the encoder, and how documents are cut."""
+
+    encoder: str
+    chunking: str
 
 
 @dataclass(frozen=True, slots=True)
