@@ -1,6 +1,6 @@
 """The plain values that pass between components, one per hop. No torch, Ray, FastAPI or I/O.
 
-ChatRequest -> Query -> Evidence -> Decision -> GenerationRequest -> TokenDelta
+ChatRequest -> Query -> Evidence -> RouteRequest -> Decision -> GenerationRequest -> TokenDelta
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ Route = Literal["direct", "rag", "clarify"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 SearchMode = Literal["hybrid", "dense", "lexical"]
+# No adapter has an empty name.
+BASE_MODEL = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ class IndexInfo:
 class Decision:
     """An arm (adapter or base) x (context or not), with the evidence for it.
 
-    `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact.
+    `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact. `signals`
+    by name, None for what could not be known, are there where the router read them or they were asked for.
     """
 
     route: Route
@@ -122,6 +125,41 @@ class Decision:
     confidence: float | None
     reasons: tuple[str, ...]
     router: str
+    signals: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """A question whose arm is to be chosen; `text` is what was searched, or would be.
+
+    `model` is an adapter's name, BASE_MODEL, or None for any; `pinned` the route that the caller asked for. `missing`
+    says why passages are of no use or not to be had; with `can_search` they were not looked for yet. `embedding` [E] is
+    the text's, where nothing was searched.
+    """
+
+    text: str
+    collection: str
+    model: str | None = None
+    pinned: Route | None = None
+    evidence: Evidence | None = None
+    missing: str | None = None
+    can_search: bool = False
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What became of some RouteRequests, in their order, and what they were decided with.
+
+    `router` decides for the collection of the first. `arms` can answer now. `keys` are the digests of what is served,
+    as `engine.routing.keys` reads them; None while they are not known. `timings_ms`: signals, route.
+    """
+
+    decisions: tuple[Decision, ...]
+    router: str
+    arms: tuple[str, ...]
+    keys: dict[str, Any] | None
+    timings_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
