@@ -48,6 +48,7 @@ class LocalBackends:
     ) -> None:
         self.retriever = retriever
         self.engine = engine
+        self.config = config
         self.host = RouterHost(config, self)
         self.training: dict[str, TrainingInputs] = {}
         self.adapter_service = adapters
@@ -66,6 +67,8 @@ class LocalBackends:
         return found
 
     async def embed(self, text: str) -> NDArray[np.float32]:
+        if self.retrieval_error is not None:
+            raise self.retrieval_error
         (embedding,) = await asyncio.to_thread(self.retriever.embed, [text])
         return embedding
 

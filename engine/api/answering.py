@@ -194,20 +194,22 @@ class _Answer:
         collection = self._request.switchyard.collection or self._config.retriever.default_collection
         plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
         evidence: Evidence | None = None
-        may_search = pinned == "rag" or (pinned is None and missing is None)
+        embedding: NDArray[np.float32] | None = None
+        may_search = missing is None or pinned == "rag"
         if may_search and plan.searches:
             evidence, missing = await self._evidence(pinned, plan.wants_clues)
+        if may_search and evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
+            embedding, missing = await self._embedding(pinned, missing)
         request = RouteRequest(
-            text=await self._search_text() if plan.wants_clues or plan.embeds else self._messages[-1].content,
+            text=self._searched or self._messages[-1].content,
             collection=collection,
             model=self._asked,
             pinned=pinned,
             evidence=evidence,
             missing=missing,
-            can_search=may_search and not plan.searches,
+            can_search=may_search and not plan.searches and not self._degraded,
+            embedding=embedding,
         )
-        if evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
-            request = replace(request, embedding=await self._embedding(request.text))
         decision = await self._decide(request)
         if decision.route == "rag" and request.can_search:
             evidence, missing = await self._evidence(pinned, wants_clues=False)
@@ -227,11 +229,18 @@ class _Answer:
         self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
         return routing.decisions[0]
 
-    async def _embedding(self, text: str) -> NDArray[np.float32]:
+    async def _embedding(
+        self, pinned: Route | None, missing: str | None
+    ) -> tuple[NDArray[np.float32] | None, str | None]:
+        """That of the question where it is not searched for, and why passages are missing."""
+        text = await self._search_text()
         started = time.perf_counter()
-        embedding = await self._backends.embed(text)
+        try:
+            embedding = await self._backends.embed(text)
+        except RequestError as error:
+            return None, self._without_retriever(error, pinned)
         self._timings["embed"] = _ms_since(started)
-        return embedding
+        return embedding, missing
 
     async def _search_text(self) -> str:
         """What is searched for, found once: the generator may have to be asked."""
@@ -273,13 +282,17 @@ class _Answer:
                 raise
             return None, f"the knowledge base is empty (no collection {query.collection!r})"
         except RequestError as error:
-            unavailable = error.retry_after_s is not None
-            if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
-                raise
-            self._degraded = True
-            return None, f"answered without passages: {error}"
+            return None, self._without_retriever(error, pinned)
         self._timings.update(evidence.timings_ms)
         return evidence, None
+
+    def _without_retriever(self, error: RequestError, pinned: Route | None) -> str:
+        """Why the answer goes on without passages. Raises: the error, where it must not."""
+        unavailable = error.retry_after_s is not None
+        if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
+            raise error
+        self._degraded = True
+        return f"answered without passages: {error}"
 
     def _generation_request(self, decision: Decision, evidence: Evidence | None) -> GenerationRequest:
         request = self._request
