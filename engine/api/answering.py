@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.api.answered import Answered, AnswerMemory
 from engine.api.asked_model import asked_model
 from engine.api.backends import Backends
 from engine.api.rewriting import search_text
@@ -44,6 +45,7 @@ from engine.values import (
     Role,
     Route,
     RouteRequest,
+    Routing,
     SamplingParams,
     TokenLogprob,
 )
@@ -88,9 +90,11 @@ Event = Started | Text | Finished
 class Answerer:
     """Composes retriever, router and generator for the chat route."""
 
-    def __init__(self, backends: Backends, config: EngineConfig) -> None:
+    def __init__(self, backends: Backends, config: EngineConfig, memory: AnswerMemory) -> None:
+        """`memory` takes what answers were made of."""
         self._backends = backends
         self._config = config
+        self._memory = memory
 
     async def answer(
         self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""
@@ -114,6 +118,8 @@ class Answerer:
                     return
                 except TimeoutError:
                     raise DeadlineExceeded(deadline_ms) from None
+                if isinstance(event, Started):
+                    self._memory.keep(request_id, answer.answered(event))
                 yield event
         finally:
             await events.aclose()
@@ -146,6 +152,7 @@ class _Answer:
         self._search_reasons: list[str] = []
         self._asked: str | None = None  # what `model` names; None leaves it to the router
         self._searched: str | None = None
+        self._routed: tuple[RouteRequest, Routing] | None = None
         self._adapter_digest: str | None = None
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
@@ -181,6 +188,23 @@ class _Answer:
                     yield Finished(delta.finish_reason, self._outcome(decision, evidence, shown, citations), usage)
                     return
         raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
+
+    def answered(self, started: Started) -> Answered:
+        """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
+        assert self._routed is not None
+        request, routing = self._routed
+        if request.evidence is not None:
+            kept = request.evidence.passages[: self._config.generator.max_passages]
+            request = replace(request, evidence=replace(request.evidence, passages=kept))
+        return Answered(
+            tenant=self._tenant,
+            at=time.time(),
+            model=started.model,
+            request=request,
+            decision=routing.decisions[0],
+            keys=routing.keys,
+            versions=started.outcome.versions.model_dump(),
+        )
 
     async def _model(self) -> str:
         """Name of the model that answers."""
@@ -226,6 +250,7 @@ class _Answer:
     async def _decide(self, request: RouteRequest) -> Decision:
         started = time.perf_counter()
         routing = await self._backends.decide([request])
+        self._routed = (request, routing)
         self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
         return routing.decisions[0]
 
