@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api.answered import Answered
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
+from engine.routing.needs import Needs
 from engine.values import (
     ContinuationScore,
-    Decision,
     DocumentWrite,
     Evidence,
     GenerationRequest,
     Judgement,
     Query,
-    Route,
+    RouteRequest,
+    Routing,
     ScoreRequest,
     TokenDelta,
     WriteResult,
@@ -37,7 +42,17 @@ class Backends(Protocol):
 
     async def evidence(self, query: Query) -> Evidence: ...
 
-    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision: ...
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        """[E], as a search embeds a question."""
+        ...
+
+    async def needs(self, collection: str) -> Needs:
+        """What the router has to know of questions to a collection. Cheap, for every request."""
+        ...
+
+    async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool = False) -> Routing:
+        """The arm of each question; with `wants_signals` its signals too, whether or not they were read."""
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""
@@ -90,6 +105,16 @@ class Backends(Protocol):
     async def judgements(self, collection: str, tenant: str) -> dict[str, Any]: ...
 
     async def forget_judgements(self, collection: str, tenant: str) -> int: ...
+
+    async def recall(self, response: str, tenant: str) -> Answered | None:
+        """An answer of the tenant's that another gateway gave and remembers."""
+        ...
+
+    async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
+        """Durable when it returns; whether it was created or updated."""
+        ...
+
+    async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]: ...
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]: ...
 
