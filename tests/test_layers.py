@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ENGINE = REPOSITORY / "engine"
 # A package may import those after it.
-ORDER = ["cli", "serving", "api", "evaluation", "tuning", "retrieval", "routing", "generation", "metrics"]
+ORDER = ["cli", "serving", "api", "evaluation", "tuning", "retrieval", "routing", "generation", "metrics", "report"]
 SIBLINGS = {"retrieval", "routing", "generation"}
 # What is computed for each request, or by everybody, waits for no heavy import.
 NUMPY_ALONE = {"routing", "metrics"}

@@ -12,7 +12,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
-from engine.tuning.report.html import Html
+from engine.report.html import Html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
