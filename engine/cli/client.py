@@ -10,6 +10,9 @@ import click
 import httpx
 
 from engine.errors import ServerUnreachable, SwitchyardError
+from engine.http_errors import ServerError, raise_for_error
+
+__all__ = ["DEFAULT_URL", "Client", "ServerError", "client_options", "print_json"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,16 +26,6 @@ def client_options(command: F) -> F:
     ):
         command = option(command)
     return command
-
-
-class ServerError(SwitchyardError):
-    """The server refused a request; `status`, `code` and `retry_after_s` are its own."""
-
-    def __init__(self, status: int, message: str, code: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.retry_after_s = retry_after_s
 
 
 class Client:
@@ -63,7 +56,7 @@ class Client:
             response = self._http.request(method, path, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(self._url, str(error) or type(error).__name__) from None
-        _raise_for_error(response)
+        raise_for_error(response)
         answer: dict[str, Any] = response.json()
         return answer
 
@@ -76,7 +69,7 @@ class Client:
             with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    _raise_for_error(response)
+                    raise_for_error(response)
                 for line in response.iter_lines():
                     if line == "data: [DONE]":
                         return
@@ -88,21 +81,6 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(self._url, str(error) or type(error).__name__) from None
         raise SwitchyardError("the answer broke off before it was complete; ask again.")
-
-
-def _raise_for_error(response: httpx.Response) -> None:
-    if response.status_code < 400:
-        return
-    try:
-        error = response.json()["error"]
-        retry_after_s = float(response.headers.get("Retry-After", 1))
-        raise ServerError(response.status_code, error["message"], error["code"], retry_after_s)
-    except (ValueError, KeyError, TypeError):
-        raise ServerError(
-            response.status_code,
-            f"the server answered {response.status_code}: {response.text[:200]}",
-            "http_error",
-        ) from None
 
 
 def print_json(value: Any) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from engine.errors import TrainingDataError
+from engine.evaluation.json_lines import Checked, first_fault, json_object
 from engine.evaluation.outcomes import ArmOutcome, Outcomes, QuestionOutcome, merge_outcomes
 from engine.routing.arms import parse_arm
 from engine.routing.keys import Keys, keys_from_json
 from engine.tuning.data.limits import DataLimits
-from engine.tuning.data.source import encoding_fault, read_lines
+from engine.tuning.data.source import read_lines
 
 MAX_PROBLEMS = 10
 _COLLECT_AGAIN = "Write it as `router collect` does"
@@ -24,11 +24,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _Count = Annotated[int, Field(ge=0)]
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Arm(_Checked):
+class _Arm(Checked):
     quality: float | None = Field(ge=0, le=1)
     metric: _Text
     latency_ms: float | None = Field(ge=0)
@@ -38,7 +34,7 @@ class _Arm(_Checked):
     error: str | None = Field(None, max_length=10_000)
 
 
-class _Question(_Checked):
+class _Question(Checked):
     id: _Text
     source: _Text
     group: _Text | None = None
@@ -62,7 +58,7 @@ def _read(file: Path, limits: DataLimits) -> Outcomes:
         if not line.strip():
             continue
         try:
-            content = _object(line)
+            content = json_object(line)
             if keys is None:
                 keys = _keys(content)
                 continue
@@ -93,25 +89,6 @@ def _refuse(file: Path, problems: list[str]) -> NoReturn:
     raise TrainingDataError(f"{file}: {problems[0]}{more}. {_COLLECT_AGAIN}: {_SHAPE}.", problems=problems)
 
 
-def _object(line: str) -> dict[str, Any]:
-    fault = encoding_fault(line)
-    if fault is not None:
-        raise ValueError(fault)
-    try:
-        content = json.loads(line, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("is nested too deeply to be an outcome") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"is {type(content).__name__}, not an object")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON; write null for what is not known")
-
-
 def _keys(content: dict[str, Any]) -> Keys:
     if [*content] != ["_keys"]:
         raise ValueError('the first line must be {"_keys": {"model", "index", "encoder", "adapters"}}, digests of each')
@@ -123,11 +100,7 @@ def _question(line: str, keys: Keys) -> QuestionOutcome:
         # By JSON, where a whole number may stand for a float but a text never for either.
         read = _Question.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part)[:80] for part in first["loc"])
-        seen = first["input"]
-        got = "" if isinstance(seen, dict) else f" (it is {json.dumps(seen, default=str)[:80]})"
-        raise ValueError(f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}{got}") from None
+        raise ValueError(first_fault(error)) from None
     for name, arm in read.arms.items():
         _check_arm(name, arm, keys)
     return QuestionOutcome(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.metrics.refusals import NOT_IN_DOCUMENTS
 from engine.metrics.text import exact_match, plain_answer
 from engine.tuning.data.rows import QuestionRow
 from engine.tuning.outcome import Answer, Context, Metrics
@@ -14,7 +15,6 @@ from engine.tuning.tasks.passages import context_passage, loses_golden, with_gol
 from engine.tuning.training.examples import EncodedExample
 from engine.values import Message, Passage
 
-NOT_IN_DOCUMENTS = "The answer is not in the documents."
 # A training row is searched for so many more passages than it shows, to replace golden ones.
 SPARE_PASSAGES = 3
 

@@ -19,11 +19,12 @@ from engine.generation.model_files import load_tokenizer
 from engine.generation.prompt import PromptBuilder
 from engine.generation.scoring.request import Preparation
 from engine.generation.scoring.trie import build_tree
+from engine.metrics.refusals import NOT_IN_DOCUMENTS
 from engine.tuning.data.rows import ChatRow, CompletionRow, LabelRow, QuestionRow, Row
 from engine.tuning.tasks.chat import ChatTask
 from engine.tuning.tasks.classify import ClassifyTask
 from engine.tuning.tasks.encoding import PromptEncoder
-from engine.tuning.tasks.qa import NOT_IN_DOCUMENTS, ContextOptions, QaTask
+from engine.tuning.tasks.qa import ContextOptions, QaTask
 from engine.tuning.tasks.task import TuningTask
 from engine.tuning.training.model import AdapterModel
 from engine.tuning.training.settings import TrainingSettings
