@@ -1,9 +1,9 @@
 """Whether two systems differ on the same questions, and what a set of questions could show at all.
 
 McNemar's exact test is for answers that are right or wrong (Psychometrika 12, 1947): under the null a question that
-only one side gets right is as likely to be the other's. Graded answers are tested by flipping signs: under the null each
-difference is as likely to be its negative (Fisher's randomisation test). Several tests are corrected by Holm's method
-(Scandinavian Journal of Statistics 6, 1979), which holds however they depend on each other.
+only one side gets right is as likely to be the other's. Graded answers are tested by flipping signs: under the null
+each difference is as likely to be its negative (Fisher's randomisation test). Several tests are corrected by Holm's
+method (Scandinavian Journal of Statistics 6, 1979), which holds however they depend on each other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def mcnemar_p(one: Numbers, other: Numbers) -> float:
     first, second = int(np.sum(mine > theirs)), int(np.sum(mine < theirs))
     num = first + second
     tail = sum(comb(num, place) for place in range(min(first, second) + 1))
-    return min(1.0, 2 * tail / 2**num)
+    return min(1.0, float(2 * tail / 2**num))
 
 
 def sign_flip_p(differences: Numbers, groups: Groups, seed: int = 0) -> float:
@@ -95,4 +95,5 @@ def _least(values: NDArray[np.float64], num_groups: int, fewest: int) -> float:
 
 
 def _sums(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values)
+    places = np.unique(groups, return_inverse=True)[1]
+    return np.asarray(np.bincount(places, weights=values), dtype=np.float64)
