@@ -176,7 +176,7 @@ def listening(made: MadeServer) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(written)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = _reply
 
         def log_message(self, *_: object) -> None:
             return

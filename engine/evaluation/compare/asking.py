@@ -132,7 +132,9 @@ async def ask_all(
         await ask(arm, questions[0])
     async for arm, question, answer in answer_all(ask, jobs, concurrency=concurrency):
         contender = by_arm[arm]
-        kept.add(ask.key(contender, question, kept.version(version)), answer)
+        # One that failed is asked for again by the next run: what was in its way may be gone.
+        if answer.error is None:
+            kept.add(ask.key(contender, question, kept.version(version)), answer)
         found[contender.name, question.id] = answer
         listener.answered(contender.name, quality_of(question, answer))
     return found

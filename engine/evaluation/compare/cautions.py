@@ -8,8 +8,11 @@ from engine.evaluation.compare.costs import Refresh
 from engine.evaluation.compare.figures import ArmFigures, Bound, Pair, SearchFigures, find_pair
 from engine.evaluation.compare.updating import UpdateFigures
 from engine.evaluation.compare.wording import differs
+from engine.metrics.bootstrap import MIN_ROWS
 from engine.report.wording import duration
 
+# Of fewer questions nothing is recommended.
+MIN_QUESTIONS = MIN_ROWS
 # A route is worth learning where the best choice for each question gains so much, and on so many it matters.
 MIN_GAIN, MIN_DIFFER = 0.03, 50
 # Shares of hits, and qualities, below which something else comes first.
@@ -43,10 +46,11 @@ def cautions(evidence: Evidence) -> list[str]:
     ]
     if max(each.quality.value for each in evidence.arms) < POOR:
         found.append("Even the best arm answers poorly: a larger model, or better passages, come before any choice.")
+    found += [*_retrieval(evidence), *_updates(evidence)]
+    if evidence.num_questions < MIN_QUESTIONS:
+        return found
     return [
         *found,
-        *_retrieval(evidence),
-        *_updates(evidence),
         *_hybrid(evidence),
         *_few_shot(evidence),
         *_routing(evidence),

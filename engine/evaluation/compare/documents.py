@@ -108,7 +108,10 @@ async def changed(server: Server, stored: Stored, text: str, folder: Path) -> As
     """
     note = folder / CHANGED_FILE
     content = {"before": asdict(stored), "changed_to": _body_digest(text)}
-    write_file(note, (json.dumps(content, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    try:
+        write_file(note, (json.dumps(content, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    except OSError as error:
+        raise SwitchyardError(f"{note}: cannot be written ({error.strerror}); nothing was changed.") from None
     try:
         await write_document(server, stored, text)
         yield

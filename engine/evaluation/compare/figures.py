@@ -178,9 +178,10 @@ def find_pair(pairs: tuple[Pair, ...], first: str, second: str) -> Pair | None:
         if (each.first, each.second) == (first, second):
             return each
         if (each.first, each.second) == (second, first):
-            turned = None if each.interval is None else (-each.interval[1], -each.interval[0])
+            # Subtracted from 0, since a negated 0 would be shown with a minus.
+            turned = None if each.interval is None else (0.0 - each.interval[1], 0.0 - each.interval[0])
             finding = _TURNED.get(each.finding, each.finding)
             return Pair(
-                first, second, -each.difference, turned, each.p_alone, each.p, each.test, each.detectable, finding
+                first, second, 0.0 - each.difference, turned, each.p_alone, each.p, each.test, each.detectable, finding
             )
     return None

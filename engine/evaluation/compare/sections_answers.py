@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.evaluation.compare.few_shot import DEFAULT_NUM
 from engine.evaluation.compare.figures import Comparison
 from engine.evaluation.compare.measuring import Sheet
-from engine.evaluation.compare.wording import arm_name, ranked
+from engine.evaluation.compare.wording import arm_name, ranked, words
 from engine.report.bars import Bar, bar_chart
 from engine.report.html import Content, Html, named, quoted, section, table, tag
 from engine.report.wording import counted, percent
@@ -31,7 +31,7 @@ def updates_section(comparison: Comparison) -> Html | None:
         )
     said = [
         (
-            named(each.arm),
+            words(each.arm),
             quoted(each.question, _MAX_CHARS),
             quoted(each.said_before, _MAX_CHARS),
             quoted(each.said_after, _MAX_CHARS),
@@ -104,7 +104,7 @@ def sources_section(comparison: Comparison) -> Html | None:
         (quoted(each.source), f"{each.num_rows:,}", *(f"{each.quality[name]:.3f}" for name in names))
         for each in comparison.sources
     ]
-    header = ("source", "questions", *(named(name) for name in names))
+    header = ("source", "questions", *(words(name) for name in names))
     return section("sources", "Source by source", table("Mean quality in each source", header, rows))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.evaluation.compare.figures import Comparison, Pair
-from engine.evaluation.compare.wording import p_value, ranked
-from engine.report.html import Content, Html, join, named, table, tag
+from engine.evaluation.compare.wording import p_value, ranked, words
+from engine.report.html import Content, Html, join, table, tag
 from engine.report.wording import counted, signed
 
 
@@ -25,8 +25,8 @@ def pairs_table(comparison: Comparison) -> Html:
     test = comparison.pairs[0].test
     said = (
         f"Tests: {test}, two-sided, on the same {comparison.num_questions:,} questions in "
-        f"{counted(comparison.num_groups, 'group')}; p is corrected for {counted(len(shown), 'pair')} (Holm). "
-        "“Would show” is the smallest difference that such a test finds in four of five cases on questions like these."
+        f"{counted(comparison.num_groups, 'group')}; p is corrected for {counted(len(shown), 'pair')} (Holm), "
+        "intervals are not. “Would show” is the smallest difference found in four of five cases on such questions."
     )
     return join(
         table("Beside the best arm and the base model", _PAIR_HEADER, [_pair_row(comparison, each) for each in asked]),
@@ -60,11 +60,11 @@ def _pair_row(comparison: Comparison, pair: Pair) -> tuple[Content, ...]:
     elif finding == "too few":
         finding = f"{comparison.num_questions:,} questions can show nothing"
     return (
-        named(pair.first),
-        named(pair.second),
+        words(pair.first),
+        words(pair.second),
         signed(pair.difference),
         interval,
         p_value(pair.p),
         "nothing" if pair.detectable is None else f"{pair.detectable:.3f}",
-        tag("span", finding),
+        words(finding),
     )

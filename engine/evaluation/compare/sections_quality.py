@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.evaluation.compare.figures import ArmFigures, Comparison
 from engine.evaluation.compare.sections_pairs import pairs_table
-from engine.evaluation.compare.wording import arm_name, meaning, minutes, ranked, whole
+from engine.evaluation.compare.wording import arm_name, meaning, minutes, ranked, whole, words
 from engine.evaluation.intervals import Interval
 from engine.report.bars import Bar, bar_chart
 from engine.report.html import Content, Html, section, table, tag
@@ -33,12 +33,12 @@ def glance_section(comparison: Comparison, reasons: Sequence[str]) -> Html:
         rows.append(
             (
                 arm_name(each),
-                tag("span", meaning(each.name)),
+                words(meaning(each.name)),
                 f"{each.quality.value:.3f}",
                 whole(each.p50_ms),
-                tag("span", _cost(each)),
-                tag("span", "not tested" if followed is None else f"{followed.followed} of {followed.num}"),
-                tag("span", _against(comparison, each)),
+                words(_cost(each)),
+                words("not tested" if followed is None else f"{followed.followed} of {followed.num}"),
+                words(_against(comparison, each)),
             )
         )
     header = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from engine.evaluation.compare.figures import ArmFigures, Comparison, Pair
 from engine.evaluation.figures import Estimate
-from engine.report.html import Html, join, named, tag
+from engine.report.html import Html, named, tag
 from engine.report.wording import duration, signed
 
 _MEANING = {
     "base": "the base model alone",
-    "base+context": "the base model with passages (RAG)",
-    "few-shot": "the base model with training examples in the prompt",
-    "auto": "the route of the router",
+    "base+context": "RAG: the base model with passages",
+    "few-shot": "the base model, shown training examples",
+    "auto": "the router's choice",
 }
 
 
@@ -19,8 +19,9 @@ def meaning(name: str) -> str:
     """An arm in words."""
     if name in _MEANING:
         return _MEANING[name]
-    adapter = name.removesuffix("+context")
-    return f"the fine-tuned adapter {adapter} {'alone' if adapter == name else 'with passages (hybrid)'}"
+    return (
+        "hybrid: the fine-tuned adapter with passages" if name.endswith("+context") else "the fine-tuned adapter alone"
+    )
 
 
 def spelled(estimate: Estimate) -> str:
@@ -52,7 +53,12 @@ def ranked(comparison: Comparison) -> list[ArmFigures]:
 def arm_name(arm: ArmFigures) -> Html:
     """An arm's name, marked where its figures cannot be believed."""
     doubt = tag("span", "not to be believed", class_="distrusted") if arm.untrusted else None
-    return join(named(arm.name), " " if doubt else None, doubt)
+    return tag("span", named(arm.name), " " if doubt else None, doubt, class_="wraps")
+
+
+def words(text: str) -> Html:
+    """A cell of words, which may take several lines."""
+    return tag("span", text, class_="wraps")
 
 
 def whole(value: float | None) -> str:

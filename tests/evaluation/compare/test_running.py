@@ -111,7 +111,7 @@ def test_the_same_command_asks_nothing_again(made, job):
 def test_a_run_that_lost_its_server_goes_on(made, job, monkeypatch):
     monkeypatch.setattr(asking, "_BREAK_S", 0.0)
     made.fail_after = 60
-    with pytest.raises(SwitchyardError, match="kept in .*; the same command goes on"):
+    with pytest.raises(SwitchyardError, match=r"kept in .*; the same command goes on"):
         run(job(), made)
     made.fail_after = None
     # The end of a line that was being written.
@@ -188,7 +188,7 @@ def test_a_document_that_a_killed_run_left_changed_is_put_back_by_the_next_one(m
         return first(method, path, body)
 
     made.reply = gone
-    with pytest.raises(SwitchyardError, match="docs/thing0.md.* is still changed.*the same command puts it back"):
+    with pytest.raises(SwitchyardError, match=r"docs/thing0.md.* is still changed.*the same command puts it back"):
         run(job(updates=UPDATES), made)
     made.reply = first
     assert "changed0" in made.collections["default"]["docs/thing0.md"]["text"]
