@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ENGINE = REPOSITORY / "engine"
 # A package may import those after it.
-ORDER = ["cli", "serving", "api", "evaluation", "tuning", "retrieval", "routing", "generation", "metrics"]
+ORDER = ["cli", "serving", "api", "evaluation", "tuning", "retrieval", "routing", "generation", "metrics", "report"]
 SIBLINGS = {"retrieval", "routing", "generation"}
 # What is computed for each request, or by everybody, waits for no heavy import.
 NUMPY_ALONE = {"routing", "metrics"}
@@ -79,7 +79,7 @@ def test_help_of_the_command_waits_neither_for_torch_nor_for_ray():
     code = (
         "import sys; from engine.cli.main import main\n"
         "import engine.cli.ask, engine.cli.ingest, engine.cli.jobs, engine.cli.search\n"
-        "import engine.cli.serve, engine.cli.bench, engine.cli.tune, engine.cli.router\n"
+        "import engine.cli.serve, engine.cli.bench, engine.cli.tune, engine.cli.router, engine.cli.compare\n"
         "print([name for name in ('torch', 'ray', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)

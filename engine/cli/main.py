@@ -22,6 +22,7 @@ COMMANDS = {
     "search": "engine.cli.search:search",
     "judge": "engine.cli.judge:judge",
     "tune": "engine.cli.tune:tune",
+    "compare": "engine.cli.compare:compare",
     "router": "engine.cli.router:router",
     "adapters": "engine.cli.adapters:adapters",
     "snapshot": "engine.cli.snapshot:snapshot",

@@ -91,7 +91,7 @@ def train(
     made = _objective(objective, max_p95_ms=max_p95_ms, epsilon=epsilon, budget=budget)
     from engine.evaluation.report import summary, write_report
     from engine.evaluation.training import train_router
-    from engine.tuning.report.figures import check_plotter
+    from engine.report.plots import check_plotter
 
     check_plotter()
     chosen = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]

@@ -158,10 +158,10 @@ class HttpAsk:
         """See Ask. Raises: ServerUnreachable; ServerError where the next question would fare no better."""
         return await self.chat(arm, [{"role": "user", "content": question.question}])
 
-    async def chat(self, arm: Arm, messages: list[dict[str, str]]) -> Answer:
-        """See `__call__`; with earlier turns."""
+    async def chat(self, arm: Arm, messages: list[dict[str, str]], *, route: str | None = None) -> Answer:
+        """See `__call__`; with earlier turns, and `route` in place of the arm's."""
         options = self._options
-        extension: dict[str, Any] = {"route": arm.route, "cite": options.with_citations}
+        extension: dict[str, Any] = {"route": route or arm.route, "cite": options.with_citations}
         for name in ("collection", "top_k", "deadline_ms"):
             if (value := getattr(options, name)) is not None:
                 extension[name] = value

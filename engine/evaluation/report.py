@@ -15,10 +15,10 @@ from engine.evaluation.report_sections import (
     sureness_section,
 )
 from engine.evaluation.verdict import spread
-from engine.tuning.guard.wording import counted
-from engine.tuning.report.document import Tone, document, write_document
-from engine.tuning.report.figures import check_plotter
-from engine.tuning.report.html import Html
+from engine.report.document import Tone, document, write_document
+from engine.report.html import Html
+from engine.report.plots import check_plotter
+from engine.report.wording import counted
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:

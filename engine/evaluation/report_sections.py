@@ -6,11 +6,9 @@ from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
 from engine.evaluation.intervals import Interval
 from engine.evaluation.table import DISCORDANT
 from engine.evaluation.verdict import counted_value
-from engine.tuning.guard.wording import percent
-from engine.tuning.report.figures import Line, plot_lines, plot_reliability
-from engine.tuning.report.html import Html, figure, section, table, tag
-from engine.tuning.report.sections_training import legend
-from engine.tuning.report.wording import signed
+from engine.report.html import Html, figure, legend, section, table, tag
+from engine.report.plots import Line, plot_lines, plot_reliability
+from engine.report.wording import percent, signed
 
 
 def rivals_section(evaluation: Evaluation, figures: RoutedFigures) -> Html:

@@ -76,6 +76,12 @@ def cite(answer: str, passages: Sequence[Passage]) -> list[Citation]:
     return citations
 
 
+def supported_share(answer: str, texts: Sequence[str]) -> float | None:
+    """Share of the answer's different content words that stand in any of `texts`; None of an answer without any."""
+    words = {*_content_words(_REFERENCE.sub(" ", answer))}
+    return len(words & {word for text in texts for word in _content_words(text)}) / len(words) if words else None
+
+
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
     """Offsets of sentences, list marks and surrounding white space left out."""
     start = None

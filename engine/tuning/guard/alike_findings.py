@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.report.wording import counted, listed, percent
 from engine.tuning.guard import thresholds as at
 from engine.tuning.guard.report import Finding, GuardReport
-from engine.tuning.guard.wording import counted, level_of, listed, percent
+from engine.tuning.guard.wording import level_of
 
 _MORE = "Add examples in other words and about other cases: copies with one word changed teach nothing but the pattern."
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from engine.report.wording import counted, listed, percent
 from engine.tuning.guard import alike_findings as alike
 from engine.tuning.guard import thresholds as at
 from engine.tuning.guard.report import Finding, GuardReport, Level
-from engine.tuning.guard.wording import counted, level_of, listed, percent
+from engine.tuning.guard.wording import level_of
 
 _WORST_FIRST: tuple[Level, ...] = ("refuse", "risky", "note")
 _RETRIEVAL = "Where answers stand in documents, ingest those and let retrieval answer instead."

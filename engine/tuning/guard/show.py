@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.report.wording import counted, percent
 from engine.tuning.guard.counts import Lengths
 from engine.tuning.guard.diversity import DistinctWords
 from engine.tuning.guard.report import GuardReport
-from engine.tuning.guard.wording import counted, percent
 
 Line = tuple[str, str]
 

@@ -3,6 +3,5 @@
     Outcome -> judge -> Judgement -> page -> report.html
 
 What a reader is told is computed here without a plot or a tag (comparison, judgement, learning, confusion, reliability,
-samples), then put into words and pictures (html, figures, page and its sections). The page holds everything that it
-shows: no script, no address that a browser would fetch.
+samples), then put into words and pictures (page and its sections), with the parts of `engine.report`.
 """

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.metrics.bootstrap import MIN_ROWS
-from engine.tuning.guard.wording import counted
+from engine.report.document import Tone
+from engine.report.wording import counted, duration, metric_name
 from engine.tuning.outcome import Evaluation, Outcome
 from engine.tuning.report.comparison import Comparison, compare, judging_evaluation
-from engine.tuning.report.document import Tone
 from engine.tuning.report.learning import Learning, learning_of
-from engine.tuning.report.wording import duration, gained, metric_name
+from engine.tuning.report.wording import gained
 
 Code = Literal["learned", "matched", "beaten", "not_learned", "worse", "unknown"]
 _TONES: dict[Code, Tone] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from engine.report.html import Html, tag
 from engine.tuning.report.confusion import Confusion
-from engine.tuning.report.html import Html, tag
 
 # More labels than this are too many to be read: those with the most mistakes are shown.
 MAX_LABELS = 80

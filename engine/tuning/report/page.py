@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.tuning.guard.wording import counted
+from engine.report.document import document
+from engine.report.html import Html
+from engine.report.wording import counted
 from engine.tuning.outcome import Outcome
-from engine.tuning.report.document import document
-from engine.tuning.report.html import Html
 from engine.tuning.report.judgement import Judgement
 from engine.tuning.report.sections_data import guard_section, run_section
 from engine.tuning.report.sections_quality import (

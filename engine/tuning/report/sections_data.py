@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from engine.report.html import Html, join, quoted, section, table, tag
+from engine.report.wording import duration, size
 from engine.tuning.guard.report import GuardReport
 from engine.tuning.guard.show import report_lines
 from engine.tuning.outcome import Outcome
-from engine.tuning.report.html import Html, join, quoted, section, table, tag
-from engine.tuning.report.wording import duration, size
 
 _STOPPED = {
     "finished": "all steps were taken",

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from engine.tuning.guard.wording import counted
+from engine.report.html import Html, figure, legend, named, quoted, section, table, tag
+from engine.report.plots import Line, plot_reliability
+from engine.report.wording import counted, duration, metric_name, signed
 from engine.tuning.outcome import Answer, Evaluation, Metrics, Outcome, Prediction
 from engine.tuning.report.confusion import Confusion, LabelScore, confusion_of
-from engine.tuning.report.figures import Line, plot_reliability
-from engine.tuning.report.html import Html, figure, named, quoted, section, table, tag
 from engine.tuning.report.judgement import Judgement
 from engine.tuning.report.matrix import MAX_LABELS, matrix, shown_labels
 from engine.tuning.report.reliability import Reliability, reliability_of
 from engine.tuning.report.samples import NUM_SHOWN, samples_of
-from engine.tuning.report.sections_training import legend
-from engine.tuning.report.wording import duration, metric_name, metric_order, signed
+from engine.tuning.report.wording import metric_order
 
 _FEW_LABELS = 15
 _NUM_PAIRS = 12

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engine.report.html import Html, figure, legend, section, table, tag
+from engine.report.plots import Line, plot_lines
+from engine.report.wording import duration, metric_name, signed
 from engine.tuning.outcome import MAIN_METRIC, Outcome
-from engine.tuning.report.figures import Line, plot_lines
-from engine.tuning.report.html import Html, figure, section, table, tag
 from engine.tuning.report.judgement import overfitting
 from engine.tuning.report.learning import learning_of
-from engine.tuning.report.wording import duration, metric_name, metric_order, signed
-
-
-def legend(*items: tuple[str, str]) -> Html:
-    """What the lines of a plot are: class and words."""
-    return tag("ul", [tag("li", text, class_=kind) for kind, text in items], class_="legend")
+from engine.tuning.report.wording import metric_order
 
 
 def learning_section(outcome: Outcome) -> Html:

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.report.document import write_document
+from engine.report.plots import check_plotter
 from engine.tuning.outcome import Outcome
 from engine.tuning.report.confusion import confusion_of
-from engine.tuning.report.document import write_document
-from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.judgement import Judgement, judge
 from engine.tuning.report.learning import learning_of
 from engine.tuning.report.page import page

@@ -9,12 +9,12 @@ from time import monotonic
 from typing import Any
 
 from engine.errors import SwitchyardError, TrainingError
+from engine.report.plots import check_plotter
 from engine.tuning.baselines import check_learner, fit_baselines
 from engine.tuning.data.rows import LabelRow, Row
 from engine.tuning.guard.inspect import inspect
 from engine.tuning.guard.report import GuardReport
 from engine.tuning.outcome import Baseline, CurvePoint, Evaluation
-from engine.tuning.report.figures import check_plotter
 from engine.tuning.report.writing import write_report
 from engine.tuning.run.asking import Asking, EvaluationName
 from engine.tuning.run.events import Judged, Listener, Working

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from engine.durable_files import write_file
 from engine.errors import SwitchyardError
-from engine.tuning.report.html import Html, tag
+from engine.report.html import Html, tag
 
 Tone = Literal["good", "mixed", "bad"]
 HTML_FILE, JSON_FILE = "report.html", "report.json"
@@ -30,7 +30,7 @@ def document(
         title: of the window. heading: of the page. about: what it is of, in small letters.
         headline, reasons, tone: the verdict, and how it is coloured.
     """
-    style = Html((files("engine.tuning.report") / "style.css").read_text(encoding="utf-8"))
+    style = Html((files("engine.report") / "style.css").read_text(encoding="utf-8"))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

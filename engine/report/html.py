@@ -107,3 +107,8 @@ def figure(
     if scrolls_as is not None:
         drawn = scrolling(drawn, scrolls_as)
     return tag("figure", legend, drawn, None if caption is None else tag("figcaption", caption))
+
+
+def legend(*items: tuple[str, str]) -> Html:
+    """What the lines of a plot are: class and words."""
+    return tag("ul", [tag("li", text, class_=kind) for kind, text in items], class_="legend")

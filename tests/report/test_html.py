@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tuning.report.html import Html, escape, figure, join, named, quoted, table, tag
+from engine.report.html import Html, escape, figure, join, named, quoted, table, tag
 
 
 class Reader(HTMLParser):

@@ -12,7 +12,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
-from engine.tuning.report.html import Html
+from engine.report.html import Html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +52,16 @@ class Line:
 
     xs: Sequence[float]
     ys: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point with the interval of its y."""
+
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    is_marked: bool = False
 
 
 def check_plotter() -> None:
@@ -104,6 +114,34 @@ def plot_lines(
         axes.set_xlabel(x_label)
         # A font may lack other characters.
         axes.set_ylabel("".join(each for each in y_label if each.isascii() and each.isprintable()))
+
+    return _svg(draw, _SIZE, name)
+
+
+def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, name: str) -> Html:
+    """Points with their intervals, each beside its number, from 1. The marked one is filled."""
+
+    def draw(axes: Axes) -> None:
+        for number, point in enumerate(points, start=1):
+            if point.interval is not None:
+                low, high = point.interval
+                axes.plot([point.x, point.x], [low, high], color=_GRID, linewidth=2.2, zorder=2)
+            axes.plot(
+                [point.x],
+                [point.y],
+                marker="o",
+                markersize=7,
+                color=_SECOND,
+                markerfacecolor=_SECOND if point.is_marked else "none",
+                markeredgewidth=1.6,
+                zorder=3,
+            )
+            # Numbers of points at one place stand above and below.
+            beside = (6, 5) if number % 2 else (6, -11)
+            axes.annotate(str(number), (point.x, point.y), beside, textcoords="offset points", color=_INK)
+        axes.set_xlim(0, max(point.x for point in points) * 1.1 or 1)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.margins(y=0.15)
 
     return _svg(draw, _SIZE, name)
 
