@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.api.answered import Answered, AnswerMemory
 from engine.api.asked_model import asked_model
 from engine.api.backends import Backends
 from engine.api.rewriting import search_text
@@ -44,6 +45,7 @@ from engine.values import (
     Role,
     Route,
     RouteRequest,
+    Routing,
     SamplingParams,
     TokenLogprob,
 )
@@ -88,9 +90,11 @@ Event = Started | Text | Finished
 class Answerer:
     """Composes retriever, router and generator for the chat route."""
 
-    def __init__(self, backends: Backends, config: EngineConfig) -> None:
+    def __init__(self, backends: Backends, config: EngineConfig, memory: AnswerMemory) -> None:
+        """`memory` takes what answers were made of."""
         self._backends = backends
         self._config = config
+        self._memory = memory
 
     async def answer(
         self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""
@@ -114,6 +118,8 @@ class Answerer:
                     return
                 except TimeoutError:
                     raise DeadlineExceeded(deadline_ms) from None
+                if isinstance(event, Started):
+                    self._memory.keep(request_id, answer.answered(event))
                 yield event
         finally:
             await events.aclose()
@@ -146,6 +152,7 @@ class _Answer:
         self._search_reasons: list[str] = []
         self._asked: str | None = None  # what `model` names; None leaves it to the router
         self._searched: str | None = None
+        self._routed: tuple[RouteRequest, Routing] | None = None
         self._adapter_digest: str | None = None
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
@@ -182,6 +189,23 @@ class _Answer:
                     return
         raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
 
+    def answered(self, started: Started) -> Answered:
+        """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
+        assert self._routed is not None
+        request, routing = self._routed
+        if request.evidence is not None:
+            kept = request.evidence.passages[: self._config.generator.max_passages]
+            request = replace(request, evidence=replace(request.evidence, passages=kept))
+        return Answered(
+            tenant=self._tenant,
+            at=time.time(),
+            model=started.model,
+            request=request,
+            decision=routing.decisions[0],
+            keys=routing.keys,
+            versions=started.outcome.versions.model_dump(),
+        )
+
     async def _model(self) -> str:
         """Name of the model that answers."""
         asked = await asked_model(self._backends, self._request.model)
@@ -194,20 +218,22 @@ class _Answer:
         collection = self._request.switchyard.collection or self._config.retriever.default_collection
         plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
         evidence: Evidence | None = None
-        may_search = pinned == "rag" or (pinned is None and missing is None)
+        embedding: NDArray[np.float32] | None = None
+        may_search = missing is None or pinned == "rag"
         if may_search and plan.searches:
             evidence, missing = await self._evidence(pinned, plan.wants_clues)
+        if may_search and evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
+            embedding, missing = await self._embedding(pinned, missing)
         request = RouteRequest(
-            text=await self._search_text() if plan.wants_clues or plan.embeds else self._messages[-1].content,
+            text=self._searched or self._messages[-1].content,
             collection=collection,
             model=self._asked,
             pinned=pinned,
             evidence=evidence,
             missing=missing,
-            can_search=may_search and not plan.searches,
+            can_search=may_search and not plan.searches and not self._degraded,
+            embedding=embedding,
         )
-        if evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
-            request = replace(request, embedding=await self._embedding(request.text))
         decision = await self._decide(request)
         if decision.route == "rag" and request.can_search:
             evidence, missing = await self._evidence(pinned, wants_clues=False)
@@ -224,14 +250,22 @@ class _Answer:
     async def _decide(self, request: RouteRequest) -> Decision:
         started = time.perf_counter()
         routing = await self._backends.decide([request])
+        self._routed = (request, routing)
         self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
         return routing.decisions[0]
 
-    async def _embedding(self, text: str) -> NDArray[np.float32]:
+    async def _embedding(
+        self, pinned: Route | None, missing: str | None
+    ) -> tuple[NDArray[np.float32] | None, str | None]:
+        """That of the question where it is not searched for, and why passages are missing."""
+        text = await self._search_text()
         started = time.perf_counter()
-        embedding = await self._backends.embed(text)
+        try:
+            embedding = await self._backends.embed(text)
+        except RequestError as error:
+            return None, self._without_retriever(error, pinned)
         self._timings["embed"] = _ms_since(started)
-        return embedding
+        return embedding, missing
 
     async def _search_text(self) -> str:
         """What is searched for, found once: the generator may have to be asked."""
@@ -273,13 +307,17 @@ class _Answer:
                 raise
             return None, f"the knowledge base is empty (no collection {query.collection!r})"
         except RequestError as error:
-            unavailable = error.retry_after_s is not None
-            if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
-                raise
-            self._degraded = True
-            return None, f"answered without passages: {error}"
+            return None, self._without_retriever(error, pinned)
         self._timings.update(evidence.timings_ms)
         return evidence, None
+
+    def _without_retriever(self, error: RequestError, pinned: Route | None) -> str:
+        """Why the answer goes on without passages. Raises: the error, where it must not."""
+        unavailable = error.retry_after_s is not None
+        if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
+            raise error
+        self._degraded = True
+        return f"answered without passages: {error}"
 
     def _generation_request(self, decision: Decision, evidence: Evidence | None) -> GenerationRequest:
         request = self._request

@@ -11,6 +11,7 @@ import click
 
 from engine.cli.client import print_json
 from engine.cli.collect import collect_command
+from engine.cli.router_feedback import feedback
 from engine.errors import SwitchyardError, TrainingDataError
 from engine.evaluation.outcome_lines import read_outcomes
 from engine.evaluation.outcomes import Outcomes
@@ -40,6 +41,7 @@ def router() -> None:
 
 
 router.add_command(collect_command)
+router.add_command(feedback)
 
 
 @router.command()
