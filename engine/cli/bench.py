@@ -11,8 +11,8 @@ import click
 
 from engine.errors import SwitchyardError
 
-BENCHES = ("generation", "retrieval", "serving", "tuning")
-PLANNED = ("kernels", "router")
+BENCHES = ("generation", "retrieval", "serving", "tuning", "router")
+PLANNED = ("kernels",)
 
 
 @click.command()

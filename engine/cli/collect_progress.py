@@ -68,7 +68,9 @@ class CollectProgress:
             f"{event.num_questions:,} questions, {len(event.arms)} arms: {escape(', '.join(event.arms))}"
             + (f"; {self._num_kept:,} of {event.num_answers:,} answers are there" if self._num_kept else "")
         )
-        self._signals = self._progress.add_task("signals", total=event.num_questions, arms="")
+        self._signals = self._progress.add_task(
+            "signals", total=event.num_questions, completed=event.num_signals, arms=""
+        )
         self._answers = self._progress.add_task(
             "answers", total=event.num_answers, completed=self._num_kept, arms=escape(self._qualities())
         )

@@ -43,11 +43,12 @@ class CollectOptions:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """Of `num_answers` answers, `kept` were there already, by arm."""
+    """Of `num_answers` answers, `kept` were there already, by arm; and `num_signals` of the questions' signals."""
 
     arms: tuple[str, ...]
     num_questions: int
     num_answers: int
+    num_signals: int
     kept: dict[str, list[ArmOutcome]]
 
 
@@ -90,7 +91,8 @@ async def collect(
     keys = served.keys_of(arms)
     with open_work_log(work, _identity(questions, arms, keys, options), restart=restart) as log:
         measured = _Measured(log, arms, keys)
-        listener(Began(arms, len(questions), len(questions) * len(arms), measured.by_arm()))
+        num_answers = len(questions) * len(arms)
+        listener(Began(arms, len(questions), num_answers, len(measured.signals), measured.by_arm()))
         await _read_signals(server, questions, options, measured, listener)
         ask = HttpAsk(
             server, served.base_model, AskOptions(max_tokens=options.max_tokens, collection=options.collection)

@@ -69,7 +69,7 @@ def train_router(
         verdict = untrained(best_arm, why)
     else:
         folds = make_folds(table, NUM_FOLDS, seed)
-        routed, rivals = _cross_fit(table, folds, objective, seed)
+        routed, rivals = cross_fit(table, folds, objective, seed)
         figures = measure(table, routed, rivals)
         verdict = judge(objective, figures, table, one_hot(routed.chosen, len(table.arms)), best_arm)
         fitted = fit_router(_rows(table, folds != 0), _rows(table, folds == 0), objective, seed)
@@ -95,7 +95,7 @@ def train_router(
     return TrainedRouter(_artefact(table, objective, evaluation, fitted, created), evaluation)
 
 
-def _cross_fit(
+def cross_fit(
     table: OutcomeTable, folds: NDArray[np.int64], objective: Objective, seed: int
 ) -> tuple[Routed, dict[str, Floats]]:
     """Decisions for every question by a router fitted without its fold, and those of rivals that know as much."""

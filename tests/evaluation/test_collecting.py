@@ -122,6 +122,7 @@ def test_stopped_call_goes_on_where_it_was(stub, tmp_path):
     outcomes = collected(stub, tmp_path / "work", listener=events.append)
     began, *others = events
     kept = sum(map(len, began.kept.values()))
+    assert began.num_signals == 40
     # What was under way when the server failed may be asked twice.
     assert num_before - 4 <= kept <= num_before
     assert len(others) == 80 - kept
@@ -139,7 +140,7 @@ def test_restart_begins_anew(stub, tmp_path):
 def test_listener_hears_of_every_answer(stub, tmp_path):
     events = []
     collected(stub, tmp_path / "work", listener=events.append)
-    assert events[0] == Began(ARMS, 40, 80, {"base": [], "base+context": []})
+    assert events[0] == Began(ARMS, 40, 80, 0, {"base": [], "base+context": []})
     assert [each.num for each in events if isinstance(each, SignalsRead)] == [32, 40]
     assert Counter(each.arm for each in events if isinstance(each, Answered)) == {"base": 40, "base+context": 40}
 
