@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import ConfigError
+from engine.routing.arms import parse_arm
 from engine.values import SearchMode
 
 Profile = Literal["auto", "cpu", "gpu"]
@@ -75,6 +76,22 @@ class RouterSettings(Settings):
         2.5,
         description="Passages are used when the best score lies this many standard deviations above background.",
     )
+    artefact: Path | None = Field(
+        None,
+        description="Folder of a router made by `switchyard router train`; default: `router` in the data folder, where "
+        "there is one. A new one is taken up within seconds.",
+    )
+    arms: tuple[str, ...] = Field(
+        (),
+        description="Arms that may be chosen where a request leaves the choice (base, base+context, NAME, "
+        "NAME+context); empty: all that the router was trained on.",
+    )
+
+    @model_validator(mode="after")
+    def _arms_are_arms(self) -> Self:
+        for name in self.arms:
+            parse_arm(name)
+        return self
 
 
 # On a CPU more tokens in a forward make no passage faster (20 a second from 256 tokens to 2048 on one core); a GPU is

@@ -17,7 +17,10 @@ REPOSITORY = Path(__file__).parents[1]
     [
         ({"generator": {"max_num_seq": 3}}, "generator.max_num_seq is not a setting; did you mean max_num_seqs?"),
         ({"retrievr": {}}, "retrievr is not a setting; did you mean retriever?"),
-        ({"router": {"zzz": 1}}, "router.zzz is not a setting; allowed here: min_z, num_cpus, placement."),
+        (
+            {"router": {"zzz": 1}},
+            "router.zzz is not a setting; allowed here: arms, artefact, min_z, num_cpus, placement.",
+        ),
         ({"generator": {"max_num_seqs": 0}}, "generator.max_num_seqs=0: Input should be greater than or equal to 1"),
         ({"router": {"min_z": float("nan")}}, "router.min_z=nan"),
         ({"retriever": {"chunk_tokens": 20}}, "chunk_overlap_tokens=25 must be below chunk_tokens=20"),

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from engine.cli.client import print_json
+from engine.cli.collect import collect_command
 from engine.errors import SwitchyardError, TrainingDataError
 from engine.evaluation.outcome_lines import read_outcomes
 from engine.evaluation.outcomes import Outcomes
@@ -31,10 +32,14 @@ def router() -> None:
 
     \b
     Example:
+      switchyard router collect questions.jsonl --out outcomes.jsonl
       switchyard router train outcomes.jsonl --out router/
       switchyard router evaluate router/ other_outcomes.jsonl
       switchyard router show router/
     """
+
+
+router.add_command(collect_command)
 
 
 @router.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -42,6 +42,7 @@ class Answer:
 
     `latency_ms` is the client's, of the request that was answered; `ttft_ms` and `timings_ms` are the server's.
     `refused`: the server itself said that it has no answer. `citations` are {start, end, passage, score}.
+    What answered: `index_version` of the collection where it was searched, `adapter_digest` of the adapter.
     """
 
     text: str = ""
@@ -55,6 +56,8 @@ class Answer:
     citations: tuple[Mapping[str, Any], ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     finish_reason: str = ""
+    index_version: int | None = None
+    adapter_digest: str | None = None
     error: str | None = None
 
 
@@ -186,7 +189,7 @@ async def base_model_name(server: Server) -> str:
 
 async def answer_all(
     ask: Ask, jobs: Iterable[tuple[Arm, Question]], *, concurrency: int
-) -> AsyncIterator[tuple[Arm, Question, Answer]]:
+) -> AsyncGenerator[tuple[Arm, Question, Answer]]:
     """Ask all jobs, begun in their order and `concurrency` at once; answers come as they are complete.
 
     Raises: what `ask` raises; what is still asked then is given up, as it is where the iterator is closed.
@@ -243,4 +246,6 @@ def _answer(content: dict[str, Any], latency_ms: float) -> Answer:
         citations=tuple(outcome["citations"] or ()),
         timings_ms=timings,
         finish_reason=choice["finish_reason"],
+        index_version=outcome["versions"]["index"],
+        adapter_digest=outcome["versions"]["adapter"],
     )

@@ -23,7 +23,11 @@ def build_app(args: EngineConfig) -> Application:
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
     # Replicas have working directories of their own.
-    config = args.model_copy(update={"data": args.data.expanduser().absolute()})
+    router_settings = args.router
+    if router_settings.artefact is not None:
+        folder = router_settings.artefact.expanduser().absolute()
+        router_settings = router_settings.model_copy(update={"artefact": folder})
+    config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": router_settings})
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     profile = options.resolve_profile(config.profile, num_gpus)
     retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)
@@ -31,11 +35,12 @@ def build_app(args: EngineConfig) -> Application:
     if config.generator.num_replicas > 1:
         adapters = _deployment(AdaptersDeployment, options.adapters_options(config)).bind(config)
     generator = _deployment(GeneratorDeployment, options.generator_options(config, profile))
+    generator = generator.bind(config, profile, adapters)
     router = None
     if config.router.placement == "deployment":
-        router = _deployment(RouterDeployment, options.router_options(config)).bind(config)
+        router = _deployment(RouterDeployment, options.router_options(config)).bind(config, retriever, generator)
     gateway = _deployment(serve.ingress()(GatewayDeployment), options.gateway_options(config), name="Gateway")
-    return gateway.bind(config, retriever, generator.bind(config, profile, adapters), router, adapters)
+    return gateway.bind(config, retriever, generator, router, adapters)
 
 
 def _deployment(shell: type, shell_options: dict[str, Any], name: str | None = None) -> serve.Deployment:

@@ -27,6 +27,7 @@ CHAT = {
         "passages": [PASSAGE],
         "citations": [{"start": 0, "end": 3, "passage": 0, "score": 1.0}],
         "timings_ms": {"ttft": 12.5, "total": 20.0},
+        "versions": {"index": 3, "adapter": None, "router": "rule"},
     },
 }
 
@@ -63,6 +64,7 @@ def test_answer_holds_what_was_said_shown_and_measured():
     found = asked(Replies(CHAT), "base+context")
     assert (found.text, found.route, found.refused, found.error) == ("Ada", "rag", False, None)
     assert (found.ttft_ms, found.tokens_in, found.tokens_out) == (12.5, 30, 2)
+    assert (found.index_version, found.adapter_digest) == (3, None)
     assert found.latency_ms is not None
     assert [(each.document, each.text) for each in found.passages] == [("docs/a", "Ada.")]
 

@@ -105,7 +105,8 @@ async def _state(server: Server, collection: str, index: Mapping[str, int]) -> S
     cards = (await server.call("GET", "/v1/models"))["data"]
     digest = next(card["digest"] for card in cards if card["id"] == base)
     try:
-        routed = await server.call("POST", "/v1/route", json={"input": "Which router is this?"})
+        body = {"input": "Which router is this?", "signals": False} | ({"collection": collection} if index else {})
+        routed = await server.call("POST", "/v1/route", json=body)
         router = str(routed["router"])
     except ServerError:
         # A server that tells no routes still answers by them.

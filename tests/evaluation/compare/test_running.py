@@ -140,6 +140,16 @@ def test_changed_weights_and_a_changed_knowledge_base_are_asked_anew(made, job):
     assert len(made.chats) - asked == 2 * NUM + 2
 
 
+def test_another_router_is_asked_anew_and_no_other_arm(made, job):
+    assert run(job(), made).comparison.setting.router == "router-1"
+    asked = len(made.chats)
+    made.router = "router-2"
+    run(job(), made)
+    assert {body["model"] for body in made.chats[asked:]} == {"auto"}
+    made.router = None
+    assert run(job(), made).comparison.setting.router is None
+
+
 def test_arms_that_read_follow_a_changed_document_and_the_others_do_not(made, job):
     before = {id: (each["text"], each["title"]) for id, each in made.collections["default"].items()}
     found = run(job(updates=UPDATES), made).comparison
