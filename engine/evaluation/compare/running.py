@@ -59,10 +59,8 @@ async def _run(job: CompareJob, server: Server, listener: Listener, kept: KeptAn
     questions = draw_sample(job.questions, job.sample, job.seed)
     state = await _state(server, job.collection, index)
     options = AskOptions(max_tokens=job.max_tokens, collection=job.collection if index else None)
-    ask = ContenderAsk(server, state, contenders, options, job.few_shot)
-    answers = await ask_all(
-        ask, contenders, questions, kept, version=state.version, concurrency=job.concurrency, listener=listener
-    )
+    ask = ContenderAsk(server, state, contenders, options, job.few_shot, job.concurrency)
+    answers = await ask_all(ask, contenders, questions, kept, version=state.version, listener=listener)
     found: dict[str, Found] = {}
     if index.get("chunks") and any(each.documents for each in questions):
         listener.working("searching for the documents that questions name")

@@ -136,6 +136,10 @@ def test_changed_weights_and_a_changed_knowledge_base_are_asked_anew(made, job):
     run(job(arms=("bot", "base+context")), made)
     assert {body["model"] for body in made.chats[asked:]} == {"tiny"}
     asked = len(made.chats)
+    # Times of so many at once are no times of fewer.
+    run(job(arms=("bot",), concurrency=1), made)
+    assert len(made.chats) - asked == NUM + 1
+    asked = len(made.chats)
     run(job(arms=("bot", "base+context"), restart=True), made)
     assert len(made.chats) - asked == 2 * NUM + 2
 
