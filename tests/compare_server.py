@@ -38,6 +38,7 @@ class MadeServer:
         self.chats: list[dict[str, Any]] = []
         self.writes: list[tuple[str, str, str]] = []
         self.fail_after: int | None = None
+        self.router: str | None = "router-1"
         self.on_chat: Any = None
         for thing, code in facts.items():
             self.write("default", f"docs/{thing}.md", f"The code of {thing} is {code}.")
@@ -72,6 +73,8 @@ class MadeServer:
             return 200, {"data": self.adapters}
         if path == "/v1/collections":
             return 200, {"collections": [self._size(name) for name in self.collections]}
+        if path == "/v1/route" and self.router is not None:
+            return 200, {"results": [], "router": self.router}
         if path == "/v1/search":
             return 200, {"results": [self._find(query)[: body["k"]] for query in body["queries"]]}
         if path == "/v1/chat/completions":
@@ -110,7 +113,13 @@ class MadeServer:
             "id": f"chatcmpl-{len(self.chats)}",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": len(str(body["messages"])), "completion_tokens": len(text.split())},
-            "switchyard": {"route": route, "passages": passages, "citations": None, "timings_ms": {"ttft": 1.0}},
+            "switchyard": {
+                "route": route,
+                "passages": passages,
+                "citations": None,
+                "timings_ms": {"ttft": 1.0},
+                "versions": {"index": self.version, "adapter": None, "router": self.router},
+            },
         }
 
     def _say(self, body: dict[str, Any], question: str, passages: list[dict[str, Any]]) -> str:

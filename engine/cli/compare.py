@@ -114,6 +114,9 @@ def compare(
         compared = asyncio.run(_run(job, url, api_key))
     except ValueError as error:
         raise click.BadParameter(f"{error}.", param_hint="--arms") from None
+    except KeyboardInterrupt:
+        click.echo(f"stopped; answers so far are kept in {out}, and the same command goes on.", err=True)
+        raise
     report = write_report(compared, out)
     if as_json:
         print_json(compared.comparison.to_json())

@@ -119,7 +119,7 @@ def plot_lines(
 
 
 def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, name: str) -> Html:
-    """Points with their intervals, each beside its number, from 1. The marked one is filled."""
+    """Points from 0 on with their intervals, each beside its number, from 1. The marked one is filled."""
 
     def draw(axes: Axes) -> None:
         for number, point in enumerate(points, start=1):
@@ -140,8 +140,9 @@ def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, name: st
             beside = (6, 5) if number % 2 else (6, -11)
             axes.annotate(str(number), (point.x, point.y), beside, textcoords="offset points", color=_INK)
         axes.set_xlim(0, max(point.x for point in points) * 1.1 or 1)
+        highest = max(max(point.y, *(point.interval or (0,))) for point in points)
+        axes.set_ylim(-0.05 * (highest or 1), 1.1 * highest or 1)
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.margins(y=0.15)
 
     return _svg(draw, _SIZE, name)
 

@@ -38,7 +38,9 @@ class ContenderAsk:
         contenders: Sequence[Contender],
         options: AskOptions,
         few_shot: FewShot | None,
+        concurrency: int,
     ) -> None:
+        self._concurrency = concurrency
         self._http = HttpAsk(server, state.base_model, options)
         self._state = state
         self._contenders = {each.arm: each for each in contenders}
@@ -58,6 +60,11 @@ class ContenderAsk:
             answer, num = await self._few_shot_answer(question, num), num // 2
         return answer
 
+    @property
+    def concurrency(self) -> int:
+        """So many are to be asked at once."""
+        return self._concurrency
+
     def key(self, contender: Contender, question: Question, version: int) -> str:
         """The key of an answer with the knowledge base at `version`."""
         state = self._state
@@ -67,6 +74,8 @@ class ContenderAsk:
             arm=contender.name,
             messages=self._messages(contender, question),
             max_tokens=self._options.max_tokens,
+            # The answer's time depends on it.
+            at_once=self._concurrency,
             knowledge=[state.collection, version] if contender.may_show_passages else None,
             router=state.router if contender.kind == "auto" else None,
         )
@@ -103,7 +112,6 @@ async def ask_all(
     kept: KeptAnswers,
     *,
     version: int,
-    concurrency: int,
     listener: Listener,
 ) -> dict[tuple[str, str], Answer]:
     """The answer of every contender to every question, by name and id; those that are kept are not asked for again.
@@ -130,7 +138,7 @@ async def ask_all(
         return found
     for arm in dict.fromkeys(arm for arm, _ in jobs):
         await ask(arm, questions[0])
-    async for arm, question, answer in answer_all(ask, jobs, concurrency=concurrency):
+    async for arm, question, answer in answer_all(ask, jobs, concurrency=ask.concurrency):
         contender = by_arm[arm]
         # One that failed is asked for again by the next run: what was in its way may be gone.
         if answer.error is None:

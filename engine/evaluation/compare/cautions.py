@@ -36,9 +36,10 @@ class Evidence:
 
 def cautions(evidence: Evidence) -> list[str]:
     """Sentences, the most pressing first."""
-    found = [
-        f"Do not believe the figures of {each.name}: {each.untrusted}." for each in evidence.arms if each.untrusted
-    ]
+    found = []
+    for why in dict.fromkeys(each.untrusted for each in evidence.arms if each.untrusted):
+        names = " and ".join(each.name for each in evidence.arms if each.untrusted == why)
+        found.append(f"Do not believe the figures of {names}: {why}.")
     found += [
         f"{each.name} failed on {each.num_failed:,} of {evidence.num_questions:,} questions: {each.first_failure}"
         for each in evidence.arms

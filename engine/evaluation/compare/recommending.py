@@ -71,7 +71,9 @@ def recommend(evidence: Evidence) -> Recommendation:
             chosen, equal = instead, others
     headline = f"Serve {_named(chosen.name)}: quality {spelled(chosen.quality)} on {evidence.num_questions:,} questions"
     headline += f", answers in {chosen.p50_ms:,.0f} ms (median)." if chosen.p50_ms is not None else "."
-    pairs = [find_pair(evidence.pairs, chosen.name, each.name) for each in evidence.arms if each is not chosen]
+    # What the router chose is one of the others each time, and often the same one.
+    rest = [each.name for each in evidence.arms if each is not chosen and each.kind != "auto"]
+    pairs = [find_pair(evidence.pairs, chosen.name, name) for name in rest]
     is_clear = chosen.quality.value >= POOR and all(each is not None and each.finding == "better" for each in pairs)
     because = _because(evidence, chosen, equal)
     tone: Literal["good", "mixed"] = "good" if is_clear else "mixed"
@@ -94,26 +96,26 @@ def _choose(evidence: Evidence, arms: Sequence[ArmFigures]) -> tuple[ArmFigures,
 
 
 def _because(evidence: Evidence, chosen: ArmFigures, equal: Sequence[ArmFigures]) -> list[str]:
+    num, names = evidence.num_questions, {each.name for each in equal}
+    pairs = [find_pair(evidence.pairs, chosen.name, each.name) for each in evidence.arms]
+    others = [pair for pair in pairs if pair is not None and pair.second not in names]
     reasons = []
-    names = {each.name for each in equal}
-    for other in evidence.arms:
-        pair = find_pair(evidence.pairs, chosen.name, other.name)
-        if other is chosen or pair is None or other.name in names:
-            continue
-        if pair.finding == "better":
-            reasons.append(f"Better than {other.name}: {differs(pair)}.")
-        elif pair.finding == "worse":
-            reasons.append(f"Worse than {other.name}, which is not fit to be served: {differs(pair)}.")
-        else:
-            reasons.append(f"Not distinguishable from {other.name} at n = {evidence.num_questions:,}: {differs(pair)}.")
-    others = [each for each in equal if each is not chosen]
-    if others:
-        pairs = [find_pair(evidence.pairs, chosen.name, each.name) for each in others]
-        least = [pair.detectable for pair in pairs if pair is not None and pair.detectable is not None]
+    for finding, said in (
+        ("better", "Better beyond chance than"),
+        ("worse", "Worse than what is not fit to be served:"),
+        ("not distinguishable", f"Not distinguishable at n = {num:,} from"),
+        ("too few", "Nothing can be shown against"),
+    ):
+        found = [f"{pair.second} ({differs(pair)})" for pair in others if pair.finding == finding]
+        if found:
+            reasons.append(f"{said} {', '.join(found)}.")
+    same = [pair for pair in pairs if pair is not None and pair.second in names]
+    if same:
+        least = [pair.detectable for pair in same if pair.detectable is not None]
         shown = f"; a difference below about {max(least):.3f} would not show" if least else ""
         reasons.append(
-            f"Not distinguishable from {', '.join(each.name for each in others)} at n = {evidence.num_questions:,}"
-            f"{shown}. It is the fastest of these, or about as fast with fewer parts."
+            f"As good as {', '.join(pair.second for pair in same)}, as far as n = {num:,} can tell{shown}. "
+            "It is the fastest of these, or about as fast with fewer parts."
         )
     return reasons
 

@@ -23,7 +23,7 @@ from engine.report.plots import check_plotter
 from engine.report.wording import counted, duration, signed
 
 # So many reasons stand beside the verdict; the rest follow below the first figures.
-_NUM_FIRST = 4
+_NUM_FIRST = 5
 
 
 def write_report(compared: Compared, folder: Path) -> Path:

@@ -59,10 +59,8 @@ async def _run(job: CompareJob, server: Server, listener: Listener, kept: KeptAn
     questions = draw_sample(job.questions, job.sample, job.seed)
     state = await _state(server, job.collection, index)
     options = AskOptions(max_tokens=job.max_tokens, collection=job.collection if index else None)
-    ask = ContenderAsk(server, state, contenders, options, job.few_shot)
-    answers = await ask_all(
-        ask, contenders, questions, kept, version=state.version, concurrency=job.concurrency, listener=listener
-    )
+    ask = ContenderAsk(server, state, contenders, options, job.few_shot, job.concurrency)
+    answers = await ask_all(ask, contenders, questions, kept, version=state.version, listener=listener)
     found: dict[str, Found] = {}
     if index.get("chunks") and any(each.documents for each in questions):
         listener.working("searching for the documents that questions name")
@@ -105,7 +103,8 @@ async def _state(server: Server, collection: str, index: Mapping[str, int]) -> S
     cards = (await server.call("GET", "/v1/models"))["data"]
     digest = next(card["digest"] for card in cards if card["id"] == base)
     try:
-        routed = await server.call("POST", "/v1/route", json={"input": "Which router is this?"})
+        body = {"input": "Which router is this?", "signals": False} | ({"collection": collection} if index else {})
+        routed = await server.call("POST", "/v1/route", json=body)
         router = str(routed["router"])
     except ServerError:
         # A server that tells no routes still answers by them.

@@ -26,6 +26,7 @@ def glance_section(comparison: Comparison, reasons: Sequence[str]) -> Html:
         )
         for each in arms
     ]
+    caption = "Quality, 0 to 1, with 95 % intervals." + (" Bold: recommended." if comparison.recommended else "")
     updates = {each.arm: each for each in comparison.updates}
     rows: list[tuple[Content, ...]] = []
     for each in arms:
@@ -53,7 +54,7 @@ def glance_section(comparison: Comparison, reasons: Sequence[str]) -> Html:
     return section(
         "glance",
         "At a glance",
-        bar_chart("Quality, 0 to 1, with 95 % intervals. Bold: the recommended arm.", bars),
+        bar_chart(caption, bars),
         table("The arms, best first", header, rows),
         tag("ul", [tag("li", reason) for reason in reasons]) if reasons else None,
         [tag("p", note, class_="soft") for note in comparison.notes],

@@ -85,7 +85,8 @@ def test_the_same_comparison_makes_the_same_page(compared):
 
 
 def test_every_answer_is_in_the_table_and_none_is_a_formula(compared, tmp_path):
-    rows = list(csv.DictReader(write_answers(compared.sheet, tmp_path).open(encoding="utf-8", newline="")))
+    with write_answers(compared.sheet, tmp_path).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 40
     assert rows[1]["question"] == "'=HYPERLINK(1)" and rows[1]["right"] == "'@label"
     assert rows[0][f"{LONG} answer"] == HOSTILE

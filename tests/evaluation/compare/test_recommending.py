@@ -62,9 +62,8 @@ def reasons(found):
 def test_an_adapter_as_good_as_passages_is_served_since_it_is_faster():
     found = recommend(evidence(arm("base+context", 0.81, 300), arm("bot", 0.80, 100), arm("bot+context", 0.8, 300)))
     assert found.arm == "bot"
-    assert "Not distinguishable from base+context, bot+context at n = 200; a difference below about 0.040" in reasons(
-        found
-    )
+    said = "As good as base+context, bot+context, as far as n = 200 can tell; a difference below about 0.040 would not"
+    assert said in reasons(found)
     assert found.tone == "mixed"
 
 
@@ -78,13 +77,13 @@ def test_passages_without_the_adapter_are_served_where_the_adapter_adds_nothing(
 def test_the_hybrid_is_served_where_it_beats_both():
     found = recommend(evidence(arm("bot", 0.5), arm("base+context", 0.6, 300), arm("bot+context", 0.75, 310)))
     assert (found.arm, found.tone) == ("bot+context", "good")
-    assert "Better than bot: +0.250" in reasons(found)
+    assert "Better beyond chance than bot (+0.250, p 0.010), base+context (+0.150" in reasons(found)
 
 
 def test_a_cheaper_arm_is_not_taken_for_a_difference_that_only_the_correction_hides():
     found = recommend(evidence(arm("base", 0.48, 50), arm("base+context", 0.50, 300)))
     assert found.arm == "base+context"
-    assert "Not distinguishable from base at n = 200: +0.020" in reasons(found)
+    assert "Not distinguishable at n = 200 from base (+0.020" in reasons(found)
 
 
 def test_a_cheaper_arm_is_not_taken_for_much_quality_even_where_chance_may_explain_it():
@@ -103,6 +102,8 @@ def test_an_untrusted_arm_is_never_recommended():
     assert found.arm == "base+context"
     assert "Do not believe the figures of bot: the guard" in reasons(found)
     assert recommend(evidence(distrusted, arm("bot+context", 0.9, untrusted="leak"))).arm is None
+    both = recommend(evidence(distrusted, arm("bot+context", 0.9, untrusted=distrusted.untrusted), arm("base", 0.6)))
+    assert "Do not believe the figures of bot and bot+context: the guard" in reasons(both)
 
 
 UPDATES = (UpdateFigures("bot", 10, 8, 0, 8), UpdateFigures("base+context", 10, 9, 9, 0))

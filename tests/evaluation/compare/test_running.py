@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 
 import httpx
 import pytest
@@ -134,8 +136,22 @@ def test_changed_weights_and_a_changed_knowledge_base_are_asked_anew(made, job):
     run(job(arms=("bot", "base+context")), made)
     assert {body["model"] for body in made.chats[asked:]} == {"tiny"}
     asked = len(made.chats)
+    # Times of so many at once are no times of fewer.
+    run(job(arms=("bot",), concurrency=1), made)
+    assert len(made.chats) - asked == NUM + 1
+    asked = len(made.chats)
     run(job(arms=("bot", "base+context"), restart=True), made)
     assert len(made.chats) - asked == 2 * NUM + 2
+
+
+def test_another_router_is_asked_anew_and_no_other_arm(made, job):
+    assert run(job(), made).comparison.setting.router == "router-1"
+    asked = len(made.chats)
+    made.router = "router-2"
+    run(job(), made)
+    assert {body["model"] for body in made.chats[asked:]} == {"auto"}
+    made.router = None
+    assert run(job(), made).comparison.setting.router is None
 
 
 def test_arms_that_read_follow_a_changed_document_and_the_others_do_not(made, job):
@@ -174,6 +190,29 @@ def test_a_document_is_put_back_whatever_happens_while_it_is_changed(made, job, 
         run(job(updates=UPDATES), made)
     assert made.collections["default"]["docs/thing0.md"]["text"] == "The code of thing0 is code0."
     assert not (job().folder / CHANGED_FILE).exists()
+
+
+def test_ctrl_c_waits_until_the_document_is_put_back_however_often_it_is_pressed(made, job):
+    plain = made.write
+
+    def press():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupt():
+        if "changed0" in made.collections["default"]["docs/thing0.md"]["text"]:
+            press()
+
+    def write(collection, id, text, title=None, metadata=None):
+        if collection == "default" and "code0" in text:
+            press()
+        plain(collection, id, text, title, metadata)
+
+    made.on_chat, made.write = interrupt, write
+    with pytest.raises(KeyboardInterrupt):
+        run(job(updates=UPDATES), made)
+    assert made.collections["default"]["docs/thing0.md"]["text"] == "The code of thing0 is code0."
+    assert not (job().folder / CHANGED_FILE).exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_document_that_a_killed_run_left_changed_is_put_back_by_the_next_one(made, job, monkeypatch):
