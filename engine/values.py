@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.errors import RequestError
 
-Route = Literal["direct", "rag", "clarify"]
+Route = Literal["direct", "rag", "clarify", "abstain"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 SearchMode = Literal["hybrid", "dense", "lexical"]
@@ -82,6 +82,7 @@ class Evidence:
 class Decision:
     """An arm (adapter or base) x (context or not), with the evidence for it.
 
+    On the routes `clarify` and `abstain` no generator is asked.
     `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact.
     """
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from engine.api.backends import Backends
+from engine.api.replying import led_by, said
 from engine.api.rewriting import search_text
 from engine.api.schemas_chat import (
     ChatCompletionRequest,
@@ -33,6 +34,7 @@ from engine.errors import (
     UnknownModel,
 )
 from engine.generation.citations import cite
+from engine.routing.restraint import Asked, Restraint
 from engine.values import (
     Decision,
     Evidence,
@@ -44,6 +46,7 @@ from engine.values import (
     Role,
     Route,
     SamplingParams,
+    TokenDelta,
     TokenLogprob,
 )
 
@@ -91,6 +94,7 @@ class Answerer:
     def __init__(self, backends: Backends, config: EngineConfig) -> None:
         self._backends = backends
         self._config = config
+        self._restraint = Restraint(config.router)
 
     async def answer(
         self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""
@@ -103,7 +107,9 @@ class Answerer:
         gateway = self._config.gateway
         deadline_ms = min(request.switchyard.deadline_ms or gateway.default_deadline_ms, gateway.max_deadline_ms)
         deadline = time.monotonic() + deadline_ms / 1000
-        answer = _Answer(self._backends, self._config, request, request_id, tenant, deadline_ms, deadline)
+        answer = _Answer(
+            self._backends, self._config, self._restraint, request, request_id, tenant, deadline_ms, deadline
+        )
         events = answer.events()
         try:
             while True:
@@ -126,6 +132,7 @@ class _Answer:
         self,
         backends: Backends,
         config: EngineConfig,
+        restraint: Restraint,
         request: ChatCompletionRequest,
         request_id: str,
         tenant: str,
@@ -134,6 +141,7 @@ class _Answer:
     ) -> None:
         self._backends = backends
         self._config = config
+        self._restraint = restraint
         self._request = request
         self._messages = tuple(Message(ROLES[message.role], message.text()) for message in request.messages)
         self._id = request_id
@@ -146,6 +154,7 @@ class _Answer:
         self._search_reasons: list[str] = []
         self._adapter: str | None = None  # named by `model`
         self._adapter_digest: str | None = None
+        self._searched_for = self._messages[-1].content
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -157,14 +166,20 @@ class _Answer:
             evidence, missing = await self._evidence(pinned)
         started = time.perf_counter()
         decision = await self._backends.decide(pinned, evidence, missing)
+        reply = self._restraint.reply(decision, self._asked(pinned), evidence)
+        decision = reply.decision
         self._timings["route"] = _ms_since(started)
-        if self._adapter is not None:
+        if self._adapter is not None and not reply.is_whole:
             named = f"adapter {self._adapter!r} named by the request"
             decision = replace(decision, adapter=self._adapter, reasons=(*decision.reasons, named))
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
-        deltas = self._backends.generate(self._generation_request(decision, evidence))
+        if reply.is_whole:
+            deltas: AsyncIterator[Sequence[TokenDelta]] = said(reply)
+        else:
+            deltas = self._backends.generate(self._generation_request(decision, evidence))
+            deltas = led_by(reply.text, deltas) if reply.text else deltas
         async for bundle in deltas:
             for delta in bundle:
                 num_tokens += delta.num_tokens
@@ -180,7 +195,7 @@ class _Answer:
                 if delta.finish_reason is not None:
                     self._timings.update(delta.timings_ms or {})
                     self._timings["total"] = _ms_since(self._start)
-                    citations = self._citations("".join(parts), shown)
+                    citations = self._citations("".join(parts), shown, len(reply.text))
                     usage = Usage(
                         prompt_tokens=num_prompt_tokens,
                         completion_tokens=num_tokens,
@@ -219,6 +234,7 @@ class _Answer:
         self._search_reasons = [search.reason] if search.reason else []
         if search.rewrite_ms is not None:
             self._timings["rewrite"] = search.rewrite_ms
+        self._searched_for = search.text
         query = Query(
             text=search.text,
             collection=extension.collection or self._config.retriever.default_collection,
@@ -276,12 +292,26 @@ class _Answer:
             as_label=request.response_format is None,
         )
 
-    def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:
+    def _asked(self, pinned: Route | None) -> Asked:
+        return Asked(
+            self._searched_for,
+            self._messages,
+            pinned=pinned,
+            adapter=self._adapter,
+            # An adapter that labels the text answers with a label.
+            is_free=self._no_search is None and self._request.grammar() is None,
+            tenant=self._tenant,
+        )
+
+    def _citations(self, answer: str, passages: tuple[Passage, ...], start: int) -> list[CitationInfo] | None:
+        """Of what the model said: the answer from character `start` on."""
         if not self._request.switchyard.cite:
             return None
         return [
-            CitationInfo(start=found.start, end=found.end, passage=found.passage, score=round(found.score, 3))
-            for found in cite(answer, passages)
+            CitationInfo(
+                start=start + found.start, end=start + found.end, passage=found.passage, score=round(found.score, 3)
+            )
+            for found in cite(answer[start:], passages)
         ]
 
     def _outcome(

@@ -92,6 +92,13 @@ class AmbiguityHead:
     slope: float
     offset: float
 
+    @property
+    def embedding_size(self) -> int:
+        """E of the embeddings that it reads; 0 where it reads none."""
+        if self.embedding is None:
+            return 0
+        return int(self.embedding.landmarks.shape[1]) - (0 if self.signals is None else 2 * len(self.signals.names))
+
     def scores(
         self,
         questions: Sequence[str],
@@ -109,7 +116,7 @@ class AmbiguityHead:
         scores = self.bias + self.words.scores(questions)
         columns = np.empty((num, 0)) if self.signals is None else self.signals.columns(signals, num)
         if self.embedding is not None:
-            wanted = (num, self.embedding.landmarks.shape[1] - columns.shape[1])
+            wanted = (num, self.embedding_size)
             if embeddings is None or embeddings.shape != wanted:
                 found = None if embeddings is None else embeddings.shape
                 raise ValueError(f"embeddings are {found}; this head needs {wanted}")

@@ -23,7 +23,7 @@ def build_app(args: EngineConfig) -> Application:
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
     # Replicas have working directories of their own.
-    config = args.model_copy(update={"data": args.data.expanduser().absolute()})
+    config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": args.router.absolute()})
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     profile = options.resolve_profile(config.profile, num_gpus)
     retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)

@@ -1,0 +1,119 @@
+"""Whether a question is answered at all: not where evidence is too weak, and not before it is clear what is meant.
+
+The decision which arm answers is another's; this one may put `abstain` or `clarify` in its place, or words before the
+answer. Each is off unless the settings say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from engine.config import RouterSettings
+from engine.routing.abstain import nearest_pages, refusal, weakness
+from engine.routing.abstain_files import read_evidence_head
+from engine.routing.ambiguity import AmbiguityHead, Vectors
+from engine.routing.ambiguity_files import read_ambiguity
+from engine.routing.clarify import ShareCap, clarification, was_asked
+from engine.routing.signals.lexical import lexical_signals
+from engine.routing.signals.scores import Search, search_signals
+from engine.routing.signals.table import joined
+from engine.values import Decision, Evidence, Message, Passage, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question on its way to an answer.
+
+    `question` is as it was searched, `embedding` [E] its unit row, None where there is none; `messages` are the
+    conversation. `is_free`: any text may answer, rather than a label or what a schema allows. `adapter` is the one that
+    the request names. The share of questions back is kept for each `tenant`.
+    """
+
+    question: str
+    messages: Sequence[Message]
+    pinned: Route | None = None
+    adapter: str | None = None
+    is_free: bool = True
+    tenant: str = ""
+    embedding: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What becomes of a question. `text` is the whole answer where `is_whole`, else what an answer begins with.
+
+    `pages` are what a whole answer speaks of.
+    """
+
+    decision: Decision
+    text: str = ""
+    pages: tuple[Passage, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no generator is asked."""
+        return self.decision.route in ("clarify", "abstain")
+
+
+class Restraint:
+    """Applies `router.abstain`, `router.clarify` and `router.ambiguity`. Its only state is what caps count."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        """Raises: ConfigError for a head that cannot be read."""
+        self._settings = settings
+        self._ambiguity = None if settings.ambiguity is None else read_ambiguity(settings.ambiguity)
+        head = settings.abstain.head if settings.abstain.enabled else None
+        self._evidence_head = None if head is None else read_evidence_head(head)
+        self._caps: dict[str, ShareCap] = {}
+
+    def reply(self, decision: Decision, asked: Asked, evidence: Evidence | None) -> Reply:
+        """The decision as it stands, or what is said in place of an answer, or before it."""
+        if asked.pinned == "direct" or not asked.is_free or evidence is None:
+            return Reply(decision)
+        is_base = asked.adapter is None and decision.adapter is None
+        # An adapter knows things without passages, so only a request for passages keeps it from saying them.
+        if self._settings.abstain.enabled and (is_base or asked.pinned == "rag"):
+            why = weakness(asked.question, evidence, min_z=self._settings.abstain.min_z, head=self._evidence_head)
+            if why is not None:
+                pages = nearest_pages(evidence.passages)
+                return Reply(_instead(decision, "abstain", f"not in the knowledge base: {why}"), refusal(pages), pages)
+        if self._ambiguity is None or asked.pinned is not None or not is_base:
+            return Reply(decision)
+        return self._unless_unclear(self._ambiguity, decision, asked, evidence)
+
+    def _unless_unclear(self, head: AmbiguityHead, decision: Decision, asked: Asked, evidence: Evidence) -> Reply:
+        settings = self._settings.clarify
+        probability = _probability(head, asked, evidence)
+        found = None
+        # What the passages compete for matters where they would be used.
+        if decision.route == "rag" and probability is not None and probability >= settings.min_probability:
+            found = clarification(asked.question, evidence.passages)
+        wanted = settings.enabled and found is not None and not was_asked(asked.messages)
+        cap = self._caps.setdefault(asked.tenant, ShareCap(settings.max_share, settings.window))
+        may_ask = cap.admits(wanted)
+        if found is None or probability is None:
+            return Reply(decision)
+        why = f"the question has several readings with a probability of {probability:.2f}"
+        if may_ask:
+            return Reply(_instead(decision, "clarify", why), found.text, found.passages)
+        readings = ", ".join(repr(option) for option in found.options)
+        reasons = (*decision.reasons, f"{why}: {readings}; the first is assumed")
+        return Reply(replace(decision, reasons=reasons), found.assumed)
+
+
+def _instead(decision: Decision, route: Route, why: str) -> Decision:
+    """The decision with another route; the confidence was that of an arm."""
+    return replace(decision, route=route, adapter=None, confidence=None, reasons=(why, *decision.reasons))
+
+
+def _probability(head: AmbiguityHead, asked: Asked, evidence: Evidence) -> float | None:
+    """That the question has several readings; None where the head reads an embedding that there is not."""
+    embeddings = None
+    if head.embedding is not None:
+        if asked.embedding is None or head.embedding_size != len(asked.embedding):
+            return None
+        embeddings = asked.embedding[None]
+    questions = [asked.question]
+    signals = joined(lexical_signals(questions), search_signals([Search.of(asked.question, evidence)]))
+    return float(head.probabilities(questions, embeddings, signals)[0])
