@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import ConfigError
+from engine.routing.arms import parse_arm
 from engine.values import SearchMode
 
 Profile = Literal["auto", "cpu", "gpu"]
@@ -104,6 +105,16 @@ class RouterSettings(Settings):
         2.5,
         description="Passages are used when the best score lies this many standard deviations above background.",
     )
+    artefact: Path | None = Field(
+        None,
+        description="Folder of a router made by `switchyard router train`; default: `router` in the data folder, where "
+        "there is one. A new one is taken up within seconds.",
+    )
+    arms: tuple[str, ...] = Field(
+        (),
+        description="Arms that may be chosen where a request leaves the choice (base, base+context, NAME, "
+        "NAME+context); empty: all that the router was trained on.",
+    )
     ambiguity: Path | None = Field(
         None, description="Folder of a fitted ambiguity head, which tells questions with several readings."
     )
@@ -112,9 +123,10 @@ class RouterSettings(Settings):
 
     def absolute(self) -> RouterSettings:
         """With every folder absolute, for processes that work elsewhere."""
-        head, ambiguity = (path and path.expanduser().absolute() for path in (self.abstain.head, self.ambiguity))
+        folders = (self.artefact, self.ambiguity, self.abstain.head)
+        artefact, ambiguity, head = (folder and folder.expanduser().absolute() for folder in folders)
         abstain = self.abstain.model_copy(update={"head": head})
-        return self.model_copy(update={"abstain": abstain, "ambiguity": ambiguity})
+        return self.model_copy(update={"artefact": artefact, "ambiguity": ambiguity, "abstain": abstain})
 
     @model_validator(mode="after")
     def _asking_back_needs_a_head(self) -> Self:
@@ -122,6 +134,12 @@ class RouterSettings(Settings):
             raise ValueError(
                 "clarify.enabled needs ambiguity, the folder of a fitted head; fit one, or leave clarify.enabled off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _arms_are_arms(self) -> Self:
+        for name in self.arms:
+            parse_arm(name)
         return self
 
 

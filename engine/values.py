@@ -1,6 +1,6 @@
 """The plain values that pass between components, one per hop. No torch, Ray, FastAPI or I/O.
 
-ChatRequest -> Query -> Evidence -> Decision -> GenerationRequest -> TokenDelta
+ChatRequest -> Query -> Evidence -> RouteRequest -> Decision -> GenerationRequest -> TokenDelta
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.errors import RequestError
 
 Route = Literal["direct", "rag", "clarify", "abstain"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 SearchMode = Literal["hybrid", "dense", "lexical"]
+# No adapter has an empty name.
+BASE_MODEL = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Query:
     """What the retriever is asked: embed `text` once, then search `collection` for `k` passages.
 
     `filter` is the caller's, in the grammar of `engine.retrieval.index.filters`; `tenant` is the credential's.
+    With `wants_clues` the evidence has `clues`, in which the texts with each of `words` are counted.
     """
 
     text: str
@@ -31,11 +37,13 @@ class Query:
     min_version: int = 0
     mode: SearchMode = "hybrid"
     wants_similarities: bool = True
+    wants_clues: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def is_embedded(self) -> bool:
-        """Whether its vector is needed: not for words alone, unless the similarities are wanted besides."""
-        return self.mode != "lexical" or self.wants_similarities
+        """Whether its vector is needed: not for words alone, unless more than a ranking is wanted."""
+        return self.mode != "lexical" or self.wants_similarities or self.wants_clues
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,27 @@ class ScoreBackground:
 
 
 @dataclass(frozen=True, slots=True)
+class Clues:
+    """What a learned router reads of a search beside its evidence; None is what could not be known.
+
+    embedding: [E] float32 of unit length, of the query's text. agreement: share of the best chunks by meaning that are
+    among the best by words. coherence: mean cosine between the best chunks by meaning. texts_with: how many of the
+    `num_texts` chunks that the query may find hold each of its `words`, by their stems.
+    """
+
+    embedding: NDArray[np.float32]
+    agreement: float | None = None
+    coherence: float | None = None
+    num_texts: int = 0
+    texts_with: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What the retriever found. `passages` are ranked by descending score; `version` is the index version seen.
 
-    `similarities` are the cosines of the best chunks by meaning alone, descending, whatever the mode ranked by.
+    `similarities` are the cosines of the best chunks by meaning alone, descending, whatever the mode ranked by; ten of
+    them where clues are wanted, so that the signals do not depend on how many passages are.
     """
 
     passages: tuple[Passage, ...]
@@ -76,6 +101,15 @@ class Evidence:
     version: int
     timings_ms: dict[str, float] = field(default_factory=dict)
     similarities: tuple[float, ...] = ()
+    clues: Clues | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What makes similarities comparable, as digests (SHA-256, hex): the encoder, and how documents are cut."""
+
+    encoder: str
+    chunking: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +117,8 @@ class Decision:
     """An arm (adapter or base) x (context or not), with the evidence for it.
 
     On the routes `clarify` and `abstain` no generator is asked.
-    `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact.
+    `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact. `signals`
+    by name, None for what could not be known, are there where the router read them or they were asked for.
     """
 
     route: Route
@@ -91,6 +126,41 @@ class Decision:
     confidence: float | None
     reasons: tuple[str, ...]
     router: str
+    signals: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """A question whose arm is to be chosen; `text` is what was searched, or would be.
+
+    `model` is an adapter's name, BASE_MODEL, or None for any; `pinned` the route that the caller asked for. `missing`
+    says why passages are of no use or not to be had; with `can_search` they were not looked for yet. `embedding` [E] is
+    the text's, where nothing was searched.
+    """
+
+    text: str
+    collection: str
+    model: str | None = None
+    pinned: Route | None = None
+    evidence: Evidence | None = None
+    missing: str | None = None
+    can_search: bool = False
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What became of some RouteRequests, in their order, and what they were decided with.
+
+    `router` decides for the collection of the first. `arms` can answer now. `keys` are the digests of what is served,
+    as `engine.routing.keys` reads them; None while they are not known. `timings_ms`: signals, route.
+    """
+
+    decisions: tuple[Decision, ...]
+    router: str
+    arms: tuple[str, ...]
+    keys: dict[str, Any] | None
+    timings_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,23 +7,29 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.api.backends import ModelInfo
+from engine.config import EngineConfig
 from engine.errors import RequestError
+from engine.generation.adapters.inputs import TrainingInputs
 from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
-from engine.routing.rule import ScoreRule
+from engine.routing.needs import Needs
 from engine.serving.coalesce import coalesce
+from engine.serving.router_host import RouterHost, Served
 from engine.values import (
     ContinuationScore,
-    Decision,
     DocumentWrite,
     Evidence,
     GenerationRequest,
     Judgement,
     Query,
-    Route,
+    RouteRequest,
+    Routing,
     ScoreRequest,
     TokenDelta,
     WriteResult,
@@ -34,15 +40,21 @@ class LocalBackends:
     """`engine.api.backends.Backends`; `retrieval_error` and `generation_error` make a component fail."""
 
     def __init__(
-        self, retriever: Retriever, engine: GenerationEngine, rule: ScoreRule, adapters: AdapterService | None = None
+        self,
+        retriever: Retriever,
+        engine: GenerationEngine,
+        config: EngineConfig,
+        adapters: AdapterService | None = None,
     ) -> None:
         self.retriever = retriever
         self.engine = engine
-        self.rule = rule
+        self.host = RouterHost(config, self)
+        self.training: dict[str, TrainingInputs] = {}
         self.adapter_service = adapters
         self.retrieval_error: RequestError | None = None
         self.queries: list[Query] = []
         self.scored: list[ScoreRequest] = []
+        self.routed: list[RouteRequest] = []
 
     async def evidence(self, query: Query) -> Evidence:
         self.queries.append(query)
@@ -53,8 +65,22 @@ class LocalBackends:
             raise found
         return found
 
-    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision:
-        return self.rule.decide(pinned, evidence, missing)
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        (embedding,) = await asyncio.to_thread(self.retriever.embed, [text])
+        return embedding
+
+    async def needs(self, collection: str) -> Needs:
+        return await self.host.needs(collection)
+
+    async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool = False) -> Routing:
+        self.routed += requests
+        return await self.host.decide(requests, wants_signals)
+
+    async def served(self) -> Served:
+        return Served((await self.model()).digest, self.retriever.index_info(), tuple(await self.served_adapters()))
+
+    async def training_inputs(self, digest: str) -> TrainingInputs | None:
+        return self.training.get(digest)
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         return coalesce(self.engine.submit(request))
@@ -120,4 +146,5 @@ class LocalBackends:
     async def status(self) -> dict[str, dict[str, Any]]:
         ready = self.retrieval_error is None
         retriever = {"ready": ready} if ready else {"ready": False, "why": str(self.retrieval_error)}
-        return {"retriever": retriever, "generator": {"ready": True, **asdict(self.engine.stats())}}
+        generator = {"ready": True, **asdict(self.engine.stats())}
+        return {"retriever": retriever, "generator": generator, "router": await self.host.status()}

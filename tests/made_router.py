@@ -29,10 +29,12 @@ def trees() -> TreeHeads:
     return TreeHeads(np.zeros((2, 1, 3), dtype=np.int32), np.zeros((2, 1, 3)), left, right, value, np.zeros(2), 2)
 
 
-def learned(heads: LinearHeads | TreeHeads | None = None, costs: tuple[float, float] = (0.0, 0.0)) -> Learned:
-    """With four questions to test it by."""
+def learned(
+    heads: LinearHeads | TreeHeads | None = None, costs: tuple[float, float] = (0.0, 0.0), mean: float = 0.0
+) -> Learned:
+    """With four questions to test it by. Above `mean` of the first signal, passages are better."""
     model = QualityModel(
-        Normaliser(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([1], dtype=np.int32)),
+        Normaliser(np.array([mean, 1.0]), np.array([1.0, 2.0]), np.array([1], dtype=np.int32)),
         heads or linear(),
         PlattCurves(np.ones(2), np.zeros(2)),
     )

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
         ({"retrievr": {}}, "retrievr is not a setting; did you mean retriever?"),
         (
             {"router": {"zzz": 1}},
-            "router.zzz is not a setting; allowed here: abstain, ambiguity, clarify, min_z, num_cpus, placement.",
+            "router.zzz is not a setting; allowed here: abstain, ambiguity, arms, artefact, clarify, min_z, num_cpus, ",
         ),
         ({"generator": {"max_num_seqs": 0}}, "generator.max_num_seqs=0: Input should be greater than or equal to 1"),
         ({"router": {"min_z": float("nan")}}, "router.min_z=nan"),

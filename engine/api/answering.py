@@ -10,6 +10,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api.asked_model import asked_model
 from engine.api.backends import Backends
 from engine.api.replying import led_by, said
 from engine.api.rewriting import search_text
@@ -26,16 +30,12 @@ from engine.api.schemas_chat import (
     Versions,
 )
 from engine.config import EngineConfig
-from engine.errors import (
-    ComponentUnavailable,
-    DeadlineExceeded,
-    RequestError,
-    UnknownCollection,
-    UnknownModel,
-)
+from engine.errors import ComponentUnavailable, DeadlineExceeded, RequestError, UnknownCollection
 from engine.generation.citations import cite
 from engine.routing.restraint import Asked, Restraint
+from engine.routing.signals.questions import counted_words
 from engine.values import (
+    BASE_MODEL,
     Decision,
     Evidence,
     FinishReason,
@@ -45,12 +45,12 @@ from engine.values import (
     Query,
     Role,
     Route,
+    RouteRequest,
     SamplingParams,
     TokenDelta,
     TokenLogprob,
 )
 
-AUTO = "auto"
 DEFAULT_MAX_TOKENS = 256
 # Stages of an answer in their order, as `timings_ms` lists them.
 STAGES = ("rewrite", "queue", "embed", "search", "rerank", "route", "prefill", "decode", "ttft", "total")
@@ -152,26 +152,17 @@ class _Answer:
         self._timings: dict[str, float] = {}
         self._degraded = False
         self._search_reasons: list[str] = []
-        self._adapter: str | None = None  # named by `model`
+        self._asked: str | None = None  # what `model` names; None leaves it to the router
+        self._searched: str | None = None
         self._adapter_digest: str | None = None
-        self._searched_for = self._messages[-1].content
+        self._encoder: str | None = None  # digest of what questions are embedded by
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
-        pinned = PINNED[self._request.switchyard.route]
-        evidence: Evidence | None = None
-        missing = self._no_search
-        if pinned == "rag" or (pinned is None and missing is None):
-            evidence, missing = await self._evidence(pinned)
-        started = time.perf_counter()
-        decision = await self._backends.decide(pinned, evidence, missing)
-        reply = self._restraint.reply(decision, self._asked(pinned), evidence)
+        decision, evidence = await self._decided()
+        reply = self._restraint.reply(decision, self._question(evidence), evidence)
         decision = reply.decision
-        self._timings["route"] = _ms_since(started)
-        if self._adapter is not None and not reply.is_whole:
-            named = f"adapter {self._adapter!r} named by the request"
-            decision = replace(decision, adapter=self._adapter, reasons=(*decision.reasons, named))
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
@@ -208,21 +199,61 @@ class _Answer:
 
     async def _model(self) -> str:
         """Name of the model that answers."""
-        info = await self._backends.model()
-        asked = self._request.model
-        if asked in (AUTO, info.name):
-            return info.name
-        served = {adapter.name: adapter for adapter in await self._backends.served_adapters()}
-        if asked not in served:
-            raise UnknownModel(asked, [AUTO, info.name, *served])
-        self._adapter = asked
-        if served[asked].task == "classify":
-            self._no_search = f"adapter {asked!r} labels the text itself"
-        return asked
+        asked = await asked_model(self._backends, self._request.model)
+        self._asked, self._no_search = asked.model, asked.no_search
+        return asked.name
 
-    async def _evidence(self, pinned: Route | None) -> tuple[Evidence | None, str | None]:
-        """Search, or say why there is nothing to go by where that need not fail the request."""
-        extension = self._request.switchyard
+    async def _decided(self) -> tuple[Decision, Evidence | None]:
+        """The arm, with what the search found where one was made for it or for the answer."""
+        pinned, missing = PINNED[self._request.switchyard.route], self._no_search
+        collection = self._request.switchyard.collection or self._config.retriever.default_collection
+        plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
+        plan = self._restraint.plan(plan, self._asked, pinned)
+        evidence: Evidence | None = None
+        may_search = pinned == "rag" or (pinned is None and missing is None)
+        if may_search and plan.searches:
+            evidence, missing = await self._evidence(pinned, plan.wants_clues)
+        request = RouteRequest(
+            text=await self._search_text() if plan.wants_clues or plan.embeds else self._messages[-1].content,
+            collection=collection,
+            model=self._asked,
+            pinned=pinned,
+            evidence=evidence,
+            missing=missing,
+            can_search=may_search and not plan.searches,
+        )
+        if evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
+            request = replace(request, embedding=await self._embedding(request.text))
+        decision = await self._decide(request)
+        if decision.route == "rag" and request.can_search:
+            evidence, missing = await self._evidence(pinned, wants_clues=False)
+            if evidence is None or not evidence.passages:
+                request = replace(request, can_search=False, missing=missing or "the search found no passage")
+                decision = await self._decide(request)
+        if self._asked is None and decision.adapter is not None:
+            served = [adapter.name for adapter in await self._backends.served_adapters()]
+            if decision.adapter not in served:
+                # Unloaded since the router last looked.
+                decision = await self._decide(replace(request, model=BASE_MODEL))
+        return decision, evidence
+
+    async def _decide(self, request: RouteRequest) -> Decision:
+        started = time.perf_counter()
+        routing = await self._backends.decide([request])
+        self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
+        self._encoder = (routing.keys or {}).get("encoder")
+        return routing.decisions[0]
+
+    async def _embedding(self, text: str) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        embedding = await self._backends.embed(text)
+        self._timings["embed"] = _ms_since(started)
+        return embedding
+
+    async def _search_text(self) -> str:
+        """What is searched for, found once: the generator may have to be asked."""
+        if self._searched is not None:
+            return self._searched
         search = await search_text(
             self._config.retriever.followups,
             self._backends,
@@ -234,14 +265,22 @@ class _Answer:
         self._search_reasons = [search.reason] if search.reason else []
         if search.rewrite_ms is not None:
             self._timings["rewrite"] = search.rewrite_ms
-        self._searched_for = search.text
+        self._searched = search.text
+        return search.text
+
+    async def _evidence(self, pinned: Route | None, wants_clues: bool) -> tuple[Evidence | None, str | None]:
+        """Search, or say why there is nothing to go by where that need not fail the request."""
+        extension = self._request.switchyard
+        text = await self._search_text()
         query = Query(
-            text=search.text,
+            text=text,
             collection=extension.collection or self._config.retriever.default_collection,
             k=extension.top_k or self._config.generator.max_passages,
             filter=extension.filter,
             tenant=self._tenant,
             mode=self._config.retriever.mode,
+            wants_clues=wants_clues,
+            words=counted_words(text) if wants_clues else (),
         )
         try:
             evidence = await self._backends.evidence(query)
@@ -292,15 +331,17 @@ class _Answer:
             as_label=request.response_format is None,
         )
 
-    def _asked(self, pinned: Route | None) -> Asked:
+    def _question(self, evidence: Evidence | None) -> Asked:
         return Asked(
-            self._searched_for,
+            self._searched or self._messages[-1].content,
             self._messages,
-            pinned=pinned,
-            adapter=self._adapter,
+            pinned=PINNED[self._request.switchyard.route],
+            model=self._asked,
             # An adapter that labels the text answers with a label.
             is_free=self._no_search is None and self._request.grammar() is None,
             tenant=self._tenant,
+            embedding=evidence.clues.embedding if evidence and evidence.clues else None,
+            encoder=self._encoder,
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...], start: int) -> list[CitationInfo] | None:

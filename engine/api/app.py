@@ -17,6 +17,8 @@ from engine.api.routes_health import health_router
 from engine.api.routes_jobs import jobs_router
 from engine.api.routes_judgements import judgements_router
 from engine.api.routes_knowledge import knowledge_router
+from engine.api.routes_route import route_router
+from engine.api.routing_only import RouteAsker
 from engine.config import EngineConfig
 
 
@@ -27,6 +29,7 @@ def create_app(backends: Backends, config: EngineConfig) -> FastAPI:
     app.add_middleware(RequestLimits, settings=config.gateway)
     app.include_router(chat_router(backends, Answerer(backends, config)))
     app.include_router(classify_router(Classifier(backends, config)))
+    app.include_router(route_router(RouteAsker(backends, config)))
     app.include_router(knowledge_router(backends, config))
     app.include_router(judgements_router(backends))
     app.include_router(jobs_router(backends))

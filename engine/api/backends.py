@@ -6,16 +6,20 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
+from engine.routing.needs import Needs
 from engine.values import (
     ContinuationScore,
-    Decision,
     DocumentWrite,
     Evidence,
     GenerationRequest,
     Judgement,
     Query,
-    Route,
+    RouteRequest,
+    Routing,
     ScoreRequest,
     TokenDelta,
     WriteResult,
@@ -37,7 +41,17 @@ class Backends(Protocol):
 
     async def evidence(self, query: Query) -> Evidence: ...
 
-    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision: ...
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        """[E], as a search embeds a question."""
+        ...
+
+    async def needs(self, collection: str) -> Needs:
+        """What the router has to know of questions to a collection. Cheap, for every request."""
+        ...
+
+    async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool = False) -> Routing:
+        """The arm of each question; with `wants_signals` its signals too, whether or not they were read."""
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from engine.api.answering import AUTO
+from engine.api.asked_model import AUTO
 from engine.api.backends import Backends
 from engine.api.schemas_classify import Classification, ClassifyRequest, LabelScores
 from engine.config import EngineConfig

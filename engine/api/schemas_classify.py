@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine.api.schemas_chat import Body, Text
+from engine.api.text_inputs import one_or_many, some_texts
 
 MAX_INPUTS = 256
 
@@ -30,27 +29,12 @@ class ClassifyRequest(Body):
     input: Text | list[Text] = Field(description=f"A text, or a list of 1 to {MAX_INPUTS} texts.")
     switchyard: ClassifyExtension = ClassifyExtension()
 
-    @field_validator("input", mode="before")
-    @classmethod
-    def _text_or_texts(cls, value: Any) -> Any:
-        if not isinstance(value, str) and not (
-            isinstance(value, list) and all(isinstance(text, str) for text in value)
-        ):
-            raise ValueError("takes a text or a list of texts")
-        return value
+    _one_or_many = field_validator("input", mode="before")(one_or_many)
 
     @field_validator("input")
     @classmethod
     def _some_texts(cls, value: str | list[str]) -> str | list[str]:
-        texts = [value] if isinstance(value, str) else value
-        if not 1 <= len(texts) <= MAX_INPUTS:
-            raise ValueError(f"holds {len(texts)} texts; send 1 to {MAX_INPUTS} in a request")
-        empty = next((index for index, text in enumerate(texts) if not text.strip()), None)
-        if empty is not None:
-            raise ValueError(
-                "is empty; send a text" if isinstance(value, str) else f"text {empty} is empty; leave it out"
-            )
-        return value
+        return some_texts(value, MAX_INPUTS)
 
     def texts(self) -> list[str]:
         """The input as a list."""

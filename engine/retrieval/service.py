@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
 from collections import defaultdict
@@ -25,7 +27,7 @@ from engine.errors import (
     UnknownJob,
 )
 from engine.retrieval.backlog import Backlog
-from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
+from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
 from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.freezing import Freezer
@@ -41,7 +43,7 @@ from engine.retrieval.store.judgements import JudgementStatus
 from engine.retrieval.store.store import CollectionState, Store
 from engine.retrieval.writer import Writer
 from engine.retrieval.writing import WritePlan
-from engine.values import DocumentWrite, Evidence, Judgement, Passage, Query, WriteResult
+from engine.values import DocumentWrite, Evidence, IndexInfo, Judgement, Passage, Query, WriteResult
 
 _MAX_TENANT_CHARS = 64
 
@@ -149,6 +151,20 @@ class Retriever:
                     one = self._reranked(queries[i], replace(one, timings_ms=timings_ms))
                 answers[i] = one
         return [answer for answer in answers if answer is not None]
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """[N, E] float32 unit rows: the texts as questions are embedded. Raises: InvalidRequest."""
+        self._check_open()
+        for text in texts:
+            _check_unicode(text)
+        if not texts:
+            return np.empty((0, self._encoder.dim), np.float32)
+        return self._encoder.encode(texts, is_query=True)
+
+    def index_info(self) -> IndexInfo:
+        """The encoder and the chunking of every collection here."""
+        chunking = hashlib.sha256(json.dumps(self._chunking, sort_keys=True).encode()).hexdigest()
+        return IndexInfo(self._encoder.identity.digest, chunking)
 
     def write(self, collection: str, items: Sequence[DocumentWrite], *, tenant: str = "") -> list[WriteResult]:
         """Apply a batch as one version: durable and searchable when this returns.
@@ -311,7 +327,8 @@ class Retriever:
         ranked = sorted(zip(found.passages, scores.tolist(), strict=True), key=lambda pair: -pair[1])[: query.k]
         timings_ms = {**found.timings_ms, "rerank": 1e3 * (time.perf_counter() - started)}
         passages = tuple(replace(passage, score=score) for passage, score in ranked)
-        return replace(found, passages=passages, timings_ms=timings_ms, similarities=found.similarities[: query.k])
+        similarities = found.similarities if query.wants_clues else found.similarities[: query.k]
+        return replace(found, passages=passages, timings_ms=timings_ms, similarities=similarities)
 
     def _problem(self, query: Query) -> RequestError | None:
         if query.collection not in self._visible(query.tenant):
@@ -319,11 +336,9 @@ class Retriever:
         if query.k < 1:
             return InvalidRequest(f"k={query.k} is too small; ask for 1 passage or more.", param="k")
         try:
-            query.text.encode()
-        except UnicodeEncodeError as error:
-            return InvalidRequest(
-                f"the query holds half a surrogate pair at character {error.start}; send valid Unicode.", param="query"
-            )
+            _check_unicode(query.text)
+        except InvalidRequest as error:
+            return error
         return None
 
     def _check_generation(self, state: CollectionState, data: Path) -> None:
@@ -347,6 +362,7 @@ class Retriever:
         return LiveCollection(
             *(name, self._store, folder, self._questions),
             new_rows=self._new_rows,
+            encoder=self._encoder.identity.digest,
             alpha=self._alpha,
             version=version,
             threads=self._threads,
@@ -385,6 +401,15 @@ def _read_text(passage: Passage) -> str:
     """What the reranker reads: as the encoder, the heading first."""
     head = passage.heading or passage.title
     return f"{head}\n{passage.text}" if head else passage.text
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"the query holds half a surrogate pair at character {error.start}; send valid Unicode.", param="query"
+        ) from None
 
 
 def _check_tenant(tenant: str) -> None:

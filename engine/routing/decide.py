@@ -71,6 +71,11 @@ class Router:
                 f"{self.name} does not decide: {why}; {instead}. Measure and train again: switchyard router train."
             )
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it reads signals: not where it is, or has to be, the best single arm."""
+        return self._learned is not None
+
     def decide(self, signals: Floats, allowed: Sequence[Collection[str]] | None = None) -> list[Decision | None]:
         """The arm of each question.
 

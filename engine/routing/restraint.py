@@ -15,28 +15,31 @@ from engine.routing.abstain_files import read_evidence_head
 from engine.routing.ambiguity import AmbiguityHead, Vectors
 from engine.routing.ambiguity_files import read_ambiguity
 from engine.routing.clarify import ShareCap, clarification, was_asked
+from engine.routing.needs import Plan
 from engine.routing.signals.lexical import lexical_signals
 from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import joined
-from engine.values import Decision, Evidence, Message, Passage, Route
+from engine.values import BASE_MODEL, Decision, Evidence, Message, Passage, Route
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A question on its way to an answer.
 
-    `question` is as it was searched, `embedding` [E] its unit row, None where there is none; `messages` are the
-    conversation. `is_free`: any text may answer, rather than a label or what a schema allows. `adapter` is the one that
-    the request names. The share of questions back is kept for each `tenant`.
+    `question` is as it was searched, `embedding` [E] its unit row by the encoder of digest `encoder`, None where there
+    is none; `messages` are the conversation. `model` is what the request names: an adapter, BASE_MODEL, or None for
+    any. `is_free`: any text may answer, rather than a label or what a schema allows. The share of questions back is
+    kept for each `tenant`.
     """
 
     question: str
     messages: Sequence[Message]
     pinned: Route | None = None
-    adapter: str | None = None
+    model: str | None = None
     is_free: bool = True
     tenant: str = ""
     embedding: Vectors | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,26 @@ class Restraint:
         self._evidence_head = None if head is None else read_evidence_head(head)
         self._caps: dict[str, ShareCap] = {}
 
+    def plan(self, plan: Plan, model: str | None, pinned: Route | None) -> Plan:
+        """`plan` with a search, where what this says may hang on one."""
+        is_active = self._settings.abstain.enabled or self._ambiguity is not None
+        if not is_active or pinned == "direct" or (pinned is None and not _is_base(model)):
+            return plan
+        reads_clues = self._ambiguity is not None or self._evidence_head is not None
+        return Plan(searches=True, wants_clues=plan.wants_clues or plan.embeds or reads_clues)
+
     def reply(self, decision: Decision, asked: Asked, evidence: Evidence | None) -> Reply:
         """The decision as it stands, or what is said in place of an answer, or before it."""
         if asked.pinned == "direct" or not asked.is_free or evidence is None:
             return Reply(decision)
-        is_base = asked.adapter is None and decision.adapter is None
+        is_base = _is_base(asked.model) and decision.adapter is None
         # An adapter knows things without passages, so only a request for passages keeps it from saying them.
         if self._settings.abstain.enabled and (is_base or asked.pinned == "rag"):
-            why = weakness(asked.question, evidence, min_z=self._settings.abstain.min_z, head=self._evidence_head)
+            head = self._evidence_head
+            if head is not None and head.encoder != asked.encoder:
+                # It knows the cosines of another encoder; the distance from the background holds for any.
+                head = None
+            why = weakness(asked.question, evidence, min_z=self._settings.abstain.min_z, head=head)
             if why is not None:
                 pages = nearest_pages(evidence.passages)
                 return Reply(_instead(decision, "abstain", f"not in the knowledge base: {why}"), refusal(pages), pages)
@@ -102,16 +117,20 @@ class Restraint:
         return Reply(replace(decision, reasons=reasons), found.assumed)
 
 
+def _is_base(model: str | None) -> bool:
+    return model in (None, BASE_MODEL)
+
+
 def _instead(decision: Decision, route: Route, why: str) -> Decision:
     """The decision with another route; the confidence was that of an arm."""
     return replace(decision, route=route, adapter=None, confidence=None, reasons=(why, *decision.reasons))
 
 
 def _probability(head: AmbiguityHead, asked: Asked, evidence: Evidence) -> float | None:
-    """That the question has several readings; None where the head reads an embedding that there is not."""
+    """That the question has several readings; None where the head reads an embedding and has none by its encoder."""
     embeddings = None
     if head.embedding is not None:
-        if asked.embedding is None or head.embedding_size != len(asked.embedding):
+        if asked.embedding is None or head.embedding.encoder != asked.encoder:
             return None
         embeddings = asked.embedding[None]
     questions = [asked.question]

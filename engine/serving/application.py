@@ -31,11 +31,12 @@ def build_app(args: EngineConfig) -> Application:
     if config.generator.num_replicas > 1:
         adapters = _deployment(AdaptersDeployment, options.adapters_options(config)).bind(config)
     generator = _deployment(GeneratorDeployment, options.generator_options(config, profile))
+    generator = generator.bind(config, profile, adapters)
     router = None
     if config.router.placement == "deployment":
-        router = _deployment(RouterDeployment, options.router_options(config)).bind(config)
+        router = _deployment(RouterDeployment, options.router_options(config)).bind(config, retriever, generator)
     gateway = _deployment(serve.ingress()(GatewayDeployment), options.gateway_options(config), name="Gateway")
-    return gateway.bind(config, retriever, generator.bind(config, profile, adapters), router, adapters)
+    return gateway.bind(config, retriever, generator, router, adapters)
 
 
 def _deployment(shell: type, shell_options: dict[str, Any], name: str | None = None) -> serve.Deployment:

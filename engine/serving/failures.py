@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import BackPressureError
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from engine.api.error_table import unexpected
 from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
+
+T = TypeVar("T")
+
+
+async def call(component: str, response: Awaitable[T]) -> T:
+    """What a call to another deployment answers. Raises: SwitchyardError."""
+    try:
+        return await response
+    except (RayError, RayServeException) as error:
+        raise translate(component, error) from None
 
 
 def translate(component: str, error: Exception) -> SwitchyardError:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -16,26 +19,28 @@ from engine.api.backends import ModelInfo
 from engine.config import EngineConfig
 from engine.errors import SwitchyardError
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
-from engine.routing.rule import ScoreRule
-from engine.serving.failures import translate
+from engine.routing.needs import Needs
+from engine.serving.failures import call, translate
 from engine.serving.loopback import bind_replica_to_loopback
+from engine.serving.router import HandleRouterSource
+from engine.serving.router_host import CHECK_S, RouterHost
 from engine.serving.statuses import joined
 from engine.values import (
     ContinuationScore,
-    Decision,
     DocumentWrite,
     Evidence,
     GenerationRequest,
     Judgement,
     Query,
-    Route,
+    RouteRequest,
+    Routing,
     ScoreRequest,
     TokenDelta,
     WriteResult,
 )
 
-T = TypeVar("T")
 STATUS_TIMEOUT_S = 3.0
+_MAX_KEPT_NEEDS = 64
 
 
 class RayBackends:
@@ -56,16 +61,35 @@ class RayBackends:
         self._adapters = generator if adapters is None else adapters
         self._stream = generator.options(method_name="stream", stream=True)
         self._router = router
-        self._rule = ScoreRule(config.router.min_z)
+        self._host = None if router is not None else RouterHost(config, HandleRouterSource(retriever, generator))
+        self._needs: dict[str, tuple[float, Needs]] = {}
         self._model: ModelInfo | None = None
 
     async def evidence(self, query: Query) -> Evidence:
-        return await _call("retriever", self._retriever.evidence.remote(query))
+        return await call("retriever", self._retriever.evidence.remote(query))
 
-    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision:
-        if self._router is None:
-            return self._rule.decide(pinned, evidence, missing)
-        return await _call("router", self._router.decide.remote(pinned, evidence, missing))
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        return await call("retriever", self._retriever.embed.remote(text))
+
+    async def needs(self, collection: str) -> Needs:
+        if self._host is not None:
+            return await self._host.needs(collection)
+        assert self._router is not None
+        kept = self._needs.get(collection)
+        # The router looks for changes as often, and a hop for each request would cost a millisecond.
+        if kept is not None and time.monotonic() - kept[0] < CHECK_S:
+            return kept[1]
+        needs: Needs = await call("router", self._router.needs.remote(collection))
+        if len(self._needs) >= _MAX_KEPT_NEEDS:
+            self._needs.clear()
+        self._needs[collection] = (time.monotonic(), needs)
+        return needs
+
+    async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool = False) -> Routing:
+        if self._host is not None:
+            return await self._host.decide(requests, wants_signals)
+        assert self._router is not None
+        return await call("router", self._router.decide.remote(requests, wants_signals))
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         stream = self._stream.remote(request)
@@ -79,69 +103,85 @@ class RayBackends:
             stream.cancel()
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
-        return await _call("generator", self._generator.score.remote(request))
+        return await call("generator", self._generator.score.remote(request))
 
     async def model(self) -> ModelInfo:
         if self._model is not None:
             return self._model
-        model: ModelInfo = await _call("generator", self._generator.model.remote())
+        model: ModelInfo = await call("generator", self._generator.model.remote())
         self._model = model
         return model
 
     async def served_adapters(self) -> list[ServedAdapter]:
-        return await _call("generator", self._generator.served_adapters.remote())
+        return await call("generator", self._generator.served_adapters.remote())
 
     async def adapters(self) -> list[AdapterStatus]:
-        return await _call("generator", self._adapters.adapters.remote())
+        return await call("generator", self._adapters.adapters.remote())
 
     async def load_adapter(self, name: str, path: str | None, version: str | None = None) -> AdapterStatus:
-        return await _call("generator", self._adapters.load_adapter.remote(name, path, version))
+        status: AdapterStatus = await call("generator", self._adapters.load_adapter.remote(name, path, version))
+        await self._notice()
+        return status
 
     async def unload_adapter(self, name: str, delete_files: bool) -> None:
-        await _call("generator", self._adapters.unload_adapter.remote(name, delete_files))
+        await call("generator", self._adapters.unload_adapter.remote(name, delete_files))
+        await self._notice()
+
+    async def _notice(self) -> None:
+        """Other gateways and a router of its own see a change of the adapters with their next look."""
+        if self._host is not None:
+            await self._host.check()
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
-        return await _call("retriever", self._retriever.write.remote(collection, items, tenant))
+        return await call("retriever", self._retriever.write.remote(collection, items, tenant))
 
     async def enqueue(
         self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
     ) -> list[WriteResult]:
-        return await _call("retriever", self._retriever.enqueue.remote(collection, items, tenant, job))
+        return await call("retriever", self._retriever.enqueue.remote(collection, items, tenant, job))
 
     async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
-        return await _call("retriever", self._retriever.job.remote(job_id, tenant))
+        return await call("retriever", self._retriever.job.remote(job_id, tenant))
 
     async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
-        return await _call("retriever", self._retriever.jobs.remote(limit, tenant))
+        return await call("retriever", self._retriever.jobs.remote(limit, tenant))
 
     async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
-        return await _call("retriever", self._retriever.cancel_job.remote(job_id, tenant))
+        return await call("retriever", self._retriever.cancel_job.remote(job_id, tenant))
 
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
-        return await _call("retriever", self._retriever.document.remote(collection, document, tenant))
+        return await call("retriever", self._retriever.document.remote(collection, document, tenant))
 
     async def documents(
         self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
-        return await _call("retriever", self._retriever.documents.remote(collection, source, after, limit, tenant))
+        return await call("retriever", self._retriever.documents.remote(collection, source, after, limit, tenant))
 
     async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> list[str]:
-        return await _call("retriever", self._retriever.judge.remote(collection, items, tenant))
+        return await call("retriever", self._retriever.judge.remote(collection, items, tenant))
 
     async def judgements(self, collection: str, tenant: str) -> dict[str, Any]:
-        return await _call("retriever", self._retriever.judgements.remote(collection, tenant))
+        return await call("retriever", self._retriever.judgements.remote(collection, tenant))
 
     async def forget_judgements(self, collection: str, tenant: str) -> int:
-        return await _call("retriever", self._retriever.forget_judgements.remote(collection, tenant))
+        return await call("retriever", self._retriever.forget_judgements.remote(collection, tenant))
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
-        return await _call("retriever", self._retriever.collections.remote(tenant))
+        return await call("retriever", self._retriever.collections.remote(tenant))
 
     async def status(self) -> dict[str, dict[str, Any]]:
-        retriever, generator = await asyncio.gather(
-            _status("retriever", self._retriever.status.remote()), self._generator_status()
+        retriever, generator, router = await asyncio.gather(
+            _status("retriever", self._retriever.status.remote()),
+            self._generator_status(),
+            _status("router", self._router_status()),
         )
-        return {"retriever": retriever, "generator": generator}
+        return {"retriever": retriever, "generator": generator, "router": router}
+
+    async def _router_status(self) -> dict[str, Any]:
+        if self._host is not None:
+            return await self._host.status()
+        assert self._router is not None
+        return await call("router", self._router.status.remote())
 
     async def _generator_status(self) -> dict[str, Any]:
         """That of the one replica, or of all as one; the service goes on where one of several hangs."""
@@ -149,7 +189,7 @@ class RayBackends:
             return await _status("generator", self._generator.status.remote())
         asked = self._generator.broadcast("status").results_async(timeout_s=STATUS_TIMEOUT_S, return_exceptions=True)
         try:
-            answers = await asyncio.wait_for(_call("generator", asked), STATUS_TIMEOUT_S)
+            answers = await asyncio.wait_for(call("generator", asked), STATUS_TIMEOUT_S)
         except (TimeoutError, SwitchyardError):
             answers = [await _status("generator", self._generator.status.remote())]
         return joined([each for each in answers if isinstance(each, dict)], self._num_generators)
@@ -157,18 +197,11 @@ class RayBackends:
 
 async def _status(name: str, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     try:
-        return await asyncio.wait_for(_call(name, response), STATUS_TIMEOUT_S)
+        return await asyncio.wait_for(call(name, response), STATUS_TIMEOUT_S)
     except TimeoutError:
         return {"ready": False, "why": f"no answer within {STATUS_TIMEOUT_S:g} s"}
     except SwitchyardError as error:
         return {"ready": False, "why": str(error)}
-
-
-async def _call(component: str, response: Awaitable[T]) -> T:
-    try:
-        return await response
-    except (RayError, RayServeException) as error:
-        raise translate(component, error) from None
 
 
 class GatewayDeployment:

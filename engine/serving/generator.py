@@ -15,6 +15,7 @@ from engine.config import EngineConfig, Profile
 from engine.generation.adapters.digest_folders import DigestFolders
 from engine.generation.adapters.follower import AdapterFollower
 from engine.generation.adapters.host import served_adapters
+from engine.generation.adapters.inputs import TrainingInputs, read_inputs
 from engine.generation.adapters.owner import FILES_FOLDER
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
@@ -85,6 +86,13 @@ class GeneratorDeployment:
     async def served_adapters(self) -> list[ServedAdapter]:
         """What is loaded."""
         return served_adapters(self._engine)
+
+    async def training_inputs(self, digest: str) -> TrainingInputs | None:
+        """What the loaded adapter of that digest was trained on; None where it is not loaded or does not say."""
+        for info in self._engine.adapters():
+            if info.digest == digest:
+                return await asyncio.to_thread(read_inputs, info.path, info.manifest, info.name)
+        return None
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be. This and the next two: of the only replica."""

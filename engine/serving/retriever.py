@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.config import EngineConfig, Profile
 from engine.errors import RequestError
 from engine.models import resolve_model
@@ -15,7 +18,7 @@ from engine.retrieval.service import Retriever
 from engine.serving.batching import Batches
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import DocumentWrite, Evidence, Judgement, Query, WriteResult
+from engine.values import DocumentWrite, Evidence, IndexInfo, Judgement, Query, WriteResult
 
 _MAX_QUERIES = 512  # of one search
 
@@ -35,6 +38,7 @@ class RetrieverDeployment:
             reranker = Reranker(path, device=device(profile), batch_tokens=batch_tokens)
         self._retriever = Retriever(config.data, encoder, settings, reranker, device=device(profile))
         self._queries: Batches[Query, Evidence | RequestError] = Batches(self._evidence, max_size=_MAX_QUERIES)
+        self._texts: Batches[str, NDArray[np.float32]] = Batches(self._embed, max_size=_MAX_QUERIES)
 
     async def evidence(self, query: Query) -> Evidence:
         """Passages for one query."""
@@ -45,6 +49,17 @@ class RetrieverDeployment:
 
     async def _evidence(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
         return await asyncio.to_thread(self._retriever.evidence, queries)
+
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        """The embedding [E] of a question, without a search."""
+        return await self._texts.submit(text)
+
+    async def _embed(self, texts: list[str]) -> Sequence[NDArray[np.float32]]:
+        return list(await asyncio.to_thread(self._retriever.embed, texts))
+
+    async def index_info(self) -> IndexInfo:
+        """What makes similarities comparable."""
+        return self._retriever.index_info()
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         """Apply a batch of writes; durable and searchable when it returns."""

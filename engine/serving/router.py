@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
 from engine.config import EngineConfig
-from engine.routing.rule import ScoreRule
+from engine.generation.adapters.inputs import TrainingInputs
+from engine.routing.needs import Needs
+from engine.serving.failures import call
 from engine.serving.loopback import bind_replica_to_loopback
-from engine.values import Decision, Evidence, Route
+from engine.serving.router_host import RouterHost, Served
+from engine.values import IndexInfo, RouteRequest, Routing
+
+
+class HandleRouterSource:
+    """`RouterSource` over the handles of the deployments that know."""
+
+    def __init__(self, retriever: DeploymentHandle, generator: DeploymentHandle) -> None:
+        self._retriever = retriever
+        self._generator = generator
+        self._fixed: tuple[str, IndexInfo] | None = None  # neither changes while they run
+
+    async def served(self) -> Served:
+        """See RouterSource."""
+        if self._fixed is None:
+            model, index = await asyncio.gather(
+                call("generator", self._generator.model.remote()),
+                call("retriever", self._retriever.index_info.remote()),
+            )
+            self._fixed = (model.digest, index)
+        adapters = await call("generator", self._generator.served_adapters.remote())
+        return Served(*self._fixed, tuple(adapters))
+
+    async def training_inputs(self, digest: str) -> TrainingInputs | None:
+        """See RouterSource."""
+        return await call("generator", self._generator.training_inputs.remote(digest))
 
 
 class RouterDeployment:
-    """A thin shell around the same rule that the gateway runs in its own process by default."""
+    """A thin shell around the same host that the gateway runs in its own process by default."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, retriever: DeploymentHandle, generator: DeploymentHandle) -> None:
         bind_replica_to_loopback()
-        self._rule = ScoreRule(config.router.min_z)
+        self._host = RouterHost(config, HandleRouterSource(retriever, generator))
 
-    async def decide(self, pinned: Route | None, evidence: Evidence | None, missing: str | None) -> Decision:
-        """Choose the arm of one question."""
-        return self._rule.decide(pinned, evidence, missing)
+    async def needs(self, collection: str) -> Needs:
+        """What has to be known of questions to a collection."""
+        return await self._host.needs(collection)
+
+    async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool) -> Routing:
+        """Choose the arms of questions."""
+        return await self._host.decide(requests, wants_signals)
+
+    async def status(self) -> dict[str, Any]:
+        """What `/readyz` shows."""
+        return await self._host.status()

@@ -15,7 +15,6 @@ from engine.config import EngineConfig, parse_config
 from engine.generation.engine import Engine
 from engine.retrieval.encoding.encoder import Encoder
 from engine.retrieval.service import Retriever
-from engine.routing.rule import ScoreRule
 
 ARGS = {
     "generator": {"dtype": "float32", "max_model_len": 512, "threads": 1},
@@ -44,7 +43,8 @@ def config() -> EngineConfig:
 @pytest.fixture
 def backends(tmp_path, engine, encoder, config) -> Iterator[LocalBackends]:
     retriever = Retriever(tmp_path / "data", encoder, config.retriever)
-    yield LocalBackends(retriever, engine, ScoreRule(config.router.min_z))
+    config = config.model_copy(update={"data": tmp_path / "data"})
+    yield LocalBackends(retriever, engine, config)
     retriever.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -14,10 +14,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from engine.api.app import create_app
 from engine.config import parse_config
+from engine.retrieval.service import Retriever
 from engine.routing.ambiguity import AmbiguityHead, WordPart
 from engine.routing.ambiguity_files import write_ambiguity
 from engine.routing.clarify import OPENING
-from engine.routing.rule import ScoreRule
 from engine.values import PromptReport, TokenDelta
 
 URL = "/v1/chat/completions"
@@ -44,10 +44,14 @@ async def served(backends: LocalBackends, **router) -> AsyncIterator[httpx.Async
 
 
 @pytest.fixture
-def strong(backends) -> LocalBackends:
+def strong(tmp_path, engine, encoder) -> Iterator[LocalBackends]:
     """Backends whose rule always uses passages."""
-    backends.rule = ScoreRule(STRONG)
-    return backends
+    config = parse_config(ARGS | {"router": {"min_z": STRONG}}, "test")
+    retriever = Retriever(tmp_path / "data", encoder, config.retriever)
+    backends = LocalBackends(retriever, engine, config)
+    yield backends
+    backends.host.close()
+    retriever.close()
 
 
 @pytest.fixture

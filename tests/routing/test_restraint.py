@@ -9,11 +9,14 @@ import pytest
 
 from engine.config import parse_config
 from engine.errors import ConfigError
+from engine.routing.abstain import EvidenceHead
+from engine.routing.abstain_files import write_evidence_head
 from engine.routing.ambiguity import AmbiguityHead, EmbeddingPart, SignalPart, WordPart
 from engine.routing.ambiguity_files import write_ambiguity
 from engine.routing.clarify import OPENING
+from engine.routing.needs import Plan
 from engine.routing.restraint import Asked, Restraint
-from engine.values import Decision, Evidence, Message, Passage, ScoreBackground
+from engine.values import BASE_MODEL, Decision, Evidence, Message, Passage, ScoreBackground
 
 BACKGROUND = ScoreBackground(mean=0.2, std=0.05, num_questions=64)
 RAG = Decision("rag", None, 0.9, ("because",), "score-rule-1")
@@ -85,8 +88,8 @@ def test_an_adapter_answers_without_evidence_unless_passages_were_asked_for():
     held = restraint(**ABSTAINS)
     by_router = Decision("direct", "support-bot", 0.8, (), "router-1")
     assert held.reply(by_router, asked(), evidence(0.2)).decision is by_router
-    assert held.reply(DIRECT, asked(adapter="support-bot"), evidence(0.2)).decision is DIRECT
-    assert held.reply(RAG, asked(adapter="support-bot", pinned="rag"), evidence(0.2)).decision.route == "abstain"
+    assert held.reply(DIRECT, asked(model="support-bot"), evidence(0.2)).decision is DIRECT
+    assert held.reply(RAG, asked(model="support-bot", pinned="rag"), evidence(0.2)).decision.route == "abstain"
 
 
 def test_a_question_of_several_readings_is_asked_back(tmp_path):
@@ -110,7 +113,7 @@ def test_a_question_of_one_reading_is_answered(tmp_path):
     assert restraint(tmp_path, **ASKS).reply(RAG, named, evidence()).decision is RAG
 
 
-@pytest.mark.parametrize("fields", [{"pinned": "rag"}, {"adapter": "support-bot"}])
+@pytest.mark.parametrize("fields", [{"pinned": "rag"}, {"model": "support-bot"}])
 def test_a_pinned_route_and_a_named_adapter_are_never_asked_back(tmp_path, fields):
     assert restraint(tmp_path, **ASKS).reply(RAG, asked(**fields), evidence()).decision is RAG
 
@@ -148,10 +151,30 @@ def test_a_head_that_reads_embeddings_decides_by_them_or_not_at_all(tmp_path):
     head = AmbiguityHead(0.0, WordPart(np.zeros(16, np.float32), frozenset()), part, signals, 1.0, 0.0)
     held = restraint(tmp_path, head, **ASKS)
     first, second = np.eye(2, dtype=np.float32)
-    assert held.reply(RAG, asked(embedding=first), evidence()).decision.route == "clarify"
-    assert held.reply(RAG, asked(embedding=second), evidence()).decision is RAG
-    assert held.reply(RAG, asked(), evidence()).decision is RAG
-    assert held.reply(RAG, asked(embedding=np.ones(3, np.float32)), evidence()).decision is RAG
+    assert held.reply(RAG, asked(embedding=first, encoder="e" * 64), evidence()).decision.route == "clarify"
+    assert held.reply(RAG, asked(embedding=second, encoder="e" * 64), evidence()).decision is RAG
+    assert held.reply(RAG, asked(encoder="e" * 64), evidence()).decision is RAG
+    for other in ("f" * 64, None):
+        assert held.reply(RAG, asked(embedding=first, encoder=other), evidence()).decision is RAG
+
+
+def test_an_evidence_head_of_another_encoder_leaves_it_to_the_background(tmp_path):
+    part = SignalPart(("search.best",), np.zeros(1), np.ones(1), np.zeros(1), np.zeros(1))
+    write_evidence_head(tmp_path, EvidenceHead(part, -9.0, 1.0, 0.0, 0.5, encoder="e" * 64))
+    held = restraint(abstain={"enabled": True, "head": str(tmp_path)})
+    assert held.reply(RAG, asked(encoder="e" * 64), evidence(0.6)).decision.route == "abstain"
+    assert held.reply(RAG, asked(encoder="f" * 64), evidence(0.6)).decision is RAG
+    assert held.reply(RAG, asked(encoder="f" * 64), evidence(0.2)).decision.route == "abstain"
+
+
+def test_a_search_is_made_where_its_evidence_may_keep_back_an_answer(tmp_path):
+    direct = Plan(searches=False, embeds=True)
+    assert restraint().plan(direct, None, None) is direct
+    assert restraint(**ABSTAINS).plan(direct, BASE_MODEL, None) == Plan(searches=True, wants_clues=True)
+    assert restraint(**ABSTAINS).plan(Plan(searches=True), None, "rag") == Plan(searches=True)
+    assert restraint(tmp_path).plan(Plan(searches=True), None, None) == Plan(searches=True, wants_clues=True)
+    assert restraint(**ABSTAINS).plan(direct, None, "direct") is direct
+    assert restraint(**ABSTAINS).plan(direct, "support-bot", None) is direct
 
 
 def test_asking_back_without_a_head_is_refused_by_the_settings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.errors import ComponentUnavailable, DataFolderError, InvalidRequest,
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
+from engine.retrieval.index.clues import CLUE_RANKS, Traces, clues, traces, words_of
 from engine.retrieval.index.filters import Filter, parse_filter
 from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.fusion import FUSED_DEPTH, Hits, Ranking, hits_of, hybrid
@@ -40,10 +41,11 @@ class _Shelf:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One query's ranking by its mode, and its best similarities."""
+    """One query's ranking by its mode, its best similarities, and the traces that its clues are made of."""
 
     ranking: Ranking
     similarities: tuple[float, ...]
+    traces: Traces | None
 
 
 class LiveCollection:
@@ -60,13 +62,16 @@ class LiveCollection:
         questions: Vectors,
         *,
         new_rows: Callable[[], Rows],
+        encoder: str = "",
         alpha: float | None = None,
         version: int = 0,
         threads: int = 1,
     ) -> None:
         """`folder` holds the lexical index, which `threads` search; `questions` [N, E] measure the score background;
-        `new_rows` makes empty rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks.
+        `new_rows` makes empty rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks;
+        `encoder` is the digest under which the store has the vectors of chunks.
         """
+        self._encoder = encoder
         self._alpha = alpha
         self._fitted: dict[str, float] = {}
         self._name = name
@@ -204,10 +209,17 @@ class LiveCollection:
                     mine = vectors[[row_of[i] for i in members if i in row_of]]
                     found.update(zip(members, self._ranked(shelf, asked, mine, key), strict=True))
             passages = self._store.passages({key for one in found.values() for key, _ in one.ranking})
+            near = {key for one in found.values() if one.traces is not None for key in one.traces.nearest}
+            stored = self._store.chunk_vectors(near, self._encoder) if near else {}
         background = None if shelf is None else shelf.meter.background
         for members in groups.values():
             for i in members:
-                answers[i] = _too_new(queries[i], version) or _evidence(found.get(i), passages, background, version)
+                one = found.get(i)
+                evidence = _evidence(one, passages, background, version)
+                if queries[i].wants_clues:
+                    made = clues(vectors[row_of[i]], None if one is None else one.traces, stored)
+                    evidence = replace(evidence, clues=made)
+                answers[i] = _too_new(queries[i], version) or evidence
         return [answer for answer in answers if answer is not None]
 
     def _readable(self, query: Query) -> Filter | None:
@@ -224,7 +236,7 @@ class LiveCollection:
     def _ranked(self, shelf: _Shelf, queries: Sequence[Query], vectors: Vectors, wanted: Filter | None) -> list[_Found]:
         """Both legs for queries of one tenant with one filter."""
         allowed = None if wanted is None else shelf.metadata.mask(wanted)
-        depth = max(max(query.k, FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
+        depth = max(max(_num_similarities(query), FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
         keys, scores = shelf.rows.search(vectors, depth, allowed)
         hits = map(Hits, keys, scores.astype(np.float64))
         dense = [next(hits) if query.is_embedded else _NOTHING for query in queries]
@@ -236,18 +248,37 @@ class LiveCollection:
             ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
             lexical = dict(zip(by_words, map(hits_of, ranked), strict=True))
         alpha = self._fitted.get(queries[0].tenant, self._alpha)
+        num_texts, counts = self._counts(shelf, queries, allowed)
         return [
             _Found(
                 _by_mode(query, dense[i], lexical.get(i, _NOTHING), alpha).pairs(query.k),
-                tuple(dense[i].scores[: query.k].tolist()),
+                tuple(dense[i].scores[: _num_similarities(query)].tolist()),
+                traces(query, dense[i], lexical.get(i, _NOTHING), num_texts, counts) if query.wants_clues else None,
             )
             for i, query in enumerate(queries)
         ]
+
+    def _counts(
+        self, shelf: _Shelf, queries: Sequence[Query], allowed: NDArray[np.bool_] | None
+    ) -> tuple[int, dict[str, int]]:
+        """How many chunks queries of one tenant and filter may find, and how many have each word they ask about."""
+        words = words_of(queries)
+        if not words or self._is_lexical_behind:
+            return 0, {}
+        # Neither another tenant's words nor those of documents outside the filter may show in a count.
+        tenant = queries[0].tenant if len(self._shelves) > 1 or allowed is not None else None
+        total, counts = self._lexical.count(words, tenant=tenant, **_documents(shelf.metadata, allowed))
+        num_texts = len(shelf.rows) if total is None else total
+        return num_texts, {word: min(count, num_texts) for word, count in counts.items()}
 
     def _shelf(self, tenant: str) -> _Shelf:
         if tenant not in self._shelves:
             self._shelves[tenant] = _Shelf(self._new_rows())
         return self._shelves[tenant]
+
+
+def _num_similarities(query: Query) -> int:
+    return max(query.k, CLUE_RANKS) if query.wants_clues else query.k
 
 
 def _by_mode(query: Query, dense: Hits, lexical: Hits, alpha: float | None) -> Hits:

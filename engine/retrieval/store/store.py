@@ -183,6 +183,11 @@ class Store:
         rows = (row for batch in in_batches(keys) for row in self._rows(_PASSAGES, keys=batch))
         return {row[0]: StoredPassage(*row) for row in rows}
 
+    def chunk_vectors(self, keys: Iterable[int], encoder: str) -> dict[int, Vectors]:
+        """The vectors [E] of the chunks behind keys, by `encoder`."""
+        rows = (row for batch in in_batches(keys) for row in self._rows(_VECTORS, keys=batch, encoder=encoder))
+        return {row.pk: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
+
     def document(self, collection: str, tenant: str, document: str) -> dict[str, Any] | None:
         """One document with its text, None when there is none."""
         d = tables.documents
@@ -255,6 +260,15 @@ def _passages() -> Any:
 
 # Every search asks it, and to put it together takes as long as to answer it.
 _PASSAGES = _passages()
+
+
+def _chunk_vectors() -> Any:
+    k, e = tables.chunks, tables.embeddings
+    query = select(k.c.pk, e.c.vector).join(e, e.c.text_hash == k.c.text_hash)
+    return query.where(k.c.pk.in_(bindparam("keys", expanding=True)), e.c.encoder == bindparam("encoder"))
+
+
+_VECTORS = _chunk_vectors()
 
 
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:

@@ -43,22 +43,23 @@ NAMES = (
 class Search:
     """A question and what its search found.
 
-    `similarities` are cosines, descending; `passages` ranked. `by_meaning` and `by_words` are the chunks that each leg
-    ranked best, where both were asked. `vectors` [K, E] are unit rows of the best chunks by meaning.
+    `similarities` are cosines, descending; `passages` ranked. agreement: share of the best chunks by meaning that are
+    among the best by words, None where not both were asked. coherence: mean cosine between the best chunks by meaning.
     """
 
     question: str
     similarities: tuple[float, ...]
     passages: tuple[Passage, ...]
     background: ScoreBackground | None
-    by_meaning: tuple[str, ...] = ()
-    by_words: tuple[str, ...] = ()
-    vectors: NDArray[np.float32] | None = None
+    agreement: float | None = None
+    coherence: float | None = None
 
     @classmethod
-    def of(cls, question: str, evidence: Evidence) -> Search:
-        """What the retriever answered for `question`."""
-        return cls(question, evidence.similarities, evidence.passages, evidence.background)
+    def of(cls, question: str, evidence: Evidence, max_passages: int | None = None) -> Search:
+        """What the retriever answered for `question`, of which the first `max_passages` are looked at."""
+        found, clues = evidence.passages[:max_passages], evidence.clues
+        known = (None, None) if clues is None else (clues.agreement, clues.coherence)
+        return cls(question, evidence.similarities, found, evidence.background, *known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ def search_signals(searches: Sequence[Search | None]) -> SignalTable:
     best, gap, gap_rest: the best cosine, less the second, less the mean of the others. z_best, z_gap: the same by the
     background. z_spread (NQC) and z_mean (WIG): standard deviation and mean of the scores. entropy: of softmax(z), over
     that of equal scores: 1 is no favourite. documents: distinct ones among the passages, and their share. coverage:
-    share of the question's content words in the best passage, and in any. agreement: share of the best chunks by
-    meaning that are among the best by words. coherence: mean cosine between the best chunks.
+    share of the question's content words in the best passage, and in any. agreement, coherence: as of Search; a low
+    coherence is several subjects.
     """
     values = np.full((len(searches), len(NAMES)), np.nan)
     known = [i for i, search in enumerate(searches) if search is not None and (search.similarities or search.passages)]
@@ -158,8 +159,8 @@ def _passage_row(search: Search) -> list[float]:
         documents / len(search.passages) if search.passages else np.nan,
         len(held[0]) / len(words) if is_known else np.nan,
         len(set().union(*held)) / len(words) if is_known else np.nan,
-        _agreement(search.by_meaning[:MAX_RANKS], search.by_words[:MAX_RANKS]),
-        np.nan if search.vectors is None else coherence(search.vectors[:MAX_RANKS]),
+        np.nan if search.agreement is None else search.agreement,
+        np.nan if search.coherence is None else search.coherence,
     ]
 
 
@@ -176,19 +177,3 @@ def _held(words: Collection[str], text: str) -> set[str]:
                 break
             start = lowered.find(word, start + 1)
     return held
-
-
-def _agreement(by_meaning: Sequence[str], by_words: Sequence[str]) -> float:
-    if not by_meaning or not by_words:
-        return np.nan
-    return len(set(by_meaning) & set(by_words)) / min(len(by_meaning), len(by_words))
-
-
-def coherence(vectors: NDArray[np.float32]) -> float:
-    """Mean cosine over the pairs of `vectors` [K, E], unit rows; NaN for fewer than two. Low: several subjects."""
-    num = len(vectors)
-    if num < 2:
-        return np.nan
-    # The squared length of the sum holds each pair twice, and each row with itself once.
-    total = vectors.astype(np.float64).sum(axis=0)
-    return float((total @ total - np.einsum("ke,ke->", vectors, vectors, dtype=np.float64)) / (num * (num - 1)))

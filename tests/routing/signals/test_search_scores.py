@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.routing.signals.scores import NAMES, Search, coherence, score_shape, search_signals
-from engine.values import Evidence, Passage, ScoreBackground
+from engine.routing.signals.scores import NAMES, Search, score_shape, search_signals
+from engine.values import Clues, Evidence, Passage, ScoreBackground
 
 BACKGROUND = ScoreBackground(mean=0.20, std=0.05, num_questions=64)
 
@@ -84,17 +84,20 @@ def test_a_word_inside_another_is_not_covered_and_one_at_an_edge_is():
     assert [coverage(text) for text in ("Card", "a card", "cardboard card", "(card)", "card’s")] == [1.0] * 5
 
 
-def test_legs_agree_where_they_rank_the_same_chunks():
-    one = replace(search(0.5, 0.4), by_meaning=("a", "b", "c"), by_words=("c", "x"))
-    assert signals_of(one)["search.agreement"] == pytest.approx(0.5)
-    assert signals_of(replace(one, by_words=()))["search.agreement"] is None
+def test_agreement_and_coherence_are_what_the_retriever_found():
+    one = replace(search(0.5, 0.4), agreement=0.5, coherence=0.25)
+    found = signals_of(one)
+    assert (found["search.agreement"], found["search.coherence"]) == (0.5, 0.25)
+    found = signals_of(replace(one, agreement=None, coherence=None))
+    assert (found["search.agreement"], found["search.coherence"]) == (None, None)
 
 
-def test_coherence_is_the_mean_cosine_of_pairs():
-    rows = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=np.float32)
-    assert coherence(rows) == pytest.approx((0.6 + 0.8 + 0.0) / 3)
-    assert math.isnan(coherence(rows[:1]))
-    assert signals_of(replace(search(0.5, 0.4), vectors=rows))["search.coherence"] == pytest.approx(1.4 / 3)
+def test_search_reads_evidence_and_its_clues():
+    clues = Clues(np.zeros(4, np.float32), agreement=0.2, coherence=0.9)
+    evidence = Evidence(passages(0.5, 0.4, 0.3), BACKGROUND, 1, {}, (0.5, 0.4), clues)
+    one = Search.of("what?", evidence, max_passages=2)
+    assert (one.agreement, one.coherence, len(one.passages)) == (0.2, 0.9, 2)
+    assert Search.of("what?", replace(evidence, clues=None)).agreement is None
 
 
 def test_what_was_not_searched_or_not_found_is_unknown():

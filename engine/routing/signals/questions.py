@@ -1,0 +1,76 @@
+"""All signals of questions that a server is asked, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from engine.routing.signals.lexical import WordCounts, content_words, lexical_signals, plain_words
+from engine.routing.signals.neighbours import TrainingNeighbours, adapter_signals
+from engine.routing.signals.scores import Search, search_signals
+from engine.routing.signals.table import SignalTable, joined
+from engine.values import RouteRequest
+
+# Signals that only the knowledge base can tell.
+_OF_COUNTS = frozenset({"lexical.unknown_share", "lexical.max_idf", "lexical.mean_idf"})
+
+
+def counted_words(text: str) -> tuple[str, ...]:
+    """The words of a question that a search has to count (`Query.words`) for its signals."""
+    return tuple(dict.fromkeys(content_words(plain_words(text))))
+
+
+def needs_search(signal: str) -> bool:
+    """Whether a signal is not known before the search."""
+    return signal.startswith("search.") or signal in _OF_COUNTS
+
+
+def question_signals(
+    requests: Sequence[RouteRequest], adapters: Mapping[str, TrainingNeighbours], max_passages: int | None = None
+) -> SignalTable:
+    """[N, F] signals of the words, the embedding and the search of each question.
+
+    Args:
+        adapters: what each adapter was trained on; the names of the columns depend on which there are.
+        max_passages: of each search, that are looked at: those of a question for which more were searched are not
+            comparable with others.
+    """
+    words = [lexical_signals([request.text], _counts(request)).values for request in requests]
+    searches = [
+        None if request.evidence is None else Search.of(request.text, request.evidence, max_passages)
+        for request in requests
+    ]
+    empty = lexical_signals([])
+    return joined(
+        SignalTable(empty.names, np.vstack([empty.values, *words])),
+        _adapter_table(requests, adapters),
+        search_signals(searches),
+    )
+
+
+def _counts(request: RouteRequest) -> WordCounts | None:
+    clues = None if request.evidence is None else request.evidence.clues
+    words = counted_words(request.text) if clues is not None and clues.num_texts else ()
+    if clues is None or not clues.num_texts or len(words) != len(clues.texts_with):
+        return None
+    return WordCounts(clues.num_texts, dict(zip(words, clues.texts_with, strict=True)))
+
+
+def _adapter_table(requests: Sequence[RouteRequest], adapters: Mapping[str, TrainingNeighbours]) -> SignalTable:
+    """NaN for questions that are not embedded."""
+    embeddings = [_embedding(request) for request in requests]
+    known = [row for row, embedding in enumerate(embeddings) if embedding is not None]
+    dim = next((each.dim for each in adapters.values()), 1)
+    found = [embedding for embedding in embeddings if embedding is not None]
+    stacked = np.stack(found) if found and adapters else np.empty((len(found), dim), np.float32)
+    table = adapter_signals(stacked, adapters)
+    values = np.full((len(requests), len(table.names)), np.nan)
+    values[known] = table.values
+    return SignalTable(table.names, values)
+
+
+def _embedding(request: RouteRequest) -> np.ndarray | None:
+    if request.evidence is not None and request.evidence.clues is not None:
+        return request.evidence.clues.embedding
+    return request.embedding
