@@ -41,7 +41,8 @@ def searched(retriever: Retriever, questions: Sequence[tuple[str, str]]) -> list
     found = []
     for first in range(0, len(questions), _QUERIES_PER_CALL):
         part = questions[first : first + _QUERIES_PER_CALL]
-        for answer in retriever.evidence([Query(text, collection, MAX_RANKS) for text, collection in part]):
+        queries = [Query(text, collection, MAX_RANKS, wants_clues=True) for text, collection in part]
+        for answer in retriever.evidence(queries):
             if isinstance(answer, RequestError):
                 raise answer
             found.append(replace(answer, passages=answer.passages[:NUM_PASSAGES]))

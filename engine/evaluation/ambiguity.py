@@ -80,7 +80,7 @@ class AmbiguitySettings:
     strength: float = 10.0
     num_landmarks: int = 1_000
     bandwidth: float = 0.6
-    embedding_scale: float = 2.0
+    embedding_scale: float = 3.0
     signal_scale: float = 0.2
     point_scale: float = 0.2
     seed: int = 0

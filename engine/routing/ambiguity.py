@@ -7,7 +7,7 @@ fitted by `engine.evaluation.ambiguity`; this module reads it and applies it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,17 @@ class EmbeddingPart:
     weights: Weights
     bandwidth: float
     signal_scale: float
+    # Of the landmarks [M]: they are many, and the same for every question.
+    _squares: Vectors = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_squares", squares_of(self.landmarks))
 
     def scores(self, embeddings: Vectors, columns: Floats) -> Floats:
         """[N] share of the score; `columns` [N, 2F] are standardised signals."""
         points = points_of(embeddings, columns, self.signal_scale)
-        return np.asarray(nearness(points, self.landmarks, self.bandwidth) @ self.weights, dtype=np.float64)
+        near = nearness(points, self.landmarks, self.bandwidth, self._squares)
+        return np.asarray(near @ self.weights, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +151,15 @@ def points_of(embeddings: Vectors, columns: Floats, signal_scale: float) -> Vect
     return np.hstack([embeddings, columns * signal_scale]).astype(np.float32)
 
 
-def nearness(points: Vectors, landmarks: Vectors, bandwidth: float) -> Vectors:
-    """[N, M] in (0, 1]: exp(-bandwidth |x - y|^2)."""
-    squares = (points**2).sum(axis=1)[:, None] + (landmarks**2).sum(axis=1) - 2 * (points @ landmarks.T)
+def squares_of(rows: Vectors) -> Vectors:
+    """[N] squared lengths."""
+    return np.asarray((rows**2).sum(axis=1), dtype=np.float32)
+
+
+def nearness(points: Vectors, landmarks: Vectors, bandwidth: float, landmark_squares: Vectors | None = None) -> Vectors:
+    """[N, M] in (0, 1]: exp(-bandwidth |x - y|^2). `landmark_squares` [M], where they are known already."""
+    known = squares_of(landmarks) if landmark_squares is None else landmark_squares
+    squares = squares_of(points)[:, None] + known - 2 * (points @ landmarks.T)
     return np.asarray(np.exp(np.float32(-bandwidth) * np.maximum(squares, 0)), dtype=np.float32)
 
 
