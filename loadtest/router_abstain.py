@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,9 @@ from engine.errors import SwitchyardError
 from engine.evaluation.evidence import fit_evidence
 from engine.metrics.ranking import auroc, auroc_gain_interval, auroc_interval
 from engine.retrieval.encoding.protocol import EncoderLike
-from engine.routing.abstain import weakness
 from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import SignalTable
-from engine.values import DocumentWrite, Evidence
+from engine.values import DocumentWrite
 from loadtest.bench_format import Report
 from loadtest.router_ambiguity import DATA, MODEL, default_encoder, read_rows
 from loadtest.routing_search import filled, searched
@@ -41,6 +40,8 @@ from loadtest.routing_search import filled, searched
 FILE = "squad_v2_dev.jsonl.gz"
 WHOLE, HALF = "whole", "half"
 BEST = "search.z_best"
+# In standard deviations; what ships as `router.abstain.min_z` is among them.
+BOUNDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 _WIDTH = 130
 
 
@@ -49,7 +50,7 @@ class Case:
     """What one comparison gave. AUROC: answerable against not, with 95 % intervals over questions.
 
     `signals` are AUROCs of each alone; below 0.5 a high value speaks against an answer. `gain` bounds that of the
-    head less that of z_best alone, paired. `bound_*` are of the shipped bound on z_best, without a head.
+    head less that of z_best alone, paired. `bounds`: coverage and false answers of bounds on z_best, without a head.
     """
 
     case: str
@@ -64,8 +65,7 @@ class Case:
     false_answers: float
     false_share: float
     false_share_before: float
-    bound_coverage: float
-    bound_false_answers: float
+    bounds: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +104,32 @@ def measure(rows: Sequence[Mapping[str, Any]], encoder: EncoderLike) -> list[Cas
     half = [item for article, items in documents.items() if article in kept for item in items]
     with filled(encoder, {WHOLE: whole, HALF: half}) as retriever:
         found = searched(retriever, [(each.text, name) for each in questions for name in (WHOLE, HALF)])
-    of_whole, of_half = found[::2], found[1::2]
-    answerable = [place for place, each in enumerate(questions) if each.is_answerable]
-    encoder_digest = encoder.identity.digest
+    tables = [
+        search_signals([Search.of(each.text, one) for each, one in zip(questions, found[first::2], strict=True)])
+        for first in (0, 1)
+    ]
+    return judged(questions, *tables, kept, encoder.identity.digest)
+
+
+def judged(
+    questions: Sequence[Question], of_whole: SignalTable, of_half: SignalTable, kept: Collection[str], encoder: str
+) -> list[Case]:
+    """Both cases, of [N, F] signals of all questions in the whole knowledge base and in that of the articles `kept`."""
+    truth = np.array([each.is_answerable for each in questions])
+    places = np.flatnonzero(truth)
+    articles = [questions[place].article for place in places]
+    half = SignalTable(of_half.names, of_half.values[places])
     return [
-        judge("near", questions, of_whole, np.array([each.is_answerable for each in questions]), encoder_digest),
-        judge(
-            "absent",
-            [questions[place] for place in answerable],
-            [of_half[place] for place in answerable],
-            np.array([questions[place].article in kept for place in answerable]),
-            encoder_digest,
-        ),
+        judge("near", of_whole, truth, [each.article for each in questions], encoder),
+        judge("absent", half, np.array([article in kept for article in articles]), articles, encoder),
     ]
 
 
-def judge(
-    case: str, questions: Sequence[Question], found: Sequence[Evidence], truth: NDArray[np.bool_], encoder: str
-) -> Case:
-    """Each signal alone, the head by articles that are held out, and the bound that ships."""
-    table = search_signals([Search.of(each.text, evidence) for each, evidence in zip(questions, found, strict=True)])
-    _, report = fit_evidence(table, truth, [each.article for each in questions], encoder=encoder)
+def judge(case: str, table: SignalTable, truth: NDArray[np.bool_], articles: Sequence[str], encoder: str) -> Case:
+    """Each signal alone, the head by articles that are held out, and bounds on z_best."""
+    _, report = fit_evidence(table, truth, articles, encoder=encoder)
     best = filled_in(table.column(BEST))
-    min_z = AbstainSettings().min_z
-    is_strong = np.array(
-        [weakness(each.text, one, min_z=min_z) is None for each, one in zip(questions, found, strict=True)]
-    )
+    strong = {str(bound): best >= bound for bound in BOUNDS}
     return Case(
         case=case,
         num_questions=len(truth),
@@ -143,8 +143,7 @@ def judge(
         false_answers=report.false_answers,
         false_share=report.false_share,
         false_share_before=float((~truth).mean()),
-        bound_coverage=float(is_strong[truth].mean()),
-        bound_false_answers=float(is_strong[~truth].mean()),
+        bounds={name: (float(kept[truth].mean()), float(kept[~truth].mean())) for name, kept in strong.items()},
     )
 
 
@@ -182,13 +181,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cases = measure(read_rows(options.data / FILE), default_encoder())
         if options.json is not None:
-            extra = {"model": MODEL, "min_z": AbstainSettings().min_z, "cases": [asdict(one) for one in cases]}
-            Report("router_abstain", (), extra=extra).write_json(options.json)
+            write(options.json, cases)
     except SwitchyardError as error:
         parser.exit(1, f"{error}\n")
     console.print(_summary(cases))
+    console.print(_bounds(cases))
     console.print(_signals(cases))
     return 0
+
+
+def write(path: Path, cases: Sequence[Case]) -> None:
+    """The figures as JSON."""
+    extra = {"model": MODEL, "min_z": AbstainSettings().min_z, "cases": [asdict(one) for one in cases]}
+    Report("router_abstain", (), extra=extra).write_json(path)
 
 
 def _summary(cases: Sequence[Case]) -> Table:
@@ -197,7 +202,6 @@ def _summary(cases: Sequence[Case]) -> Table:
     for column in ("questions", "answerable", "AUROC of head", "95 %", "over z_best", "ECE", "kept", "false answers"):
         table.add_column(column, justify="right")
     table.add_column("of all answers", justify="right")
-    table.add_column("z bound: kept, false", justify="right")
     for one in cases:
         table.add_row(
             one.case,
@@ -210,8 +214,17 @@ def _summary(cases: Sequence[Case]) -> Table:
             f"{one.coverage:.3f}",
             f"{one.false_answers:.3f}",
             f"{one.false_share_before:.3f} to {one.false_share:.3f}",
-            f"{one.bound_coverage:.3f}, {one.bound_false_answers:.3f}",
         )
+    return table
+
+
+def _bounds(cases: Sequence[Case]) -> Table:
+    table = Table(title="bounds on z_best: answered of the answerable, and of the others", title_justify="left")
+    table.add_column("bound")
+    for one in cases:
+        table.add_column(one.case, justify="right")
+    for bound in cases[0].bounds:
+        table.add_row(bound, *("{:.3f}, {:.3f}".format(*one.bounds[bound]) for one in cases))
     return table
 
 

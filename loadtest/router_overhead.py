@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from engine.evaluation.ambiguity import NUM_COMMON, WIDTH, AmbiguitySettings
 from engine.routing.ambiguity import AmbiguityHead, EmbeddingPart, SignalPart, Vectors, WordPart
@@ -189,7 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(argv)
-    costs = measure(options.inputs)
+    # As in the gateway, where Ray allows one: threads that wait for each other take longer than such products.
+    with threadpool_limits(1):
+        costs = measure(options.inputs)
     if options.json is not None:
         extra = {"inputs": options.inputs, "costs": [asdict(one) for one in costs]}
         Report("router_overhead", (), extra=extra).write_json(options.json)
