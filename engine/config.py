@@ -56,6 +56,11 @@ class GatewaySettings(Settings):
         "others'. Keys not named here share one.",
     )
 
+    rated_answers: int = Field(
+        1000, ge=0, le=100_000, description="The last answers of each gateway can be rated (POST /v1/feedback)."
+    )
+    log_questions: bool = Field(False, description="Keep the question with what users say of its answer.")
+
     @model_validator(mode="after")
     def _tenants_have_keys(self) -> Self:
         for digest in self.key_tenants:

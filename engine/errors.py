@@ -28,7 +28,8 @@
         |   |-- UnknownVersion       of an adapter
         |   |-- UnknownCollection
         |   |-- UnknownDocument
-        |   `-- UnknownJob
+        |   |-- UnknownJob
+        |   `-- UnknownResponse
         |-- Overloaded               a bounded queue is full; carries Retry-After
         |-- DeadlineExceeded         the request's deadline passed
         |-- StorageFull              the disk has no room; nothing of the write was kept
@@ -320,6 +321,19 @@ class UnknownJob(NotFound):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"job {job[:80]!a} is unknown, or finished long ago. GET /v1/jobs lists the recent ones.")
+        self.param = "id"
+
+
+class UnknownResponse(NotFound):
+    """Feedback names an answer that is not remembered, or was another tenant's."""
+
+    code = "response_not_found"
+
+    def __init__(self, response: str, most: int) -> None:
+        super().__init__(
+            f"response {response[:80]!a} is unknown, or not among the last {most:,} answers, which can be rated. "
+            "Send the id of a chat's response soon after it, or raise gateway.rated_answers."
+        )
         self.param = "id"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.api.answered import Answered, AnswerMemory
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig
 from engine.errors import RequestError
@@ -48,7 +49,9 @@ class LocalBackends:
     ) -> None:
         self.retriever = retriever
         self.engine = engine
+        self.config = config
         self.host = RouterHost(config, self)
+        self.elsewhere = AnswerMemory(1)  # another gateway's
         self.training: dict[str, TrainingInputs] = {}
         self.adapter_service = adapters
         self.retrieval_error: RequestError | None = None
@@ -66,6 +69,8 @@ class LocalBackends:
         return found
 
     async def embed(self, text: str) -> NDArray[np.float32]:
+        if self.retrieval_error is not None:
+            raise self.retrieval_error
         (embedding,) = await asyncio.to_thread(self.retriever.embed, [text])
         return embedding
 
@@ -139,6 +144,15 @@ class LocalBackends:
 
     async def forget_judgements(self, collection: str, tenant: str) -> int:
         return await asyncio.to_thread(self.retriever.forget_judgements, collection, tenant=tenant)
+
+    async def recall(self, response: str, tenant: str) -> Answered | None:
+        return self.elsewhere.recall(response, tenant)
+
+    async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
+        return await asyncio.to_thread(self.retriever.keep_feedback, response, content, tenant=tenant)
+
+    async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]:
+        return self.retriever.feedback(after=after, limit=limit, tenant=tenant)
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         return self.retriever.collections(tenant=tenant)

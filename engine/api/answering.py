@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.api.answered import Answered, AnswerMemory
 from engine.api.asked_model import asked_model
 from engine.api.backends import Backends
 from engine.api.replying import led_by, said
@@ -32,7 +33,7 @@ from engine.api.schemas_chat import (
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, DeadlineExceeded, RequestError, UnknownCollection
 from engine.generation.citations import cite
-from engine.routing.restraint import Asked, Restraint
+from engine.routing.restraint import Asked, Reply, Restraint
 from engine.routing.signals.questions import counted_words
 from engine.values import (
     BASE_MODEL,
@@ -46,6 +47,7 @@ from engine.values import (
     Role,
     Route,
     RouteRequest,
+    Routing,
     SamplingParams,
     TokenDelta,
     TokenLogprob,
@@ -91,9 +93,11 @@ Event = Started | Text | Finished
 class Answerer:
     """Composes retriever, router and generator for the chat route."""
 
-    def __init__(self, backends: Backends, config: EngineConfig) -> None:
+    def __init__(self, backends: Backends, config: EngineConfig, memory: AnswerMemory) -> None:
+        """`memory` takes what answers were made of."""
         self._backends = backends
         self._config = config
+        self._memory = memory
         self._restraint = Restraint(config.router)
 
     async def answer(
@@ -120,6 +124,8 @@ class Answerer:
                     return
                 except TimeoutError:
                     raise DeadlineExceeded(deadline_ms) from None
+                if isinstance(event, Started):
+                    self._memory.keep(request_id, answer.answered(event))
                 yield event
         finally:
             await events.aclose()
@@ -154,15 +160,16 @@ class _Answer:
         self._search_reasons: list[str] = []
         self._asked: str | None = None  # what `model` names; None leaves it to the router
         self._searched: str | None = None
+        self._routed: tuple[RouteRequest, Routing] | None = None
+        self._reply: Reply | None = None
         self._adapter_digest: str | None = None
-        self._encoder: str | None = None  # digest of what questions are embedded by
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
         decision, evidence = await self._decided()
         reply = self._restraint.reply(decision, self._question(evidence), evidence)
-        decision = reply.decision
+        self._reply, decision = reply, reply.decision
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
@@ -197,6 +204,23 @@ class _Answer:
                     return
         raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
 
+    def answered(self, started: Started) -> Answered:
+        """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
+        assert self._routed is not None and self._reply is not None
+        request, routing = self._routed
+        if request.evidence is not None:
+            kept = request.evidence.passages[: self._config.generator.max_passages]
+            request = replace(request, evidence=replace(request.evidence, passages=kept))
+        return Answered(
+            tenant=self._tenant,
+            at=time.time(),
+            model=started.model,
+            request=request,
+            decision=self._reply.decision,
+            keys=routing.keys,
+            versions=started.outcome.versions.model_dump(),
+        )
+
     async def _model(self) -> str:
         """Name of the model that answers."""
         asked = await asked_model(self._backends, self._request.model)
@@ -210,20 +234,22 @@ class _Answer:
         plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
         plan = self._restraint.plan(plan, self._asked, pinned)
         evidence: Evidence | None = None
-        may_search = pinned == "rag" or (pinned is None and missing is None)
+        embedding: NDArray[np.float32] | None = None
+        may_search = missing is None or pinned == "rag"
         if may_search and plan.searches:
             evidence, missing = await self._evidence(pinned, plan.wants_clues)
+        if may_search and evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
+            embedding, missing = await self._embedding(pinned, missing)
         request = RouteRequest(
-            text=await self._search_text() if plan.wants_clues or plan.embeds else self._messages[-1].content,
+            text=self._searched or self._messages[-1].content,
             collection=collection,
             model=self._asked,
             pinned=pinned,
             evidence=evidence,
             missing=missing,
-            can_search=may_search and not plan.searches,
+            can_search=may_search and not plan.searches and not self._degraded,
+            embedding=embedding,
         )
-        if evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
-            request = replace(request, embedding=await self._embedding(request.text))
         decision = await self._decide(request)
         if decision.route == "rag" and request.can_search:
             evidence, missing = await self._evidence(pinned, wants_clues=False)
@@ -240,15 +266,22 @@ class _Answer:
     async def _decide(self, request: RouteRequest) -> Decision:
         started = time.perf_counter()
         routing = await self._backends.decide([request])
+        self._routed = (request, routing)
         self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
-        self._encoder = (routing.keys or {}).get("encoder")
         return routing.decisions[0]
 
-    async def _embedding(self, text: str) -> NDArray[np.float32]:
+    async def _embedding(
+        self, pinned: Route | None, missing: str | None
+    ) -> tuple[NDArray[np.float32] | None, str | None]:
+        """That of the question where it is not searched for, and why passages are missing."""
+        text = await self._search_text()
         started = time.perf_counter()
-        embedding = await self._backends.embed(text)
+        try:
+            embedding = await self._backends.embed(text)
+        except RequestError as error:
+            return None, self._without_retriever(error, pinned)
         self._timings["embed"] = _ms_since(started)
-        return embedding
+        return embedding, missing
 
     async def _search_text(self) -> str:
         """What is searched for, found once: the generator may have to be asked."""
@@ -290,13 +323,17 @@ class _Answer:
                 raise
             return None, f"the knowledge base is empty (no collection {query.collection!r})"
         except RequestError as error:
-            unavailable = error.retry_after_s is not None
-            if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
-                raise
-            self._degraded = True
-            return None, f"answered without passages: {error}"
+            return None, self._without_retriever(error, pinned)
         self._timings.update(evidence.timings_ms)
         return evidence, None
+
+    def _without_retriever(self, error: RequestError, pinned: Route | None) -> str:
+        """Why the answer goes on without passages. Raises: the error, where it must not."""
+        unavailable = error.retry_after_s is not None
+        if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
+            raise error
+        self._degraded = True
+        return f"answered without passages: {error}"
 
     def _generation_request(self, decision: Decision, evidence: Evidence | None) -> GenerationRequest:
         request = self._request
@@ -332,6 +369,7 @@ class _Answer:
         )
 
     def _question(self, evidence: Evidence | None) -> Asked:
+        keys = self._routed[1].keys if self._routed else None
         return Asked(
             self._searched or self._messages[-1].content,
             self._messages,
@@ -341,7 +379,7 @@ class _Answer:
             is_free=self._no_search is None and self._request.grammar() is None,
             tenant=self._tenant,
             embedding=evidence.clues.embedding if evidence and evidence.clues else None,
-            encoder=self._encoder,
+            encoder=(keys or {}).get("encoder"),
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...], start: int) -> list[CitationInfo] | None:

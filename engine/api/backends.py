@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.api.answered import Answered
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.needs import Needs
 from engine.values import (
@@ -104,6 +105,16 @@ class Backends(Protocol):
     async def judgements(self, collection: str, tenant: str) -> dict[str, Any]: ...
 
     async def forget_judgements(self, collection: str, tenant: str) -> int: ...
+
+    async def recall(self, response: str, tenant: str) -> Answered | None:
+        """An answer of the tenant's that another gateway gave and remembers."""
+        ...
+
+    async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
+        """Durable when it returns; whether it was created or updated."""
+        ...
+
+    async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]: ...
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]: ...
 

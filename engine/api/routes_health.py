@@ -21,7 +21,6 @@ PLANNED = (
     ("POST", "/v1/completions"),
     ("POST", "/v1/embeddings"),
     ("POST", "/v1/classify"),
-    ("POST", "/v1/feedback"),
     ("GET", "/metrics"),
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from engine.cli.client import print_json
+from engine.cli.router_feedback import feedback
 from engine.errors import SwitchyardError, TrainingDataError
 from engine.evaluation.outcome_lines import read_outcomes
 from engine.evaluation.outcomes import Outcomes
@@ -35,6 +36,9 @@ def router() -> None:
       switchyard router evaluate router/ other_outcomes.jsonl
       switchyard router show router/
     """
+
+
+router.add_command(feedback)
 
 
 @router.command()

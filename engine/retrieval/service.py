@@ -37,6 +37,7 @@ from engine.retrieval.index.rows import Rows
 from engine.retrieval.judging import Judging
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
+from engine.retrieval.store.feedback import FeedbackStatus, FeedbackStore
 from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.jobs import Job, Jobs
 from engine.retrieval.store.judgements import JudgementStatus
@@ -93,6 +94,7 @@ class Retriever:
         self._store = Store(data)
         self._indexes = data / "indexes"
         self._jobs = Jobs(self._store)
+        self._feedback = FeedbackStore(self._store)
         self._inbox = Inbox(self._store, settings.max_pending_writes)
         self._writer = Writer(
             self._store,
@@ -254,6 +256,16 @@ class Retriever:
         """Remove the tenant's judgements and what was fitted; how many there were. Raises: UnknownCollection."""
         self._check_known(collection, tenant)
         return self._judging.clear(collection, tenant)
+
+    def keep_feedback(self, response: str, content: dict[str, Any], *, tenant: str = "") -> FeedbackStatus:
+        """Keep what a user said of a response, in place of an earlier word; durable. Raises: StorageFull."""
+        self._check_open()
+        return self._feedback.put(tenant, response, content)
+
+    def feedback(self, *, after: int, limit: int, tenant: str = "") -> list[tuple[int, dict[str, Any]]]:
+        """A page of what the tenant's users said, by ascending number, from behind the number `after`."""
+        self._check_open()
+        return self._feedback.rows(tenant, after, limit)
 
     def collections(self, *, tenant: str = "") -> list[dict[str, Any]]:
         """name, documents, chunks, version and sources of each collection."""

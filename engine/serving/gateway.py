@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from engine.api.answered import Answered, AnswerMemory
 from engine.api.app import create_app
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig
@@ -56,6 +58,7 @@ class RayBackends:
     ) -> None:
         self._retriever = retriever
         self._generator = generator
+        self._num_gateways = config.gateway.num_replicas
         self._num_generators = config.generator.num_replicas
         # One generator owns its adapters itself, under the same names.
         self._adapters = generator if adapters is None else adapters
@@ -166,6 +169,23 @@ class RayBackends:
     async def forget_judgements(self, collection: str, tenant: str) -> int:
         return await call("retriever", self._retriever.forget_judgements.remote(collection, tenant))
 
+    async def recall(self, response: str, tenant: str) -> Answered | None:
+        if self._num_gateways == 1:
+            return None
+        context = serve.get_replica_context()
+        gateways = serve.get_deployment_handle(context.deployment, context.app_name)
+        asked = gateways.broadcast("recall", response, tenant).results_async(
+            timeout_s=STATUS_TIMEOUT_S, return_exceptions=True
+        )
+        answers = await call("gateway", asked)
+        return next((answer for answer in answers if isinstance(answer, Answered)), None)
+
+    async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
+        return await call("retriever", self._retriever.keep_feedback.remote(response, content, tenant))
+
+    async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]:
+        return await call("retriever", self._retriever.feedback.remote(after, limit, tenant))
+
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         return await call("retriever", self._retriever.collections.remote(tenant))
 
@@ -218,6 +238,11 @@ class GatewayDeployment:
         bind_replica_to_loopback()
         self._config = config
         self._backends = RayBackends(config, retriever, generator, router, adapters)
+        self._memory = AnswerMemory(config.gateway.rated_answers)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._backends, self._config)
+        return create_app(self._backends, self._config, self._memory)
+
+    async def recall(self, response: str, tenant: str) -> Answered | None:
+        """An answer that this gateway remembers, for another one whose client rates it."""
+        return self._memory.recall(response, tenant)

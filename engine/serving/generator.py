@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from engine.api.backends import ModelInfo
 from engine.config import EngineConfig, Profile
+from engine.errors import ComponentUnavailable
 from engine.generation.adapters.digest_folders import DigestFolders
 from engine.generation.adapters.follower import AdapterFollower
 from engine.generation.adapters.host import served_adapters
@@ -88,11 +89,14 @@ class GeneratorDeployment:
         return served_adapters(self._engine)
 
     async def training_inputs(self, digest: str) -> TrainingInputs | None:
-        """What the loaded adapter of that digest was trained on; None where it is not loaded or does not say."""
+        """What the adapter of that digest was trained on; None where its files do not say.
+
+        Raises: InvalidAdapter where they are not what they were; ComponentUnavailable where it is not loaded here.
+        """
         for info in self._engine.adapters():
             if info.digest == digest:
                 return await asyncio.to_thread(read_inputs, info.path, info.manifest, info.name)
-        return None
+        raise ComponentUnavailable("generator", f"adapter digest {digest[:12]}... is not loaded by this replica")
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be. This and the next two: of the only replica."""

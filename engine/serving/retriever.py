@@ -107,6 +107,14 @@ class RetrieverDeployment:
         """Remove judgements."""
         return await asyncio.to_thread(self._retriever.forget_judgements, collection, tenant=tenant)
 
+    async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
+        """Keep what a user said of an answer; durable when it returns."""
+        return await asyncio.to_thread(self._retriever.keep_feedback, response, content, tenant=tenant)
+
+    async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]:
+        """A page of what users said."""
+        return await asyncio.to_thread(self._retriever.feedback, after=after, limit=limit, tenant=tenant)
+
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
         """Every collection."""
         return await asyncio.to_thread(self._retriever.collections, tenant=tenant)

@@ -410,7 +410,7 @@ async def test_a_generator_that_hangs_leaves_most_of_the_deadline_to_the_answer(
 
             return never()
 
-    hanging = Hanging(backends.retriever, backends.engine, backends.rule)
+    hanging = Hanging(backends.retriever, backends.engine, backends.config)
     turns = [Message("user", "How do volumes work?"), Message("user", "And secrets?")]
     found = await search_text("generator", hanging, turns, request_id="r", tenant="", remaining_s=0.2)
     assert found.text == "And secrets? volumes work"

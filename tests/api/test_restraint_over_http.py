@@ -105,6 +105,14 @@ async def test_a_refusal_is_streamed_like_any_answer(strong):
         assert chunks[-1]["usage"]["total_tokens"] == 0
 
 
+async def test_a_refusal_that_is_rated_says_nothing_of_an_arm(strong):
+    async with served(strong, abstain={"enabled": True, "min_z": WEAK}) as client:
+        answer = (await client.post(URL, json=body())).json()
+        assert (await client.post("/v1/feedback", json={"id": answer["id"], "label": "bad"})).status_code == 200
+        (row,) = (await client.get("/v1/feedback")).json()["feedback"]
+        assert (row["route"], row["arm"], row["confidence"], row["score"]) == ("abstain", None, None, 0.0)
+
+
 async def test_a_pinned_direct_route_is_answered_whatever_the_evidence(strong):
     async with served(strong, abstain={"enabled": True, "min_z": WEAK}) as client:
         answer = (await client.post(URL, json=body(route="direct"))).json()

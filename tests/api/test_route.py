@@ -205,8 +205,9 @@ async def test_chat_is_direct_where_the_passages_that_the_router_wants_are_not_t
 
 
 @pytest.mark.usefixtures("knowledge")
-async def test_chat_degrades_under_a_learned_router_too(client, backends, folder):
-    await install(client, backends, folder)
+@pytest.mark.parametrize("signal", ["search.best", "adapter.max_cosine"])
+async def test_chat_degrades_under_a_learned_router_too(client, backends, folder, signal):
+    await install(client, backends, folder, signals=("lexical.tokens", signal))
     backends.retrieval_error = ComponentUnavailable("retriever", "it died")
     found = await outcome(client, LONG)
     assert (found["route"], found["degraded"]) == ("direct", True)
@@ -289,8 +290,13 @@ async def test_adapter_is_chosen_by_how_near_the_question_is_to_its_training_inp
     assert (await router_status(client))["arms"] == ["base", "tone"]
     # Unloaded since the router last looked: the base model answers, and nothing fails.
     served.clear()
-    found = await outcome(client, LONG)
-    assert found["adapter"] is None
+    backends.queries.clear()
+    for pinned in ("auto", "direct"):
+        # Which of two direct arms is better the search may tell, so that a pinned route may need it.
+        found = await outcome(client, LONG, switchyard={"route": pinned})
+        assert found["adapter"] is None
+        assert found["route"] == "direct" or pinned == "auto"
+    assert [query.wants_clues for query in backends.queries] == [True, True]
 
 
 async def test_inputs_of_another_encoder_are_told_and_not_compared(client, backends):

@@ -21,7 +21,9 @@ NOTICED_WITHIN_S = 20.0
 
 @pytest.fixture(params=["inprocess", "deployment"])
 def routed(request, tmp_path, tiny_models):
-    server = start_server(tmp_path / "server", *tiny_models, "--set", f"router.placement={request.param}")
+    options = ["--set", f"router.placement={request.param}"]
+    options += ["--set", "gateway.num_replicas=2"] if request.param == "deployment" else []
+    server = start_server(tmp_path / "server", *tiny_models, *options)
     for name in ("volumes", "machines"):
         url = f"{server.url}/v1/collections/default/documents/{name}.md"
         assert httpx.put(url, json={"text": f"All about {name}."}, timeout=60).status_code == 200
@@ -85,6 +87,11 @@ def test_router_is_taken_up_replaced_and_refused_while_no_request_fails(routed, 
     for text, route in (("how do volumes work", "direct"), ("please tell me how do volumes work here", "rag")):
         outcome = ask(routed, text).json()["switchyard"]
         assert (outcome["route"], outcome["versions"]["router"]) == (route, names[-1])
+    # Whichever of the gateways gave it, and whichever is asked.
+    for response in [ask(routed, "how do volumes work").json()["id"] for _ in range(6)]:
+        rated = httpx.post(f"{routed.url}/v1/feedback", json={"id": response, "label": "good"}, timeout=60)
+        assert rated.status_code == 200, rated.text
+    assert len(httpx.get(f"{routed.url}/v1/feedback", timeout=60).json()["feedback"]) == 6
     (folder / JSON_FILE).unlink()
     (folder / ARRAYS_FILE).unlink()
     assert wait_for(routed, lambda each: not each["is_learned"])["name"] == "score-rule-1"

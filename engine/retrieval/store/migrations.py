@@ -96,6 +96,15 @@ _STEPS: dict[int, tuple[str, ...]] = {
             FOREIGN KEY(collection) REFERENCES collections (id)
         )""",
     ),
+    4: (
+        """CREATE TABLE feedback (
+            pk INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+            tenant VARCHAR(64) NOT NULL,
+            id VARCHAR(64) NOT NULL,
+            content JSON NOT NULL,
+            UNIQUE (tenant, id)
+        )""",
+    ),
 }
 
 

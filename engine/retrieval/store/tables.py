@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 # A change of the tables raises it and comes with a step in migrations.py.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 # SQLite numbers rows by itself only where the column's type is INTEGER.
@@ -184,4 +184,17 @@ fits = Table(
     Column("fitted", BigInteger, nullable=False),
     Column("alpha", Float),
     Column("report", JSON, nullable=False),
+)
+
+# What users said of answers. `id` is the response's, `content` says how it came about and how it was rated. A rating
+# that replaces an earlier one gets a new number, so that whoever reads on from a number sees it.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("pk", _RowId, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("content", JSON, nullable=False),
+    UniqueConstraint("tenant", "id"),
+    sqlite_autoincrement=True,
 )
