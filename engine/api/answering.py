@@ -98,7 +98,7 @@ class Answerer:
         self._backends = backends
         self._config = config
         self._memory = memory
-        self._restraint = Restraint(config.router)
+        self._restraint = Restraint(config.router, config.generator.max_passages)
 
     async def answer(
         self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""

@@ -41,19 +41,27 @@ class EvidenceHead:
         return platt(self.scores(signals), self.slope, self.offset)
 
 
-def weakness(question: str, evidence: Evidence, *, min_z: float, head: EvidenceHead | None = None) -> str | None:
+def weakness(
+    question: str,
+    evidence: Evidence,
+    *,
+    min_z: float,
+    head: EvidenceHead | None = None,
+    max_passages: int | None = None,
+) -> str | None:
     """Why the evidence is too weak to answer from, in words; None where it is not, or nothing can be said.
 
     Args:
         question: as it was searched.
         min_z: without a head, the least distance of the best similarity from what unrelated questions reach, in
             standard deviations of those.
+        max_passages: that a head looks at; None for all.
     """
     shape = score_shape(evidence.similarities, evidence.passages, evidence.background)
     if not evidence.passages or shape is None:
         return "the search found no passage"
     if head is not None:
-        probability = float(head.probabilities(search_signals([Search.of(question, evidence)]))[0])
+        probability = float(head.probabilities(search_signals([Search.of(question, evidence, max_passages)]))[0])
         if probability >= head.threshold:
             return None
         return (

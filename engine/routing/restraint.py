@@ -16,10 +16,8 @@ from engine.routing.ambiguity import AmbiguityHead, Vectors
 from engine.routing.ambiguity_files import read_ambiguity
 from engine.routing.clarify import ShareCap, clarification, was_asked
 from engine.routing.needs import Plan
-from engine.routing.signals.lexical import lexical_signals
-from engine.routing.signals.scores import Search, search_signals
-from engine.routing.signals.table import joined
-from engine.values import BASE_MODEL, Decision, Evidence, Message, Passage, Route
+from engine.routing.signals.questions import question_signals
+from engine.values import BASE_MODEL, Decision, Evidence, Message, Passage, Route, RouteRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,14 @@ class Reply:
 class Restraint:
     """Applies `router.abstain`, `router.clarify` and `router.ambiguity`. Its only state is what caps count."""
 
-    def __init__(self, settings: RouterSettings) -> None:
-        """Raises: ConfigError for a head that cannot be read."""
+    def __init__(self, settings: RouterSettings, max_passages: int | None = None) -> None:
+        """
+        Args:
+            max_passages: of a search, that signals are made of; None for all.
+        Raises: ConfigError for a head that cannot be read.
+        """
         self._settings = settings
+        self._max_passages = max_passages
         self._ambiguity = None if settings.ambiguity is None else read_ambiguity(settings.ambiguity)
         head = settings.abstain.head if settings.abstain.enabled else None
         self._evidence_head = None if head is None else read_evidence_head(head)
@@ -89,7 +92,13 @@ class Restraint:
             if head is not None and head.encoder != asked.encoder:
                 # It knows the cosines of another encoder; the distance from the background holds for any.
                 head = None
-            why = weakness(asked.question, evidence, min_z=self._settings.abstain.min_z, head=head)
+            why = weakness(
+                asked.question,
+                evidence,
+                min_z=self._settings.abstain.min_z,
+                head=head,
+                max_passages=self._max_passages,
+            )
             if why is not None:
                 pages = nearest_pages(evidence.passages)
                 return Reply(_instead(decision, "abstain", f"not in the knowledge base: {why}"), refusal(pages), pages)
@@ -99,7 +108,7 @@ class Restraint:
 
     def _unless_unclear(self, head: AmbiguityHead, decision: Decision, asked: Asked, evidence: Evidence) -> Reply:
         settings = self._settings.clarify
-        probability = _probability(head, asked, evidence)
+        probability = self._probability(head, asked, evidence)
         found = None
         # What the passages compete for matters where they would be used.
         if decision.route == "rag" and probability is not None and probability >= settings.min_probability:
@@ -116,6 +125,16 @@ class Restraint:
         reasons = (*decision.reasons, f"{why}: {readings}; the first is assumed")
         return Reply(replace(decision, reasons=reasons), found.assumed)
 
+    def _probability(self, head: AmbiguityHead, asked: Asked, evidence: Evidence) -> float | None:
+        """That the question has several readings; None where the head reads an embedding, and none is its encoder's."""
+        embeddings = None
+        if head.embedding is not None:
+            if asked.embedding is None or head.embedding.encoder != asked.encoder:
+                return None
+            embeddings = asked.embedding[None]
+        signals = question_signals([RouteRequest(asked.question, "", evidence=evidence)], {}, self._max_passages)
+        return float(head.probabilities([asked.question], embeddings, signals)[0])
+
 
 def _is_base(model: str | None) -> bool:
     return model in (None, BASE_MODEL)
@@ -124,15 +143,3 @@ def _is_base(model: str | None) -> bool:
 def _instead(decision: Decision, route: Route, why: str) -> Decision:
     """The decision with another route; the confidence was that of an arm."""
     return replace(decision, route=route, adapter=None, confidence=None, reasons=(why, *decision.reasons))
-
-
-def _probability(head: AmbiguityHead, asked: Asked, evidence: Evidence) -> float | None:
-    """That the question has several readings; None where the head reads an embedding and has none by its encoder."""
-    embeddings = None
-    if head.embedding is not None:
-        if asked.embedding is None or head.embedding.encoder != asked.encoder:
-            return None
-        embeddings = asked.embedding[None]
-    questions = [asked.question]
-    signals = joined(lexical_signals(questions), search_signals([Search.of(asked.question, evidence)]))
-    return float(head.probabilities(questions, embeddings, signals)[0])
