@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 
-Route = Literal["direct", "rag", "clarify"]
+Route = Literal["direct", "rag", "clarify", "abstain"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 SearchMode = Literal["hybrid", "dense", "lexical"]
@@ -116,6 +116,7 @@ class IndexInfo:
 class Decision:
     """An arm (adapter or base) x (context or not), with the evidence for it.
 
+    On the routes `clarify` and `abstain` no generator is asked.
     `confidence` is in [0, 1], or None where the caller pinned the route; `router` names the rule or artefact. `signals`
     by name, None for what could not be known, are there where the router read them or they were asked for.
     """

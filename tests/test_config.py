@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
         ({"retrievr": {}}, "retrievr is not a setting; did you mean retriever?"),
         (
             {"router": {"zzz": 1}},
-            "router.zzz is not a setting; allowed here: arms, artefact, min_z, num_cpus, placement.",
+            "router.zzz is not a setting; allowed here: abstain, ambiguity, arms, artefact, clarify, min_z, num_cpus, ",
         ),
         ({"generator": {"max_num_seqs": 0}}, "generator.max_num_seqs=0: Input should be greater than or equal to 1"),
         ({"router": {"min_z": float("nan")}}, "router.min_z=nan"),
@@ -86,3 +86,11 @@ def test_serve_file_is_refused_with_the_reason(tmp_path, text, message):
 def test_serve_file_that_is_missing_says_so(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_serve_file(tmp_path / "none.yaml")
+
+
+def test_folders_of_heads_are_absolute_for_replicas_that_work_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"router": {"ambiguity": "heads", "abstain": {"head": "/else/where"}}}
+    router = parse_config(settings, "test").router.absolute()
+    assert router.ambiguity == tmp_path / "heads" and router.abstain.head == Path("/else/where")
+    assert parse_config({}, "test").router.absolute() == parse_config({}, "test").router

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.api.answered import Answered, AnswerMemory
 from engine.api.asked_model import asked_model
 from engine.api.backends import Backends
+from engine.api.replying import led_by, said
 from engine.api.rewriting import search_text
 from engine.api.schemas_chat import (
     ChatCompletionRequest,
@@ -32,6 +33,7 @@ from engine.api.schemas_chat import (
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, DeadlineExceeded, RequestError, UnknownCollection
 from engine.generation.citations import cite
+from engine.routing.restraint import Asked, Reply, Restraint
 from engine.routing.signals.questions import counted_words
 from engine.values import (
     BASE_MODEL,
@@ -47,6 +49,7 @@ from engine.values import (
     RouteRequest,
     Routing,
     SamplingParams,
+    TokenDelta,
     TokenLogprob,
 )
 
@@ -95,6 +98,7 @@ class Answerer:
         self._backends = backends
         self._config = config
         self._memory = memory
+        self._restraint = Restraint(config.router, config.generator.max_passages)
 
     async def answer(
         self, request: ChatCompletionRequest, request_id: str, *, tenant: str = ""
@@ -107,7 +111,9 @@ class Answerer:
         gateway = self._config.gateway
         deadline_ms = min(request.switchyard.deadline_ms or gateway.default_deadline_ms, gateway.max_deadline_ms)
         deadline = time.monotonic() + deadline_ms / 1000
-        answer = _Answer(self._backends, self._config, request, request_id, tenant, deadline_ms, deadline)
+        answer = _Answer(
+            self._backends, self._config, self._restraint, request, request_id, tenant, deadline_ms, deadline
+        )
         events = answer.events()
         try:
             while True:
@@ -132,6 +138,7 @@ class _Answer:
         self,
         backends: Backends,
         config: EngineConfig,
+        restraint: Restraint,
         request: ChatCompletionRequest,
         request_id: str,
         tenant: str,
@@ -140,6 +147,7 @@ class _Answer:
     ) -> None:
         self._backends = backends
         self._config = config
+        self._restraint = restraint
         self._request = request
         self._messages = tuple(Message(ROLES[message.role], message.text()) for message in request.messages)
         self._id = request_id
@@ -153,16 +161,23 @@ class _Answer:
         self._asked: str | None = None  # what `model` names; None leaves it to the router
         self._searched: str | None = None
         self._routed: tuple[RouteRequest, Routing] | None = None
+        self._reply: Reply | None = None
         self._adapter_digest: str | None = None
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
         model = await self._model()
         decision, evidence = await self._decided()
+        reply = self._restraint.reply(decision, self._question(evidence), evidence)
+        self._reply, decision = reply, reply.decision
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
-        deltas = self._backends.generate(self._generation_request(decision, evidence))
+        if reply.is_whole:
+            deltas: AsyncIterator[Sequence[TokenDelta]] = said(reply)
+        else:
+            deltas = self._backends.generate(self._generation_request(decision, evidence))
+            deltas = led_by(reply.text, deltas) if reply.text else deltas
         async for bundle in deltas:
             for delta in bundle:
                 num_tokens += delta.num_tokens
@@ -178,7 +193,7 @@ class _Answer:
                 if delta.finish_reason is not None:
                     self._timings.update(delta.timings_ms or {})
                     self._timings["total"] = _ms_since(self._start)
-                    citations = self._citations("".join(parts), shown)
+                    citations = self._citations("".join(parts), shown, len(reply.text))
                     usage = Usage(
                         prompt_tokens=num_prompt_tokens,
                         completion_tokens=num_tokens,
@@ -191,7 +206,7 @@ class _Answer:
 
     def answered(self, started: Started) -> Answered:
         """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
-        assert self._routed is not None
+        assert self._routed is not None and self._reply is not None
         request, routing = self._routed
         if request.evidence is not None:
             kept = request.evidence.passages[: self._config.generator.max_passages]
@@ -201,7 +216,7 @@ class _Answer:
             at=time.time(),
             model=started.model,
             request=request,
-            decision=routing.decisions[0],
+            decision=self._reply.decision,
             keys=routing.keys,
             versions=started.outcome.versions.model_dump(),
         )
@@ -217,6 +232,7 @@ class _Answer:
         pinned, missing = PINNED[self._request.switchyard.route], self._no_search
         collection = self._request.switchyard.collection or self._config.retriever.default_collection
         plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
+        plan = self._restraint.plan(plan, self._asked, pinned)
         evidence: Evidence | None = None
         embedding: NDArray[np.float32] | None = None
         may_search = missing is None or pinned == "rag"
@@ -352,12 +368,29 @@ class _Answer:
             as_label=request.response_format is None,
         )
 
-    def _citations(self, answer: str, passages: tuple[Passage, ...]) -> list[CitationInfo] | None:
+    def _question(self, evidence: Evidence | None) -> Asked:
+        keys = self._routed[1].keys if self._routed else None
+        return Asked(
+            self._searched or self._messages[-1].content,
+            self._messages,
+            pinned=PINNED[self._request.switchyard.route],
+            model=self._asked,
+            # An adapter that labels the text answers with a label.
+            is_free=self._no_search is None and self._request.grammar() is None,
+            tenant=self._tenant,
+            embedding=evidence.clues.embedding if evidence and evidence.clues else None,
+            encoder=(keys or {}).get("encoder"),
+        )
+
+    def _citations(self, answer: str, passages: tuple[Passage, ...], start: int) -> list[CitationInfo] | None:
+        """Of what the model said: the answer from character `start` on."""
         if not self._request.switchyard.cite:
             return None
         return [
-            CitationInfo(start=found.start, end=found.end, passage=found.passage, score=round(found.score, 3))
-            for found in cite(answer, passages)
+            CitationInfo(
+                start=start + found.start, end=start + found.end, passage=found.passage, score=round(found.score, 3)
+            )
+            for found in cite(answer[start:], passages)
         ]
 
     def _outcome(

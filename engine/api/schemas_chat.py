@@ -209,7 +209,10 @@ class ChatCompletionRequest(Body):
 
 
 class PassageInfo(BaseModel):
-    """A passage that the model was shown. Offsets are characters of `GET .../documents/{document}`'s text."""
+    """A passage that the model was shown, or that a question back or a refusal names.
+
+    Offsets are characters of `GET .../documents/{document}`'s text.
+    """
 
     chunk: str
     document: str
@@ -243,7 +246,7 @@ class Versions(BaseModel):
 class Outcome(BaseModel):
     """Extension of responses: why this route, on what evidence, in what time."""
 
-    route: str
+    route: str = Field(description="direct, rag, clarify (asked back) or abstain (not in the knowledge base).")
     adapter: str | None
     confidence: float | None = Field(description="0 to 1; null where the route was pinned or nothing was found.")
     reasons: list[str]

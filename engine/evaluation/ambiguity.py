@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import TrainingDataError
 from engine.evaluation.ambiguity_report import AmbiguityReport, judged, naive_bayes
+from engine.evaluation.regression import fit_logistic, fit_shares, group_folds, spread_of
 from engine.routing.ambiguity import (
     AmbiguityHead,
     EmbeddingPart,
@@ -38,7 +38,6 @@ NUM_FOLDS = 5
 # Columns of hashed words, where 10,000 questions have about 80,000 different n-grams; the file has 4 bytes for each.
 WIDTH = 2**16
 NUM_COMMON = 300
-_MAX_ITERATIONS, _TOLERANCE = 200, 1e-4
 _LEAST_LENGTH = 1e-5
 
 
@@ -81,7 +80,7 @@ class AmbiguitySettings:
     strength: float = 10.0
     num_landmarks: int = 1_000
     bandwidth: float = 0.6
-    embedding_scale: float = 2.0
+    embedding_scale: float = 3.0
     signal_scale: float = 0.2
     point_scale: float = 0.2
     seed: int = 0
@@ -98,7 +97,7 @@ def fit_ambiguity(
     check_learner()
     _check(examples)
     chosen = settings or AmbiguitySettings()
-    folds = _folds(examples.groups, chosen.seed)
+    folds = group_folds(examples.groups, NUM_FOLDS, chosen.seed)
     truth = examples.shares >= 0.5
     scores, baseline = np.empty(len(truth)), np.empty(len(truth))
     for fold in range(NUM_FOLDS):
@@ -109,8 +108,8 @@ def fit_ambiguity(
     calibrated = np.empty(len(truth))
     for fold in range(NUM_FOLDS):
         is_rest = folds != fold
-        calibrated[~is_rest] = platt(scores[~is_rest], *_fit_platt(scores[is_rest], examples.shares[is_rest]))
-    slope, offset = _fit_platt(scores, examples.shares)
+        calibrated[~is_rest] = platt(scores[~is_rest], *fit_shares(scores[is_rest], examples.shares[is_rest]))
+    slope, offset = fit_shares(scores, examples.shares)
     bare = fit_scores(examples, chosen)
     head = AmbiguityHead(bare.bias, bare.words, bare.embedding, bare.signals, slope, offset)
     return head, judged(truth, scores, platt(scores, 1.0, 0.0), calibrated, baseline)
@@ -127,14 +126,14 @@ def fit_scores(examples: AmbiguityExamples, settings: AmbiguitySettings) -> Ambi
     parts = [csr_matrix((hashed.values, hashed.columns, hashed.starts), shape=(len(examples.questions), WIDTH))]
     columns = np.empty((len(examples.questions), 0))
     if examples.signals is not None:
-        means, scales = _spread(examples.signals)
+        means, scales = spread_of(examples.signals)
         columns = standardised(examples.signals.values, means, scales)
     if examples.embeddings is not None:
         points = points_of(examples.embeddings, columns, settings.point_scale)
         landmarks, basis = _landmarks(points, settings)
         parts.append(csr_matrix(nearness(points, landmarks, settings.bandwidth) @ basis))
     parts.append(csr_matrix(columns * settings.signal_scale))
-    weights, bias = _regression(
+    weights, bias = fit_logistic(
         hstack(parts, format="csr"), examples.shares, settings.strength / sqrt(len(examples.questions))
     )
     words, rest = weights[:WIDTH].astype(np.float32), weights[WIDTH:]
@@ -173,19 +172,6 @@ def _check(examples: AmbiguityExamples) -> None:
         )
 
 
-def _folds(groups: Sequence[str], seed: int) -> NDArray[np.intp]:
-    """[N] fold of each question: groups in a drawn order, each to the fold with the fewest questions."""
-    sizes = Counter(groups)
-    names = sorted(sizes)
-    order = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
-    filled = [0] * NUM_FOLDS
-    fold_of = {}
-    for name in sorted(order, key=lambda name: -sizes[name]):
-        fold_of[name] = filled.index(min(filled))
-        filled[fold_of[name]] += sizes[name]
-    return np.array([fold_of[group] for group in groups])
-
-
 def _landmarks(points: NDArray[np.float32], settings: AmbiguitySettings) -> tuple[NDArray[np.float32], Floats]:
     """Landmarks [M, P], and the basis [M, B] that makes of nearness to them features whose products are the kernel."""
     num = min(settings.num_landmarks, len(points))
@@ -195,37 +181,3 @@ def _landmarks(points: NDArray[np.float32], settings: AmbiguitySettings) -> tupl
     # Near-duplicates among the landmarks give directions of next to no length: noise, divided by next to nothing.
     is_real = values > _LEAST_LENGTH * values[-1]
     return landmarks, vectors[:, is_real] / np.sqrt(values[is_real]) * settings.embedding_scale
-
-
-def _spread(signals: SignalTable) -> tuple[Floats, Floats]:
-    """[F] mean and standard deviation of what is known of each signal; 0 and 1 where nothing, or nothing varies."""
-    means, scales = np.zeros(len(signals.names)), np.ones(len(signals.names))
-    for place, column in enumerate(signals.values.T):
-        known = column[~np.isnan(column)]
-        if len(known):
-            means[place] = known.mean()
-            scales[place] = known.std() or 1.0
-    return means, scales
-
-
-def _regression(rows: Any, shares: Floats, strength: float) -> tuple[Floats, float]:
-    """Weights and bias. A share between 0 and 1 counts as a part of a row of each kind."""
-    from scipy.sparse import vstack
-    from sklearn.linear_model import LogisticRegression
-
-    positive, negative = np.flatnonzero(shares > 0), np.flatnonzero(shares < 1)
-    labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
-    parts = np.concatenate([shares[positive], 1 - shares[negative]])
-    model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
-    model.fit(vstack([rows[positive], rows[negative]]), labels, sample_weight=parts)
-    return np.asarray(model.coef_[0], dtype=np.float64), float(model.intercept_[0])
-
-
-def _fit_platt(scores: Floats, shares: Floats) -> tuple[float, float]:
-    """Slope and offset; a head that ranks the wrong way round gets slope 0, the mean share for every question."""
-    from scipy.sparse import csr_matrix
-
-    weights, offset = _regression(csr_matrix(scores[:, None]), shares, strength=1e4)
-    if weights[0] > 0:
-        return float(weights[0]), offset
-    return 0.0, float(np.log(shares.mean() / (1 - shares.mean())))

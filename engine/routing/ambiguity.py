@@ -7,7 +7,7 @@ fitted by `engine.evaluation.ambiguity`; this module reads it and applies it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,17 @@ class EmbeddingPart:
     weights: Weights
     bandwidth: float
     signal_scale: float
+    # Of the landmarks [M]: they are many, and the same for every question.
+    _squares: Vectors = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_squares", squares_of(self.landmarks))
 
     def scores(self, embeddings: Vectors, columns: Floats) -> Floats:
         """[N] share of the score; `columns` [N, 2F] are standardised signals."""
         points = points_of(embeddings, columns, self.signal_scale)
-        return np.asarray(nearness(points, self.landmarks, self.bandwidth) @ self.weights, dtype=np.float64)
+        near = nearness(points, self.landmarks, self.bandwidth, self._squares)
+        return np.asarray(near @ self.weights, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,13 @@ class AmbiguityHead:
     slope: float
     offset: float
 
+    @property
+    def embedding_size(self) -> int:
+        """E of the embeddings that it reads; 0 where it reads none."""
+        if self.embedding is None:
+            return 0
+        return int(self.embedding.landmarks.shape[1]) - (0 if self.signals is None else 2 * len(self.signals.names))
+
     def scores(
         self,
         questions: Sequence[str],
@@ -109,7 +122,7 @@ class AmbiguityHead:
         scores = self.bias + self.words.scores(questions)
         columns = np.empty((num, 0)) if self.signals is None else self.signals.columns(signals, num)
         if self.embedding is not None:
-            wanted = (num, self.embedding.landmarks.shape[1] - columns.shape[1])
+            wanted = (num, self.embedding_size)
             if embeddings is None or embeddings.shape != wanted:
                 found = None if embeddings is None else embeddings.shape
                 raise ValueError(f"embeddings are {found}; this head needs {wanted}")
@@ -138,9 +151,15 @@ def points_of(embeddings: Vectors, columns: Floats, signal_scale: float) -> Vect
     return np.hstack([embeddings, columns * signal_scale]).astype(np.float32)
 
 
-def nearness(points: Vectors, landmarks: Vectors, bandwidth: float) -> Vectors:
-    """[N, M] in (0, 1]: exp(-bandwidth |x - y|^2)."""
-    squares = (points**2).sum(axis=1)[:, None] + (landmarks**2).sum(axis=1) - 2 * (points @ landmarks.T)
+def squares_of(rows: Vectors) -> Vectors:
+    """[N] squared lengths."""
+    return np.asarray((rows**2).sum(axis=1), dtype=np.float32)
+
+
+def nearness(points: Vectors, landmarks: Vectors, bandwidth: float, landmark_squares: Vectors | None = None) -> Vectors:
+    """[N, M] in (0, 1]: exp(-bandwidth |x - y|^2). `landmark_squares` [M], where they are known already."""
+    known = squares_of(landmarks) if landmark_squares is None else landmark_squares
+    squares = squares_of(points)[:, None] + known - 2 * (points @ landmarks.T)
     return np.asarray(np.exp(np.float32(-bandwidth) * np.maximum(squares, 0)), dtype=np.float32)
 
 

@@ -61,19 +61,22 @@ def hashed_rows(questions: Sequence[str], width: int, common: Collection[str]) -
         "patterns": (_codes([code for each in patterns for code in each]), _numbered([len(each) for each in patterns])),
         "pieces": (characters, letters),
     }
-    keys, values = [], []
-    for seed, (family, (codes, runs)) in enumerate(streams.items()):
-        found, owners = _ngrams(codes, runs, _SIZES[family], seed)
-        rows = word_rows[owners] if family == "pieces" else owners
-        distinct, counts = np.unique(rows * width + (found % np.uint64(width)).astype(np.int64), return_counts=True)
-        weights = 1 + np.log(counts)
-        lengths = np.sqrt(np.bincount(distinct // width, weights=weights**2, minlength=len(questions)))
-        keys.append(distinct)
-        values.append(weights / lengths[distinct // width])
+    num = len(questions)
+    hashes, rows = [], []
+    for family, (name, (codes, runs)) in enumerate(streams.items()):
+        found, owners = _ngrams(codes, runs, _SIZES[name], seed=family)
+        hashes.append(found)
+        # Rows of the families stand one below the other, until each has its length.
+        rows.append((word_rows[owners] if name == "pieces" else owners) + family * num)
+    columns = (_mixed(np.concatenate(hashes)) % np.uint64(width)).astype(np.int64)
+    distinct, counts = np.unique(np.concatenate(rows) * width + columns, return_counts=True)
+    weights = 1 + np.log(counts)
+    lengths = np.sqrt(np.bincount(distinct // width, weights=weights**2, minlength=len(streams) * num))
+    values = weights / lengths[distinct // width]
     # Two families may meet in a column: their values add up.
-    all_keys, places = np.unique(np.concatenate(keys), return_inverse=True)
-    summed = np.bincount(places, weights=np.concatenate(values), minlength=len(all_keys))
-    starts = np.searchsorted(all_keys, np.arange(len(questions) + 1) * width)
+    all_keys, places = np.unique(distinct % max(1, num * width), return_inverse=True)
+    summed = np.bincount(places, weights=values, minlength=len(all_keys))
+    starts = np.searchsorted(all_keys, np.arange(num + 1) * width)
     return HashedRows(starts.astype(np.int64), all_keys % width, np.asarray(summed, dtype=np.float64))
 
 
@@ -91,19 +94,29 @@ def _pattern(words: Sequence[str], common: Collection[str]) -> list[int]:
 
 
 def _ngrams(codes: _Codes, runs: _Places, sizes: Sequence[int], seed: int) -> tuple[_Codes, _Places]:
-    """Hashes of all n-grams of the `sizes` that lie within one run, and the run of each."""
+    """Hashes of all n-grams of the `sizes`, ascending by one, that lie within one run, and the run of each.
+
+    An n-gram's is the polynomial of its codes in _FACTOR, begun with a number of its size and family.
+    """
     found, owners = [], []
-    for size in sizes:
-        num = max(0, len(codes) - size + 1)
-        hashes = np.full(num, np.uint64(seed * 8 + size))
-        for offset in range(size):
-            hashes = hashes * _FACTOR + codes[offset : offset + num]
-        hashes = (hashes ^ (hashes >> _SHIFT)) * _FIRST_MIX
-        hashes = (hashes ^ (hashes >> _SHIFT)) * _SECOND_MIX
-        is_whole = runs[:num] == runs[size - 1 : size - 1 + num]
-        found.append((hashes ^ (hashes >> _SHIFT))[is_whole])
-        owners.append(runs[:num][is_whole])
+    polynomial, power = codes, _FACTOR
+    with np.errstate(over="ignore"):
+        for size in range(1, sizes[-1] + 1):
+            if size > 1:
+                polynomial = polynomial[:-1] * _FACTOR + codes[size - 1 :]
+                power = power * _FACTOR
+            if size >= sizes[0]:
+                is_whole = runs[: len(polynomial)] == runs[size - 1 :]
+                found.append((polynomial + np.uint64(seed * 8 + size) * power)[is_whole])
+                owners.append(runs[: len(polynomial)][is_whole])
     return np.concatenate(found), np.concatenate(owners)
+
+
+def _mixed(hashes: _Codes) -> _Codes:
+    """Hashes of which every bit depends on every one of `hashes`."""
+    hashes = (hashes ^ (hashes >> _SHIFT)) * _FIRST_MIX
+    hashes = (hashes ^ (hashes >> _SHIFT)) * _SECOND_MIX
+    return np.asarray(hashes ^ (hashes >> _SHIFT))
 
 
 def _codes(numbers: Sequence[int]) -> _Codes:

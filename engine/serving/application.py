@@ -23,11 +23,7 @@ def build_app(args: EngineConfig) -> Application:
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
     # Replicas have working directories of their own.
-    router_settings = args.router
-    if router_settings.artefact is not None:
-        folder = router_settings.artefact.expanduser().absolute()
-        router_settings = router_settings.model_copy(update={"artefact": folder})
-    config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": router_settings})
+    config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": args.router.absolute()})
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     profile = options.resolve_profile(config.profile, num_gpus)
     retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)

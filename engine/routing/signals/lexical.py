@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -50,6 +51,8 @@ _FUNCTION_WORDS = _POINTING | frozenset(
 )
 _JOINING = frozenset("and or versus vs between both either nor".split())
 _SUPERLATIVE = re.compile(r"\b(?:most|least|best|worst|first|\w{2,}(?:iest|[^aeiou]est))\b")
+# What every superlative has, since looking for all others takes longest.
+_SUPERLATIVE_ENDS = ("est", "most", "least", "worst", "first")
 _NOT_SUPERLATIVE = re.compile(
     r"\b(?:interest|request|harvest|forest|protest|contest|honest|invest|suggest|digest|arrest|modest|conquest|"
     r"ernest|everest|budapest|tempest|manifest|midwest|southwest|northwest|infest|chest|crest|quest|guest|wrest|detest|attest|bequest|priest)\b"
@@ -91,19 +94,30 @@ class WordCounts:
         return math.log1p((self.num_documents - found + 0.5) / (found + 0.5))
 
 
-def lexical_signals(questions: Sequence[str], words: WordCounts | None = None) -> SignalTable:
-    """Counts, shares and 0/1 marks of each question; the last three are NaN without `words`.
+def lexical_signals(
+    questions: Sequence[str], words: WordCounts | Sequence[WordCounts | None] | None = None
+) -> SignalTable:
+    """Counts, shares and 0/1 marks of each question; the last three are NaN without `words`, of all or of each.
 
     `dangling` is 1 where a pronoun comes before any content word; `name_share` is of words with a capital letter that
     begin no sentence; `unknown_share` is of content words that no document has.
     """
-    values = np.array([_row(question, words) for question in questions], dtype=np.float64)
+    counts = [words] * len(questions) if words is None or isinstance(words, WordCounts) else words
+    rows = [_row(question, counted) for question, counted in zip(questions, counts, strict=True)]
+    values = np.array(rows, dtype=np.float64)
     return SignalTable(NAMES, values.reshape(len(questions), len(NAMES)))
 
 
 def plain_words(question: str) -> list[str]:
     """Words in lower case with straight apostrophes, of the first MAX_CHARS characters."""
-    return [word.lower().replace("’", "'") for word in _WORD.findall(question[:MAX_CHARS])]
+    return list(_plain_words(question[:MAX_CHARS]))
+
+
+# Every tier looks at the words of a question; batches are of at most 64.
+@lru_cache(maxsize=128)
+def _plain_words(text: str) -> tuple[str, ...]:
+    words = (word.lower() for word in _WORD.findall(text))
+    return tuple(word.replace("’", "'") for word in words) if "’" in text else tuple(words)
 
 
 def content_words(words: Sequence[str]) -> list[str]:
@@ -124,10 +138,10 @@ def _row(question: str, counts: WordCounts | None) -> list[float]:
         max(1, len(_SENTENCE.findall(text))),
         *(float(name == opener) for name in _OPENERS),
         float("?" in text or "？" in text),
-        sum(character.isdigit() for character in text),
+        sum(map(str.isdigit, text)),
         float(_YEAR.search(text) is not None),
         sum(word in _TIME for word in words),
-        float(_SUPERLATIVE.search(_NOT_SUPERLATIVE.sub("", lowered)) is not None),
+        float(_has_superlative(lowered)),
         float(_is_dangling(words)),
         sum(word in _PERSONAL for word in words),
         sum(word in _JOINING for word in words),
@@ -137,6 +151,12 @@ def _row(question: str, counts: WordCounts | None) -> list[float]:
         len(content) / num,
         *_rarity(content, counts),
     ]
+
+
+def _has_superlative(lowered: str) -> bool:
+    if not any(end in lowered for end in _SUPERLATIVE_ENDS):
+        return False
+    return _SUPERLATIVE.search(_NOT_SUPERLATIVE.sub("", lowered)) is not None
 
 
 def _is_dangling(words: Sequence[str]) -> bool:

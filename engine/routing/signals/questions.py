@@ -36,14 +36,13 @@ def question_signals(
         max_passages: of each search, that are looked at: those of a question for which more were searched are not
             comparable with others.
     """
-    words = [lexical_signals([request.text], _counts(request)).values for request in requests]
+    words = lexical_signals([request.text for request in requests], [_counts(request) for request in requests])
     searches = [
         None if request.evidence is None else Search.of(request.text, request.evidence, max_passages)
         for request in requests
     ]
-    empty = lexical_signals([])
     return joined(
-        SignalTable(empty.names, np.vstack([empty.values, *words])),
+        words,
         _adapter_table(requests, adapters),
         search_signals(searches),
     )
