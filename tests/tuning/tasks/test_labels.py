@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,19 @@ def test_model_that_is_sure_follows_few_branches(model: AdapterModel, monkeypatc
 )
 def test_underscores_are_spaces_where_labels_stay_distinct(names: tuple[str, ...], texts: tuple[str, ...]):
     assert label_texts(names) == texts
+
+
+def test_macro_f1_is_the_same_in_every_process():
+    """It is part of the adapter's manifest, and so of its digest."""
+    draw = random.Random(0)
+    for _ in range(50):
+        targets, answers = ([str(draw.randrange(77)) for _ in range(500)] for _ in range(2))
+        shares = [
+            Fraction(2 * sum(t == a == label for t, a in pairs) / (targets.count(label) + answers.count(label)))
+            for pairs in [list(zip(targets, answers, strict=True))]
+            for label in {*targets, *answers}
+        ]
+        assert macro_f1(targets, answers) == float(sum(shares)) / len(shares)
 
 
 def test_macro_f1_is_that_of_scikit_learn():
