@@ -202,6 +202,7 @@ class _Answer:
             model=started.model,
             request=request,
             decision=routing.decisions[0],
+            route=started.outcome.route,
             keys=routing.keys,
             versions=started.outcome.versions.model_dump(),
         )
