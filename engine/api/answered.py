@@ -13,7 +13,7 @@ from engine.values import Decision, RouteRequest
 class Answered:
     """How one answer came about. `keys` are the digests of what was served, None where the router did not know them.
 
-    `at` is a Unix time in seconds; `versions` are those of the response.
+    `at` is a Unix time in seconds; `route` and `versions` are those of the response.
     """
 
     tenant: str
@@ -21,6 +21,7 @@ class Answered:
     model: str
     request: RouteRequest
     decision: Decision
+    route: str
     keys: dict[str, Any] | None
     versions: dict[str, Any]
 

@@ -216,7 +216,8 @@ class _Answer:
             at=time.time(),
             model=started.model,
             request=request,
-            decision=self._reply.decision,
+            decision=routing.decisions[0],
+            route=started.outcome.route,
             keys=routing.keys,
             versions=started.outcome.versions.model_dump(),
         )

@@ -36,7 +36,7 @@ class FeedbackTaker:
             # Where no router reads them, they are made for what is rated alone.
             routing = await self._backends.decide([request], wants_signals=True)
             signals = routing.decisions[0].signals
-        is_arm = decision.route in ("direct", "rag")
+        is_arm = answered.route == decision.route
         return {
             "id": body.id,
             "rated_at": round(time.time(), 3),
@@ -45,7 +45,7 @@ class FeedbackTaker:
             "text": body.text,
             "model": answered.model,
             "collection": request.collection,
-            "route": decision.route,
+            "route": answered.route,
             "adapter": decision.adapter,
             "arm": Arm(decision.adapter, decision.route == "rag").name if is_arm else None,
             "is_pinned": request.pinned is not None,

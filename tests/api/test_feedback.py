@@ -23,8 +23,9 @@ async def answer(client, text: str = "how do volumes work", **fields) -> str:
     return response.json()["id"]
 
 
-def another(tenant: str = "") -> Answered:
-    return Answered(tenant, 0.0, "tiny", RouteRequest("q", "docs"), Decision("rag", "tone", 0.5, (), "r"), None, {})
+def another(tenant: str = "", route: str = "rag") -> Answered:
+    decision = Decision("rag", "tone", 0.5, (), "r")
+    return Answered(tenant, 0.0, "tiny", RouteRequest("q", "docs"), decision, route, None, {})
 
 
 async def kept(client, **fields) -> list[dict]:
@@ -84,6 +85,13 @@ async def test_an_answer_that_another_gateway_gave_is_found_there(client, backen
     assert (await client.post(URL, json={"id": "chatcmpl-there", "label": "good"})).status_code == 200
     (row,) = await kept(client)
     assert (row["arm"], row["confidence"]) == ("tone+context", 0.5)
+
+
+async def test_an_answer_that_no_arm_gave_names_its_route_and_no_arm(client, backends):
+    backends.elsewhere.keep("chatcmpl-there", another(route="clarify"))
+    await client.post(URL, json={"id": "chatcmpl-there", "score": 0.5})
+    (row,) = await kept(client)
+    assert (row["route"], row["arm"]) == ("clarify", None)
 
 
 @pytest.mark.parametrize(
