@@ -92,7 +92,7 @@ class AbstainSettings(Settings):
         description="Weak evidence is answered with the nearest pages. Off: the model answers from what it knows.",
     )
     min_z: float = Field(
-        2.5,
+        1.5,
         description="Evidence is weak where the best score lies fewer standard deviations than this above background.",
     )
     head: Path | None = Field(None, description="Folder of a fitted evidence head, which decides in place of min_z.")

@@ -104,11 +104,11 @@ def measure(rows: Sequence[Mapping[str, Any]], encoder: EncoderLike) -> list[Cas
     half = [item for article, items in documents.items() if article in kept for item in items]
     with filled(encoder, {WHOLE: whole, HALF: half}) as retriever:
         found = searched(retriever, [(each.text, name) for each in questions for name in (WHOLE, HALF)])
-    tables = [
+    of_whole, of_half = (
         search_signals([Search.of(each.text, one) for each, one in zip(questions, found[first::2], strict=True)])
         for first in (0, 1)
-    ]
-    return judged(questions, *tables, kept, encoder.identity.digest)
+    )
+    return judged(questions, of_whole, of_half, kept, encoder.identity.digest)
 
 
 def judged(
@@ -116,9 +116,8 @@ def judged(
 ) -> list[Case]:
     """Both cases, of [N, F] signals of all questions in the whole knowledge base and in that of the articles `kept`."""
     truth = np.array([each.is_answerable for each in questions])
-    places = np.flatnonzero(truth)
-    articles = [questions[place].article for place in places]
-    half = SignalTable(of_half.names, of_half.values[places])
+    articles = [each.article for each in questions if each.is_answerable]
+    half = SignalTable(of_half.names, of_half.values[truth])
     return [
         judge("near", of_whole, truth, [each.article for each in questions], encoder),
         judge("absent", half, np.array([article in kept for article in articles]), articles, encoder),

@@ -73,11 +73,15 @@ def hashed_rows(questions: Sequence[str], width: int, common: Collection[str]) -
     weights = 1 + np.log(counts)
     lengths = np.sqrt(np.bincount(distinct // width, weights=weights**2, minlength=len(streams) * num))
     values = weights / lengths[distinct // width]
-    # Two families may meet in a column: their values add up.
-    all_keys, places = np.unique(distinct % max(1, num * width), return_inverse=True)
-    summed = np.bincount(places, weights=values, minlength=len(all_keys))
-    starts = np.searchsorted(all_keys, np.arange(num + 1) * width)
-    return HashedRows(starts.astype(np.int64), all_keys % width, np.asarray(summed, dtype=np.float64))
+    # Two families may meet in a column: their values add up. Each is sorted, so a stable sort only merges them.
+    all_keys = distinct % max(1, num * width)
+    order = np.argsort(all_keys, kind="stable")
+    ordered = all_keys[order]
+    is_first = np.diff(ordered, prepend=-1) != 0
+    keys = ordered[is_first]
+    summed = np.bincount(np.cumsum(is_first) - 1, weights=values[order], minlength=len(keys))
+    starts = np.searchsorted(keys, np.arange(num + 1) * width)
+    return HashedRows(starts.astype(np.int64), keys % width, np.asarray(summed, dtype=np.float64))
 
 
 def _pattern(words: Sequence[str], common: Collection[str]) -> list[int]:

@@ -16,6 +16,7 @@ from engine.routing.ambiguity import AmbiguityHead, Vectors
 from engine.routing.ambiguity_files import read_ambiguity
 from engine.routing.clarify import ShareCap, clarification, was_asked
 from engine.routing.needs import Plan
+from engine.routing.rule import ScoreRule
 from engine.routing.signals.questions import question_signals
 from engine.values import BASE_MODEL, Decision, Evidence, Message, Passage, Route, RouteRequest
 
@@ -102,6 +103,10 @@ class Restraint:
             if why is not None:
                 pages = nearest_pages(evidence.passages)
                 return Reply(_instead(decision, "abstain", f"not in the knowledge base: {why}"), refusal(pages), pages)
+            if asked.pinned is None and (decision.route, decision.router) == ("direct", ScoreRule.name):
+                # The rule's bound may be the higher one; who abstains wants nothing answered from memory.
+                reason = "abstaining is on, so what is not weak is answered from the passages"
+                decision = replace(decision, route="rag", confidence=None, reasons=(*decision.reasons, reason))
         if self._ambiguity is None or asked.pinned is not None or not is_base:
             return Reply(decision)
         return self._unless_unclear(self._ambiguity, decision, asked, evidence)

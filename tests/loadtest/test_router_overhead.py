@@ -15,7 +15,7 @@ def test_every_stage_is_timed_at_both_batch_sizes(tmp_path, monkeypatch, capsys)
     assert [(each["stage"], each["batch"]) for each in costs] == [
         (stage, batch) for batch in (1, 32) for stage in ("signals", "ambiguity", "decision", "all")
     ]
-    assert all(0 < each["p50_ms"] <= each["p95_ms"] for each in costs)
+    assert all(0 < each["p50_ms"] <= each["p95_ms"] and each["p50_cpu_ms"] <= each["p95_cpu_ms"] for each in costs)
     assert "ms per question" in capsys.readouterr().out
 
 

@@ -72,6 +72,15 @@ def test_strong_evidence_is_answered_from():
     assert restraint(**ABSTAINS).reply(RAG, asked(), evidence(0.6)).decision is RAG
 
 
+def test_what_is_not_weak_is_answered_from_passages_where_the_rule_would_not_use_them():
+    held = restraint(**ABSTAINS)
+    reply = held.reply(DIRECT, asked(), evidence(0.3))
+    assert reply.decision.route == "rag" and "abstaining is on" in reply.decision.reasons[-1] and not reply.is_whole
+    learned = Decision("direct", None, 0.8, (), "router-1")
+    assert held.reply(learned, asked(), evidence(0.3)).decision is learned
+    assert restraint().reply(DIRECT, asked(), evidence(0.3)).decision is DIRECT
+
+
 def test_a_pinned_direct_route_and_a_search_that_was_not_made_are_left_alone():
     held = restraint(**ABSTAINS)
     assert held.reply(DIRECT, asked(pinned="direct"), evidence(0.2)).decision is DIRECT

@@ -21,6 +21,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE = re.compile(r"[.!?。？！]+(?:\s|$)")
 _YEAR = re.compile(r"\b(?:1[0-9]|20)\d{2}\b")
 _CODE = re.compile(r"\w[._/:@]\w|--\w|[{}<>=`$\\]|\w_\w")
+# One of them is in whatever _CODE finds.
+_CODE_MARKS = frozenset("._/:@-{}<>=`$\\")
 _QUOTED = re.compile(r"[\"“«][^\"”»]+[\"”»]")
 _OPENERS = {
     "who": "who whom whose who's",
@@ -147,7 +149,7 @@ def _row(question: str, counts: WordCounts | None) -> list[float]:
         sum(word in _JOINING for word in words),
         _num_names(text) / num,
         float(_QUOTED.search(text) is not None),
-        float(_CODE.search(text) is not None),
+        float(not _CODE_MARKS.isdisjoint(text) and _CODE.search(text) is not None),
         len(content) / num,
         *_rarity(content, counts),
     ]

@@ -166,13 +166,13 @@ def _passage_row(search: Search) -> list[float]:
 
 def _held(words: Collection[str], text: str) -> set[str]:
     """Those of `words` that `text` has as whole words; finding a few is faster than splitting the text into all."""
-    lowered = text.lower().replace("’", "'")
+    # Between blanks, every character of a word has a neighbour.
+    lowered = f" {text.lower()} ".replace("’", "'")
     held = set()
     for word in words:
         start = lowered.find(word)
         while start >= 0:
-            end = start + len(word)
-            if not lowered[start - 1 : start].isalnum() and not lowered[end : end + 1].isalnum():
+            if not lowered[start - 1].isalnum() and not lowered[start + len(word)].isalnum():
                 held.add(word)
                 break
             start = lowered.find(word, start + 1)
