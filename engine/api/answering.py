@@ -33,7 +33,7 @@ from engine.api.schemas_chat import (
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, DeadlineExceeded, RequestError, UnknownCollection
 from engine.generation.citations import cite
-from engine.routing.restraint import Asked, Reply, Restraint
+from engine.routing.restraint import Asked, Restraint
 from engine.routing.signals.questions import counted_words
 from engine.values import (
     BASE_MODEL,
@@ -161,7 +161,6 @@ class _Answer:
         self._asked: str | None = None  # what `model` names; None leaves it to the router
         self._searched: str | None = None
         self._routed: tuple[RouteRequest, Routing] | None = None
-        self._reply: Reply | None = None
         self._adapter_digest: str | None = None
         self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
@@ -169,7 +168,7 @@ class _Answer:
         model = await self._model()
         decision, evidence = await self._decided()
         reply = self._restraint.reply(decision, self._question(evidence), evidence)
-        self._reply, decision = reply, reply.decision
+        decision = reply.decision
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
@@ -206,7 +205,7 @@ class _Answer:
 
     def answered(self, started: Started) -> Answered:
         """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
-        assert self._routed is not None and self._reply is not None
+        assert self._routed is not None
         request, routing = self._routed
         if request.evidence is not None:
             kept = request.evidence.passages[: self._config.generator.max_passages]
