@@ -185,8 +185,14 @@ class Store:
 
     def chunk_vectors(self, keys: Iterable[int], encoder: str) -> dict[int, Vectors]:
         """The vectors [E] of the chunks behind keys, by `encoder`."""
-        rows = (row for batch in in_batches(keys) for row in self._rows(_VECTORS, keys=batch, encoder=encoder))
-        return {row.pk: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
+        hashes = {row.pk: row.text_hash for batch in in_batches(keys) for row in self._rows(_HASHES, keys=batch)}
+        found = (
+            row
+            for batch in in_batches(set(hashes.values()))
+            for row in self._rows(_VECTORS, hashes=batch, encoder=encoder)
+        )
+        vectors = {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in found}
+        return {key: vectors[text_hash] for key, text_hash in hashes.items() if text_hash in vectors}
 
     def document(self, collection: str, tenant: str, document: str) -> dict[str, Any] | None:
         """One document with its text, None when there is none."""
@@ -262,13 +268,14 @@ def _passages() -> Any:
 _PASSAGES = _passages()
 
 
-def _chunk_vectors() -> Any:
-    k, e = tables.chunks, tables.embeddings
-    query = select(k.c.pk, e.c.vector).join(e, e.c.text_hash == k.c.text_hash)
-    return query.where(k.c.pk.in_(bindparam("keys", expanding=True)), e.c.encoder == bindparam("encoder"))
-
-
-_VECTORS = _chunk_vectors()
+# Two queries: of one that joins them, SQLite reads every embedding once there are many keys.
+_HASHES = select(tables.chunks.c.pk, tables.chunks.c.text_hash).where(
+    tables.chunks.c.pk.in_(bindparam("keys", expanding=True))
+)
+_VECTORS = select(tables.embeddings.c.text_hash, tables.embeddings.c.vector).where(
+    tables.embeddings.c.encoder == bindparam("encoder"),
+    tables.embeddings.c.text_hash.in_(bindparam("hashes", expanding=True)),
+)
 
 
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:
