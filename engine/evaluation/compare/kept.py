@@ -42,6 +42,9 @@ class KeptAnswers:
         self._synced = time.monotonic()
         self._read()
 
+    def __len__(self) -> int:
+        return len(self._found)
+
     def get(self, key: str) -> Answer | None:
         """The answer of that key."""
         return self._found.get(key)

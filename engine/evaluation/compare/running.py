@@ -43,8 +43,10 @@ async def run_comparison(job: CompareJob, server: Server, listener: Listener | N
         try:
             return await _run(job, server, listener, kept)
         except ServerUnreachable as error:
+            if not len(kept):
+                raise
             raise SwitchyardError(
-                f"{error} Answers so far are kept in {job.folder}; the same command goes on."
+                f"{error} {len(kept):,} answers are kept in {job.folder}; the same command goes on."
             ) from None
 
 
