@@ -110,7 +110,7 @@ async def test_a_refusal_that_is_rated_says_nothing_of_an_arm(strong):
         answer = (await client.post(URL, json=body())).json()
         assert (await client.post("/v1/feedback", json={"id": answer["id"], "label": "bad"})).status_code == 200
         (row,) = (await client.get("/v1/feedback")).json()["feedback"]
-        assert (row["route"], row["arm"], row["confidence"], row["score"]) == ("abstain", None, None, 0.0)
+        assert (row["route"], row["arm"], row["score"]) == ("abstain", None, 0.0)
 
 
 async def test_a_pinned_direct_route_is_answered_whatever_the_evidence(strong):
