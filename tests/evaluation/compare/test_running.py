@@ -192,6 +192,15 @@ def test_a_document_is_put_back_whatever_happens_while_it_is_changed(made, job, 
     assert not (job().folder / CHANGED_FILE).exists()
 
 
+@pytest.fixture
+def ctrl_c():
+    """As in a terminal: a job in the background of a shell is started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_until_the_document_is_put_back_however_often_it_is_pressed(made, job):
     plain = made.write
 
