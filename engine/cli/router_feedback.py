@@ -27,7 +27,11 @@ def feedback(out: Path | None, as_json: bool, url: str, api_key: str | None) -> 
     Example:
       switchyard router feedback --out feedback.jsonl
     """
-    rows = _rows(Client(url, api_key))
+    with Client(url, api_key) as client:
+        _export(_rows(client), out, as_json)
+
+
+def _export(rows: Iterator[dict[str, Any]], out: Path | None, as_json: bool) -> None:
     if out is not None:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         try:
