@@ -110,11 +110,13 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _set_ray_environment(data: Path, *, own_cluster: bool) -> None:
-    """Choose what Ray would otherwise choose by default: no usage reports, and token authentication.
+    """Choose what Ray would otherwise choose by default: no usage reports, token authentication, a patient start.
 
     The token of our own cluster lives in the data folder; Ray's default would be the user's home folder.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Seconds. After Ray's 5 the proxy of a busy machine, still importing, is killed, and the start with it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     if not own_cluster:
         return
     use_loopback()
