@@ -1,8 +1,8 @@
 """What deciding costs beyond the search: signals and heads of a learned router, timed in this process.
 
 The router is fitted to made outcomes and reads every signal there is; two adapters carry as many training inputs as
-they may, one of them with 77 labels. Passages are cut from the pages of docs/, as many as a server shows by default. One
-thread, as Ray allows the gateway: threads that wait for each other take longer than such small products.
+they may, one of them with 77 labels. Passages are cut from the pages of docs/, as many as a server shows by default.
+One thread, as Ray allows the gateway: threads that wait for each other take longer than such small products.
 """
 
 from __future__ import annotations
