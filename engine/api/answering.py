@@ -7,47 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.api.answered import Answered, AnswerMemory
-from engine.api.asked_model import asked_model
+from engine.api.arm_choosing import ArmChoosing
+from engine.api.asked_model import AskedModel, asked_model
 from engine.api.backends import Backends
+from engine.api.client_values import passage_info
 from engine.api.replying import led_by, said
-from engine.api.rewriting import search_text
 from engine.api.schemas_chat import (
     ChatCompletionRequest,
-    ChoiceLogprobs,
     CitationInfo,
     Outcome,
-    PassageInfo,
     PromptTokensDetails,
-    TokenLogprobInfo,
-    TopLogprob,
     Usage,
     Versions,
 )
 from engine.config import EngineConfig
-from engine.errors import ComponentUnavailable, DeadlineExceeded, RequestError, UnknownCollection
+from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.generation.citations import cite
 from engine.routing.restraint import Asked, Restraint
-from engine.routing.signals.questions import counted_words
 from engine.values import (
-    BASE_MODEL,
     Decision,
     Evidence,
     FinishReason,
     GenerationRequest,
     Message,
     Passage,
-    Query,
     Role,
-    Route,
-    RouteRequest,
-    Routing,
     SamplingParams,
     TokenDelta,
     TokenLogprob,
@@ -56,7 +44,6 @@ from engine.values import (
 DEFAULT_MAX_TOKENS = 256
 # Stages of an answer in their order, as `timings_ms` lists them.
 STAGES = ("rewrite", "queue", "embed", "search", "rerank", "route", "prefill", "decode", "ttft", "total")
-PINNED: dict[str, Route | None] = {"auto": None, "direct": "direct", "rag": "rag"}
 ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -155,19 +142,23 @@ class _Answer:
         self._deadline_ms = deadline_ms
         self._deadline = deadline
         self._start = time.perf_counter()
-        self._timings: dict[str, float] = {}
-        self._degraded = False
-        self._search_reasons: list[str] = []
-        self._asked: str | None = None  # what `model` names; None leaves it to the router
-        self._searched: str | None = None
-        self._routed: tuple[RouteRequest, Routing] | None = None
+        self._choosing = ArmChoosing(
+            backends,
+            config,
+            restraint,
+            request.switchyard,
+            self._messages,
+            request_id=request_id,
+            tenant=tenant,
+            deadline=deadline,
+        )
+        self._timings = self._choosing.timings
         self._adapter_digest: str | None = None
-        self._no_search: str | None = None  # why passages would be of no use, unless they are asked for
 
     async def events(self) -> AsyncGenerator[Event]:
-        model = await self._model()
-        decision, evidence = await self._decided()
-        reply = self._restraint.reply(decision, self._question(evidence), evidence)
+        asked = await asked_model(self._backends, self._request.model)
+        decision, evidence = await self._choosing.choose(asked)
+        reply = self._restraint.reply(decision, self._question(asked, evidence), evidence)
         decision = reply.decision
         shown: tuple[Passage, ...] = ()
         parts: list[str] = []
@@ -186,7 +177,9 @@ class _Answer:
                     shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
                     num_cached_tokens = delta.prompt.num_cached_tokens
                     self._adapter_digest = delta.prompt.adapter or None
-                    yield Started(model, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs)
+                    yield Started(
+                        asked.name, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs
+                    )
                 elif delta.text or delta.logprobs:
                     yield Text(delta.text, delta.logprobs)
                 if delta.finish_reason is not None:
@@ -205,8 +198,8 @@ class _Answer:
 
     def answered(self, started: Started) -> Answered:
         """How the answer came about, once it has begun; of the evidence, no more than signals are made of."""
-        assert self._routed is not None
-        request, routing = self._routed
+        assert self._choosing.routed is not None
+        request, routing = self._choosing.routed
         if request.evidence is not None:
             kept = request.evidence.passages[: self._config.generator.max_passages]
             request = replace(request, evidence=replace(request.evidence, passages=kept))
@@ -220,120 +213,6 @@ class _Answer:
             keys=routing.keys,
             versions=started.outcome.versions.model_dump(),
         )
-
-    async def _model(self) -> str:
-        """Name of the model that answers."""
-        asked = await asked_model(self._backends, self._request.model)
-        self._asked, self._no_search = asked.model, asked.no_search
-        return asked.name
-
-    async def _decided(self) -> tuple[Decision, Evidence | None]:
-        """The arm, with what the search found where one was made for it or for the answer."""
-        pinned, missing = PINNED[self._request.switchyard.route], self._no_search
-        collection = self._request.switchyard.collection or self._config.retriever.default_collection
-        plan = (await self._backends.needs(collection)).plan(self._asked, pinned)
-        plan = self._restraint.plan(plan, self._asked, pinned)
-        evidence: Evidence | None = None
-        embedding: NDArray[np.float32] | None = None
-        may_search = missing is None or pinned == "rag"
-        if may_search and plan.searches:
-            evidence, missing = await self._evidence(pinned, plan.wants_clues)
-        if may_search and evidence is None and (plan.wants_clues or plan.embeds) and not self._degraded:
-            embedding, missing = await self._embedding(pinned, missing)
-        request = RouteRequest(
-            text=self._searched or self._messages[-1].content,
-            collection=collection,
-            model=self._asked,
-            pinned=pinned,
-            evidence=evidence,
-            missing=missing,
-            can_search=may_search and not plan.searches and not self._degraded,
-            embedding=embedding,
-        )
-        decision = await self._decide(request)
-        if decision.route == "rag" and request.can_search:
-            evidence, missing = await self._evidence(pinned, wants_clues=False)
-            if evidence is None or not evidence.passages:
-                request = replace(request, can_search=False, missing=missing or "the search found no passage")
-                decision = await self._decide(request)
-        if self._asked is None and decision.adapter is not None:
-            served = [adapter.name for adapter in await self._backends.served_adapters()]
-            if decision.adapter not in served:
-                # Unloaded since the router last looked.
-                decision = await self._decide(replace(request, model=BASE_MODEL))
-        return decision, evidence
-
-    async def _decide(self, request: RouteRequest) -> Decision:
-        started = time.perf_counter()
-        routing = await self._backends.decide([request])
-        self._routed = (request, routing)
-        self._timings["route"] = self._timings.get("route", 0.0) + _ms_since(started)
-        return routing.decisions[0]
-
-    async def _embedding(
-        self, pinned: Route | None, missing: str | None
-    ) -> tuple[NDArray[np.float32] | None, str | None]:
-        """That of the question where it is not searched for, and why passages are missing."""
-        text = await self._search_text()
-        started = time.perf_counter()
-        try:
-            embedding = await self._backends.embed(text)
-        except RequestError as error:
-            return None, self._without_retriever(error, pinned)
-        self._timings["embed"] = _ms_since(started)
-        return embedding, missing
-
-    async def _search_text(self) -> str:
-        """What is searched for, found once: the generator may have to be asked."""
-        if self._searched is not None:
-            return self._searched
-        search = await search_text(
-            self._config.retriever.followups,
-            self._backends,
-            self._messages,
-            request_id=self._id,
-            tenant=self._tenant,
-            remaining_s=self._deadline - time.monotonic(),
-        )
-        self._search_reasons = [search.reason] if search.reason else []
-        if search.rewrite_ms is not None:
-            self._timings["rewrite"] = search.rewrite_ms
-        self._searched = search.text
-        return search.text
-
-    async def _evidence(self, pinned: Route | None, wants_clues: bool) -> tuple[Evidence | None, str | None]:
-        """Search, or say why there is nothing to go by where that need not fail the request."""
-        extension = self._request.switchyard
-        text = await self._search_text()
-        query = Query(
-            text=text,
-            collection=extension.collection or self._config.retriever.default_collection,
-            k=extension.top_k or self._config.generator.max_passages,
-            filter=extension.filter,
-            tenant=self._tenant,
-            mode=self._config.retriever.mode,
-            wants_clues=wants_clues,
-            words=counted_words(text) if wants_clues else (),
-        )
-        try:
-            evidence = await self._backends.evidence(query)
-        except UnknownCollection:
-            # Only a collection that nobody asked for by name may be missing: nothing was ingested yet.
-            if extension.collection or pinned == "rag":
-                raise
-            return None, f"the knowledge base is empty (no collection {query.collection!r})"
-        except RequestError as error:
-            return None, self._without_retriever(error, pinned)
-        self._timings.update(evidence.timings_ms)
-        return evidence, None
-
-    def _without_retriever(self, error: RequestError, pinned: Route | None) -> str:
-        """Why the answer goes on without passages. Raises: the error, where it must not."""
-        unavailable = error.retry_after_s is not None
-        if not unavailable or pinned == "rag" or self._config.gateway.on_retrieval_error == "fail":
-            raise error
-        self._degraded = True
-        return f"answered without passages: {error}"
 
     def _generation_request(self, decision: Decision, evidence: Evidence | None) -> GenerationRequest:
         request = self._request
@@ -368,15 +247,16 @@ class _Answer:
             as_label=request.response_format is None,
         )
 
-    def _question(self, evidence: Evidence | None) -> Asked:
-        keys = self._routed[1].keys if self._routed else None
+    def _question(self, asked: AskedModel, evidence: Evidence | None) -> Asked:
+        choosing = self._choosing
+        keys = choosing.routed[1].keys if choosing.routed else None
         return Asked(
-            self._searched or self._messages[-1].content,
+            choosing.question,
             self._messages,
-            pinned=PINNED[self._request.switchyard.route],
-            model=self._asked,
+            pinned=choosing.pinned,
+            model=asked.model,
             # An adapter that labels the text answers with a label.
-            is_free=self._no_search is None and self._request.grammar() is None,
+            is_free=asked.no_search is None and self._request.grammar() is None,
             tenant=self._tenant,
             embedding=evidence.clues.embedding if evidence and evidence.clues else None,
             encoder=(keys or {}).get("encoder"),
@@ -404,7 +284,7 @@ class _Answer:
             route=decision.route,
             adapter=decision.adapter,
             confidence=None if decision.confidence is None else round(decision.confidence, 3),
-            reasons=[*decision.reasons, *self._search_reasons],
+            reasons=[*decision.reasons, *self._choosing.search_reasons],
             passages=[passage_info(passage) for passage in passages],
             citations=citations,
             timings_ms={name: round(self._timings[name], 2) for name in STAGES if name in self._timings},
@@ -414,35 +294,8 @@ class _Answer:
                 router=decision.router,
                 weights=self._config.generator.lossy_weights,
             ),
-            degraded=self._degraded,
+            degraded=self._choosing.degraded,
         )
-
-
-def choice_logprobs(logprobs: Iterable[TokenLogprob]) -> ChoiceLogprobs | None:
-    """Log-probabilities as clients see them; None where there are none."""
-    content = [
-        TokenLogprobInfo(
-            token=each.text,
-            bytes=list(each.data),
-            logprob=each.logprob,
-            top_logprobs=[TopLogprob(token=top.text, bytes=list(top.data), logprob=top.logprob) for top in each.top],
-        )
-        for each in logprobs
-    ]
-    return ChoiceLogprobs(content=content) if content else None
-
-
-def passage_info(passage: Passage) -> PassageInfo:
-    """A passage as clients see it."""
-    return PassageInfo(
-        chunk=passage.chunk,
-        document=passage.document,
-        title=passage.title,
-        start=passage.start,
-        end=passage.end,
-        score=round(passage.score, 4),
-        text=passage.text,
-    )
 
 
 def _ms_since(start: float) -> float:

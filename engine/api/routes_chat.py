@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from engine.api.answering import Answerer, Event, Finished, Started, Text, choice_logprobs
+from engine.api.answering import Answerer, Event, Finished, Started, Text
 from engine.api.asked_model import AUTO
 from engine.api.backends import Backends
+from engine.api.client_values import choice_logprobs
 from engine.api.schemas_chat import (
     AssistantMessage,
     ChatCompletion,

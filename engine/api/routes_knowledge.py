@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
-from engine.api.answering import passage_info
 from engine.api.backends import Backends
+from engine.api.client_values import passage_info
 from engine.api.error_table import describe_problem
 from engine.api.schemas_knowledge import (
     BatchItem,

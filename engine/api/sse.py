@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from engine.api.answering import Event, Finished, Started, Text, choice_logprobs
+from engine.api.answering import Event, Finished, Started, Text
+from engine.api.client_values import choice_logprobs
 from engine.api.error_table import error_body, unexpected
 from engine.errors import SwitchyardError
 from engine.values import TokenLogprob
