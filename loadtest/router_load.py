@@ -4,6 +4,7 @@ python -m loadtest.router_load /tmp/router-load
 python -m loadtest.router_load /tmp/router-load --each 50 --seed 1 --data ../shared/data
 switchyard ingest /tmp/router-load/documents --source load --collection load
 switchyard router collect /tmp/router-load/questions.jsonl --collection load --no-text --out outcomes.jsonl.gz
+switchyard compare /tmp/router-load/squad.jsonl --collection load --updated-kb /tmp/router-load/updates.jsonl
 
 | source | questions | known by | licence |
 |---|---|---|---|
@@ -14,8 +15,10 @@ switchyard router collect /tmp/router-load/questions.jsonl --collection load --n
 | stackfaq | StackFAQ, paraphrased questions | the documents, which are all entries | CC BY-SA 3.0 |
 | flyio | examples/flyio_questions.jsonl, 30 | the documents, which are all pages | Apache-2.0 |
 
-Questions of one group share an article, a label, an entry or a page. The same seed gives the same files. The texts are
-under licences of their own (PhraseBank's allows no commercial use), so they are written outside of the repository only.
+Questions of one group share an article, a label, an entry or a page. Each source has a file of its own too, and
+updates.jsonl has paragraphs of SQuAD in which a number that answers a question is another one. The same seed gives the
+same files. The texts are under licences of their own (PhraseBank's allows no commercial use), so they are written
+outside of the repository only.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +48,10 @@ DATA = REPOSITORY.parent / "shared" / "data"
 EACH, SEED = 200, 7
 # `switchyard ingest --source`: what the ids of all documents begin with.
 SOURCE = "load"
-QUESTIONS_FILE, DOCUMENTS = "questions.jsonl", "documents"
+QUESTIONS_FILE, UPDATES_FILE, DOCUMENTS = "questions.jsonl", "updates.jsonl", "documents"
+# Changed paragraphs, and how far their numbers move: a year stays one, and no digit gives the old one away.
+NUM_UPDATES, MOVED_BY = 20, 13
+_NUMBER = re.compile(r"[1-9]\d{1,3}")
 _FLYIO = "kb_flyio_docs_v1.tar.gz"
 
 Row = dict[str, Any]
@@ -84,7 +91,9 @@ def make_load(data: Path, folder: Path, *, each: int = EACH, seed: int = SEED) -
         documents.mkdir(parents=True, exist_ok=True)
         rows = [{"source": name, **row} for name, part in parts.items() for row in part.questions]
         _write_lines(folder / QUESTIONS_FILE, rows)
+        _write_lines(folder / UPDATES_FILE, _updates(_squad(data), seed))
         for name, part in parts.items():
+            _write_lines(folder / f"{name}.jsonl", part.questions)
             if part.documents:
                 _write_lines(documents / f"{name}.jsonl", [{"id": id, **row} for id, row in part.documents.items()])
             for path, body in part.pages.items():
@@ -123,6 +132,30 @@ def _squad(data: Path) -> Part:
             for each in row["questions"]
         ]
     return part
+
+
+def _updates(squad: Part, seed: int) -> list[Row]:
+    """Paragraphs with an answer that is a number, which is moved; one of an article at most."""
+    rows: dict[str, Row] = {}
+    questions = sorted(squad.questions, key=lambda row: str(row["id"]))
+    random.Random(f"{seed} updates").shuffle(questions)
+    for row in questions:
+        [document], before = row["documents"], row["answers"][0]
+        text = squad.documents[document.removeprefix(f"{SOURCE}/")]["text"]
+        if row["group"] in rows or len(row["answers"]) > 1 or not _NUMBER.fullmatch(before):
+            continue
+        after = str(int(before) + MOVED_BY)
+        alone = rf"(?<![\w.,]){before}(?!\w|[.,]\d)"
+        if after in text or text.count(before) != len(re.findall(alone, text)):
+            continue
+        rows[row["group"]] = {
+            "id": document,
+            "text": re.sub(alone, after, text),
+            "question": row["question"],
+            "answer_before": before,
+            "answer_after": after,
+        }
+    return list(rows.values())[:NUM_UPDATES]
 
 
 def _popqa(data: Path, each: int, seed: int) -> Part:

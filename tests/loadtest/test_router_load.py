@@ -13,9 +13,12 @@ from rich.console import Console
 
 from engine.cli.scanning import Tally, scan
 from engine.errors import ConfigError
+from engine.evaluation.compare.updating import read_updates
 from engine.evaluation.questions import read_questions
 from loadtest.environment import REPOSITORY
-from loadtest.router_load import DOCUMENTS, QUESTIONS_FILE, SOURCE, main, make_load
+from loadtest.router_load import DOCUMENTS, QUESTIONS_FILE, SOURCE, UPDATES_FILE, main, make_load
+
+SOURCES = ("banking77", "phrasebank", "squad", "popqa", "stackfaq", "flyio")
 
 
 def write(path, rows):
@@ -34,15 +37,17 @@ def data(tmp_path_factory):
         folder / "fpb_test.jsonl.gz", [{"id": f"fpb-{n}", "text": f"Profit {n}.", "label": "neutral"} for n in range(9)]
     )
     answers = [{"text": "Ada", "start": 0}, {"text": "Ada", "start": 9}]
+    year = {"id": "when", "question": "When was it?", "answers": [{"text": "1905", "start": 0}]}
     write(
         folder / "squad_v1_dev.jsonl.gz",
         [
             {
                 "article": f"Big_Storm_{n % 2}",
                 "paragraph_index": n,
-                "context": f"Ada saw storm {n}.",
+                "context": f"Ada saw storm {n} in 1905.",
                 "questions": [
-                    {"id": f"s{n}-{m}", "question": f"Who saw {n}, {m}?", "answers": answers} for m in (0, 1)
+                    *({"id": f"s{n}-{m}", "question": f"Who saw {n}, {m}?", "answers": answers} for m in (0, 1)),
+                    year | {"id": f"when-{n}"},
                 ],
             }
             for n in range(5)
@@ -159,3 +164,20 @@ def test_missing_file_is_named(data, tmp_path, capsys):
     assert "banking77_train.jsonl.gz" in str(caught.value)
     main([str(tmp_path / "load"), "--data", str(data), "--each", "4"])
     assert "stackfaq" in capsys.readouterr().out
+
+
+def test_updates_move_the_number_that_answers_and_nothing_else(made):
+    updates = read_updates(made / UPDATES_FILE)
+    assert len(updates) == 2, "one of each article"
+    documents = {
+        row["id"]: row["text"] for row in map(json.loads, (made / DOCUMENTS / "squad.jsonl").read_text().splitlines())
+    }
+    for each in updates:
+        before = documents[each.id.removeprefix(f"{SOURCE}/")]
+        assert (each.answer_before, each.answer_after) == ("1905", "1918")
+        assert each.text == before.replace("1905", "1918") != before
+
+
+def test_each_source_has_its_questions_in_a_file_of_its_own(made):
+    apart = [line for name in SOURCES for line in read_questions([made / f"{name}.jsonl"])]
+    assert [each.question for each in apart] == [each.question for each in read_questions([made / QUESTIONS_FILE])]
