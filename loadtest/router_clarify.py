@@ -13,7 +13,6 @@ The head of AmbigNQ was fitted on its training questions (CC BY-SA 3.0), and nev
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
-from engine.errors import SwitchyardError
 from engine.evaluation.ambiguity import NUM_FOLDS, AmbiguityExamples, AmbiguitySettings, fit_scores
 from engine.evaluation.evidence import fit_evidence
 from engine.evaluation.regression import group_folds
@@ -38,8 +35,8 @@ from engine.routing.signals.lexical import lexical_signals
 from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import Floats, SignalTable, joined
 from engine.values import DocumentWrite, Message, Role
-from loadtest.bench_format import Report
-from loadtest.router_ambiguity import DATA, MODEL, TRAIN, default_encoder, near_groups, read_rows, share_of
+from loadtest.public_data import MODEL, Measured, default_encoder, read_rows, run_measurement
+from loadtest.router_ambiguity import TRAIN, near_groups, share_of
 from loadtest.routing_search import filled, searched
 
 FILE = "mtrag_un.jsonl.gz"
@@ -48,7 +45,6 @@ BUDGET = 0.1
 ALL, WITH_PASSAGES = "all", "with passages"
 _ROLES: dict[str, Role] = {"user": "user", "agent": "assistant"}
 _RESAMPLES = 2_000
-_WIDTH = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,35 +200,15 @@ def _small(signals: SignalTable, truth: NDArray[np.bool_], groups: Sequence[str]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write; without the data it says so and measures nothing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.router_clarify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with the two files (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args(argv)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    missing = [name for name in (FILE, TRAIN) if not (options.data / name).exists()]
-    if missing:
-        console.print(
-            f"skipped: {', '.join(missing)} not found in {options.data}; name the folder with --data.", soft_wrap=True
-        )
-        return 0
-    try:
-        encoder = default_encoder()
-        asked = read_conversations(read_rows(options.data / FILE), encoder)
-        figures = measure(asked, ambignq_head(read_rows(options.data / TRAIN), encoder), encoder)
-        if options.json is not None:
-            extra = {"model": MODEL, "budget": BUDGET, "figures": [asdict(one) for one in figures]}
-            Report("router_clarify", (), extra=extra).write_json(options.json)
-    except SwitchyardError as error:
-        parser.exit(1, f"{error}\n")
-    console.print(_table(figures))
-    return 0
+    """Measure, print and write."""
+    return run_measurement("router_clarify", __doc__, (FILE, TRAIN), _measured, argv)
+
+
+def _measured(data: Path) -> Measured:
+    encoder = default_encoder()
+    asked = read_conversations(read_rows(data / FILE), encoder)
+    figures = measure(asked, ambignq_head(read_rows(data / TRAIN), encoder), encoder)
+    return (_table(figures),), {"budget": BUDGET, "figures": [asdict(one) for one in figures]}
 
 
 def _table(figures: Sequence[Figure]) -> Table:

@@ -40,11 +40,10 @@ from rich.table import Table
 from engine.cli.judged_files import objects
 from engine.errors import ConfigError, SwitchyardError
 from loadtest.environment import REPOSITORY
+from loadtest.public_data import DATA, normalised
 from loadtest.questions import DEFAULT_FILE
 from loadtest.retrieval.corpus import read_pages
-from loadtest.router_ambiguity import normalised
 
-DATA = REPOSITORY.parent / "shared" / "data"
 EACH, SEED = 200, 7
 # `switchyard ingest --source`: what the ids of all documents begin with.
 SOURCE = "load"
