@@ -59,6 +59,7 @@ def evaluate_router(artefact: Artefact, outcomes: Outcomes, *, created: str) -> 
         created=created,
         objective=artefact.objective,
         num_questions=len(table),
+        num_sources=table.overall.num_sources,
         num_discordant=int(table.is_discordant.sum()),
         num_groups=len(np.unique(table.groups)),
         num_left_out=num_left_out,

@@ -66,7 +66,10 @@ class CalibrationFigures:
 
 @dataclass(frozen=True, slots=True)
 class SourceFigures:
-    """One source: its best arm in hindsight, and quality by that arm, by the best single arm, as routed, at best."""
+    """One source: its best arm in hindsight, and quality by that arm, by the best single arm, as routed, at best.
+
+    `gain`: the interval of what the route gains over the best single arm; None where the source has too few groups.
+    """
 
     source: str
     num_rows: int
@@ -77,6 +80,16 @@ class SourceFigures:
     oracle: float
     gain: Interval | None
     context_rate: float
+
+    @property
+    def difference(self) -> float:
+        """Positive where the route is better than the best single arm."""
+        return self.routed - self.single
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the route is worse than the best single arm beyond chance."""
+        return self.gain is not None and self.gain[1] < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +178,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a router is worth on `num_questions` questions of `origin`.
+    """What a router is worth on `num_questions` questions of `origin`, its `num_sources` sources counted alike.
 
     `is_crossfitted`: each question was routed by a router fitted without its fold; otherwise the router had not seen
     any. `num_left_out` lack an answer of an arm, `num_seen` had trained the router. `not_run`: rivals and why.
@@ -177,6 +190,7 @@ class Evaluation:
     created: str
     objective: Objective
     num_questions: int
+    num_sources: int
     num_discordant: int
     num_groups: int
     num_left_out: int

@@ -14,7 +14,7 @@ from engine.evaluation.report_sections import (
     sources_section,
     sureness_section,
 )
-from engine.evaluation.verdict import spread
+from engine.evaluation.verdict import gained, spread
 from engine.report.document import Tone, document, write_document
 from engine.report.html import Html
 from engine.report.plots import check_plotter
@@ -69,6 +69,8 @@ def summary(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.routed is not None:
         lines += _routed(evaluation.routed)
+        if evaluation.num_sources > 1:
+            lines += ["", *_sources(evaluation.routed)]
     return lines
 
 
@@ -83,6 +85,14 @@ def _routed(figures: RoutedFigures) -> list[str]:
                 f"  AUROC {pair.first} | {pair.second}: {pair.auroc:.3f} ({spread(pair.interval)}; "
                 f"{counted(pair.num_rows, 'question')})"
             )
+    return found
+
+
+def _sources(figures: RoutedFigures) -> list[str]:
+    found = [f"  {'source':<28} {'questions':>9} {'single arm':>11} {'as routed':>10}  difference"]
+    for each in figures.sources:
+        gain = gained(Estimate(each.difference, each.gain))
+        found.append(f"  {each.source:<28} {each.num_rows:>9,} {each.single:>11.3f} {each.routed:>10.3f}  {gain}")
     return found
 
 
