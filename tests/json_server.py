@@ -1,7 +1,7 @@
 """A reply in Python in place of a server: without a network, or behind a real port.
 
-A reply takes method, path (percent-encoded, without its query) and JSON body, and gives status and JSON. Where it raises
-httpx.ConnectError the connection breaks.
+A reply takes method, path (percent-encoded, without its query) and JSON body, and gives status and JSON. Raising
+httpx.ConnectError, it breaks the connection.
 """
 
 from __future__ import annotations

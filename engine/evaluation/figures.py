@@ -168,6 +168,37 @@ class RoutedFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFigures:
+    """Decisions for questions of which each has a text that was changed in one way, and its first text.
+
+    `unchanged`: share of decisions that are the same; `before` and `after`: quality by the arm chosen then, as it
+    answered the first text. `num_texts` may be more than questions: several texts of one question count as one.
+    """
+
+    kind: str
+    num_questions: int
+    num_texts: int
+    unchanged: Estimate
+    before: float
+    after: float
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """What changed texts do to decisions. `num_without_text` questions had no text and were left out.
+
+    `same_as_measured`: share of the questions that are decided by the signals of now as by those of the outcomes.
+    """
+
+    seed: int
+    num_questions: int
+    num_without_text: int
+    same_as_measured: float
+    kinds: tuple[ChangedFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the route is the learned one, in a sentence, and what else a reader should know."""
 
@@ -182,7 +213,7 @@ class Evaluation:
 
     `is_crossfitted`: each question was routed by a router fitted without its fold; otherwise the router had not seen
     any. `num_left_out` lack an answer of an arm, `num_seen` had trained the router. `not_run`: rivals and why.
-    `routed` is None where nothing could be fitted.
+    `routed` is None where nothing could be fitted, `robustness` where changed questions were not asked for.
     """
 
     title: str
@@ -202,6 +233,7 @@ class Evaluation:
     routed: RoutedFigures | None
     not_run: dict[str, str]
     heads: str
+    robustness: Robustness | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
+from engine.evaluation.report_robustness import robustness_lines, robustness_section
 from engine.evaluation.report_sections import (
     arms_section,
     cost_section,
@@ -36,6 +37,7 @@ def page(evaluation: Evaluation) -> Html:
     verdict, figures = evaluation.verdict, evaluation.routed
     tone: Tone = "good" if verdict.is_learned else "mixed"
     sections = [arms_section(evaluation)]
+    changed = [] if evaluation.robustness is None else [robustness_section(evaluation.robustness)]
     if figures is not None:
         sections = [
             rivals_section(evaluation, figures),
@@ -54,7 +56,7 @@ def page(evaluation: Evaluation) -> Html:
         headline=verdict.headline,
         reasons=verdict.reasons,
         tone=tone,
-        sections=[*sections, made_section(evaluation)],
+        sections=[*sections, *changed, made_section(evaluation)],
     )
 
 
@@ -71,6 +73,8 @@ def summary(evaluation: Evaluation) -> list[str]:
         lines += _routed(evaluation.routed)
         if evaluation.num_sources > 1:
             lines += ["", *_sources(evaluation.routed)]
+    if evaluation.robustness is not None:
+        lines += ["", *robustness_lines(evaluation.robustness)]
     return lines
 
 
