@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -58,12 +53,6 @@ class MadeServer:
             "version": self.version,
         }
         self.writes.append((collection, id, text))
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        """For httpx.MockTransport."""
-        body = json.loads(request.content) if request.content else {}
-        status, content = self.reply(request.method, request.url.raw_path.decode().partition("?")[0], body)
-        return httpx.Response(status, json=content)
 
     def reply(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and body of one request."""
@@ -163,39 +152,3 @@ class MadeServer:
 
 def _error(status: int, code: str, message: str) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, "type": "", "code": code, "param": None}}
-
-
-@contextmanager
-def listening(made: MadeServer) -> Iterator[str]:
-    """The server on a port of its own; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _reply(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else {}
-            try:
-                status, content = made.reply(self.command, self.path.partition("?")[0], body)
-            except httpx.ConnectError:
-                self.close_connection = True
-                return
-            written = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(written)))
-            self.end_headers()
-            self.wfile.write(written)
-
-        do_GET = do_POST = do_PUT = do_DELETE = _reply
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import httpx
+from json_server import listening, transport
 
 from engine.evaluation.asking import Server
 
@@ -19,8 +16,8 @@ SIGNALS = {"lexical.tokens": 4.0, "search.z_best": 3.123456789, "search.gap": No
 class StubArms:
     """Base model `tiny`, adapter `bot` and labels adapter `labels`; `says` has the text of an arm, or of a question.
 
-    `refusals` are (status, code) given in turn before answers; `index_version`, `digests` and `arms` may be changed
-    while it runs, and `after` calls a function once so many answers were given.
+    `refusals` are (status, code) given in turn before answers; `signals` gives those of a text; `index_version`,
+    `digests` and `arms` may be changed while it runs, and `after` calls a function once so many answers were given.
     """
 
     def __init__(self) -> None:
@@ -32,6 +29,7 @@ class StubArms:
         self.asked: list[tuple[str, str]] = []
         self.routed: list[dict[str, Any]] = []
         self.after: tuple[int, Any] | None = None
+        self.signals: Callable[[str], dict[str, float | None]] = lambda text: SIGNALS
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and JSON of one request."""
@@ -48,59 +46,25 @@ class StubArms:
 
     def connect(self) -> Server:
         """A connection without a network."""
+        return Server("http://stub", transport=transport(self.answer))
 
-        async def reply(request: httpx.Request) -> httpx.Response:
-            body = json.loads(request.content) if request.content else {}
-            status, content = self.answer(request.method, request.url.path, body)
-            return httpx.Response(status, json=content)
-
-        return Server("http://stub", transport=httpx.MockTransport(reply))
-
-    @contextmanager
-    def serve(self) -> Iterator[str]:
+    def serve(self) -> AbstractContextManager[str]:
         """The URL at which it answers."""
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else {}
-                status, content = stub.answer(self.command, self.path, body)
-                payload = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            do_POST = do_GET
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        return listening(self.answer)
 
     def _route(self, body: dict[str, Any]) -> dict[str, Any]:
         self.routed.append(body)
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        result = {
-            "route": "direct",
-            "signals": SIGNALS if body.get("signals") else None,
-            "embedding": [0.6, 0.8] if body.get("embeddings") else None,
-        }
+        results = [
+            {
+                "route": "direct",
+                "signals": self.signals(text) if body.get("signals") else None,
+                "embedding": [0.6, 0.8] if body.get("embeddings") else None,
+            }
+            for text in texts
+        ]
         keys = {"model": "model-1", "index": "index-1", "encoder": "encoder-1", "adapters": dict(self.digests)}
-        return {"results": [result] * len(texts), "keys": keys, "arms": list(self.arms), "router": "rule"}
+        return {"results": results, "keys": keys, "arms": list(self.arms), "router": "rule"}
 
     def _chat(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if self.refusals:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from engine.cli.client import client_options, print_json
 from engine.cli.collect_progress import CollectProgress, arms_table
-from engine.errors import SwitchyardError, TrainingDataError
+from engine.cli.evaluation_files import questions_of
+from engine.errors import SwitchyardError
 from engine.evaluation.collecting import CollectOptions, collect
 from engine.evaluation.outcomes import ArmOutcome, Outcomes, write_outcomes
-from engine.evaluation.questions import Question, read_questions
+from engine.evaluation.questions import Question
 from engine.evaluation.table import DISCORDANT
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -73,7 +74,7 @@ def collect_command(
         raise click.UsageError(f"--out {out}: there is no folder {out.parent}. Make it, or name another file.")
     if out.exists() and not work.exists() and not restart:
         raise click.UsageError(f"--out {out} exists. Name another file, or replace it with --restart.")
-    asked = _read(questions)
+    asked = questions_of(questions)
     options = CollectOptions(
         arms=None if arms is None else tuple(name.strip() for name in arms.split(",") if name.strip()),
         concurrency=concurrency,
@@ -117,15 +118,6 @@ async def _collect(
 
     async with Server(url, api_key) as server:
         return await collect(server, questions, options, work, restart=restart, listener=progress)
-
-
-def _read(files: tuple[Path, ...]) -> tuple[Question, ...]:
-    try:
-        return read_questions(files)
-    except TrainingDataError as error:
-        for problem in error.problems:
-            click.echo(problem, err=True)
-        raise
 
 
 def _num_discordant(outcomes: Outcomes) -> int:

@@ -11,10 +11,10 @@ import click
 
 from engine.cli.client import print_json
 from engine.cli.collect import collect_command
+from engine.cli.evaluation_files import outcomes_of
+from engine.cli.router_evaluate import evaluate
 from engine.cli.router_feedback import feedback
-from engine.errors import SwitchyardError, TrainingDataError
-from engine.evaluation.outcome_lines import read_outcomes
-from engine.evaluation.outcomes import Outcomes
+from engine.errors import SwitchyardError
 from engine.routing.artefact import DEFAULT_EPSILON, Artefact, Objective, ObjectiveName, read_artefact, write_artefact
 from engine.routing.decide import failed_test
 
@@ -41,6 +41,7 @@ def router() -> None:
 
 
 router.add_command(collect_command)
+router.add_command(evaluate)
 router.add_command(feedback)
 
 
@@ -95,7 +96,7 @@ def train(
 
     check_plotter()
     chosen = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
-    trained = train_router(_read(outcomes), made, created=_now(), arms=chosen, seed=seed)
+    trained = train_router(outcomes_of(outcomes), made, created=_now(), arms=chosen, seed=seed)
     written = write_artefact(trained.artefact, out)
     report = write_report(trained.evaluation, out)
     if as_json:
@@ -104,33 +105,6 @@ def train(
     for line in summary(trained.evaluation):
         click.echo(line)
     click.echo(f"\n{written.name} in {out}; report in {report}")
-
-
-@router.command()
-@click.argument("folder", type=_FOLDER)
-@_FILES
-@click.option("--out", type=_FOLDER, help="Write report.html and report.json into this folder.")
-@_JSON
-def evaluate(folder: Path, outcomes: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
-    """Judge the router in FOLDER on those questions of OUTCOMES that it was not trained on.
-
-    \b
-    Example:
-      switchyard router evaluate router/ other_outcomes.jsonl --out evaluation/
-    """
-    from engine.evaluation.evaluate import evaluate_router
-    from engine.evaluation.report import summary, write_report
-
-    artefact = read_artefact(folder)
-    evaluation = evaluate_router(artefact, _read(outcomes), created=_now())
-    report = None if out is None else write_report(evaluation, out)
-    if as_json:
-        print_json({"router": artefact.name, "evaluation": evaluation.to_json()})
-        return
-    for line in summary(evaluation):
-        click.echo(line)
-    if report is not None:
-        click.echo(f"\nreport in {report}")
 
 
 @router.command()
@@ -214,15 +188,6 @@ def _objective(
     if name == "budget" and budget is None:
         raise click.UsageError("--objective budget needs the share of questions that may get passages: --budget 0.3.")
     return Objective(name, max_p95_ms, DEFAULT_EPSILON if epsilon is None else epsilon, budget)
-
-
-def _read(files: tuple[Path, ...]) -> Outcomes:
-    try:
-        return read_outcomes(files)
-    except TrainingDataError as error:
-        for problem in error.problems:
-            click.echo(problem, err=True)
-        raise
 
 
 def _now() -> str:

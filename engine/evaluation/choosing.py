@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError
-from engine.evaluation.intervals import resampled_means
+from engine.evaluation.overall import Overall
 from engine.evaluation.table import OutcomeTable
 from engine.routing.artefact import Objective
 from engine.routing.heads import Floats, Policy
 
 _NUM_PRICES = 24
 _MIN_MS = 1.0
+# Of sums of weights.
+_ROUNDING = 1e-9
 
 
 def check_objective(objective: Objective, table: OutcomeTable) -> None:
@@ -27,7 +29,7 @@ def check_objective(objective: Objective, table: OutcomeTable) -> None:
         if table.has_context.all():
             raise ConfigError("every arm measured uses passages, so no budget can hold. Measure an arm without them.")
     if objective.max_p95_ms is not None and not _fits(objective, table).any():
-        lowest = np.percentile(table.latency_ms, 95, axis=0).min()
+        lowest = _tails(table).min()
         raise ConfigError(
             f"no arm has a 95th percentile of latency within {objective.max_p95_ms:g} ms; the lowest is "
             f"{lowest:.0f} ms. Allow more with --max-p95-ms."
@@ -36,13 +38,14 @@ def check_objective(objective: Objective, table: OutcomeTable) -> None:
 
 def single_arm(objective: Objective, table: OutcomeTable) -> int:
     """The arm of the best mean quality of those that fit the objective by themselves, the faster of equal ones."""
-    order = np.lexsort((table.latency_ms.mean(axis=0), -table.quality.mean(axis=0).round(9), ~_fits(objective, table)))
+    means = table.overall.means
+    order = np.lexsort((means(table.latency_ms), -means(table.quality).round(9), ~_fits(objective, table)))
     return int(order[0])
 
 
-def worthiest_arm(worth: Floats) -> int:
+def worthiest_arm(worth: Floats, overall: Overall) -> int:
     """The arm of the best mean worth [N, A]: quality less cost."""
-    return int(worth.mean(axis=0).round(9).argmax())
+    return int(overall.means(worth).round(9).argmax())
 
 
 def find_costs(objective: Objective, qualities: Floats, table: OutcomeTable) -> Floats:
@@ -54,32 +57,32 @@ def find_costs(objective: Objective, qualities: Floats, table: OutcomeTable) -> 
         return _budget_costs(objective, qualities, table)
     if objective.name == "quality" and objective.max_p95_ms is None:
         return np.zeros(len(table.arms))
-    prices = latency_prices(qualities, table)
+    prices, overall = latency_prices(qualities, table), table.overall
     costs = [latency_costs(price, table) for price in prices]
     routed = [routed_by(each, qualities) for each in costs]
     if objective.name == "quality":
         limit = objective.max_p95_ms or np.inf
-        tails = [np.percentile(measured(each, table.latency_ms), 95) for each in routed]
+        tails = [overall.percentile(measured(each, table.latency_ms), 95) for each in routed]
         fitting = [place for place, tail in enumerate(tails) if tail <= limit]
         return costs[fitting[0] if fitting else int(np.argmin(tails))]
     single = table.quality[:, single_arm(objective, table)]
     gains = np.stack([measured(shares, table.quality) - single for shares in routed], axis=1)
-    means = resampled_means(gains, table.groups)
+    means = overall.resampled(gains)
     lows = np.full(len(costs), -np.inf) if means is None else np.percentile(means, 2.5, axis=0)
-    waits = [float(measured(shares, table.latency_ms).mean()) for shares in routed]
+    waits = [overall.mean(measured(shares, table.latency_ms)) for shares in routed]
     good = [place for place, low in enumerate(lows) if low >= -objective.epsilon]
     return costs[min(good, key=lambda place: waits[place])] if good else _held(objective, table)
 
 
 def latency_costs(price: float, table: OutcomeTable) -> Floats:
     """[A] the mean latency of each arm beyond the fastest one's, at `price` of quality for each second."""
-    means = table.latency_ms.mean(axis=0)
+    means = table.overall.means(table.latency_ms)
     return np.asarray(price * (means - means.min()) / 1000)
 
 
 def latency_prices(qualities: Floats, table: OutcomeTable) -> list[float]:
     """Prices of a second at which choices change, ascending from 0: quantiles of all that do."""
-    means = table.latency_ms.mean(axis=0)
+    means = table.overall.means(table.latency_ms)
     found = []
     for slow in range(len(means)):
         for fast in range(len(means)):
@@ -117,8 +120,14 @@ def _fits(objective: Objective, table: OutcomeTable) -> NDArray[np.bool_]:
     if objective.budget is not None and objective.budget < 1:
         fits &= ~table.has_context
     if objective.max_p95_ms is not None:
-        fits &= np.percentile(table.latency_ms, 95, axis=0) <= objective.max_p95_ms
+        fits &= _tails(table) <= objective.max_p95_ms
     return fits
+
+
+def _tails(table: OutcomeTable) -> Floats:
+    """[A] 95th percentile of latency of each arm alone."""
+    overall = table.overall
+    return np.array([overall.percentile(column, 95) for column in table.latency_ms.T])
 
 
 def _held(objective: Objective, table: OutcomeTable) -> Floats:
@@ -134,8 +143,9 @@ def _budget_costs(objective: Objective, qualities: Floats, table: OutcomeTable) 
     if not with_context.any():
         return np.zeros(len(table.arms))
     gains = qualities[:, with_context].max(axis=1) - qualities[:, ~with_context].max(axis=1)
-    ordered = np.sort(gains)[::-1]
+    order = np.argsort(-gains, kind="stable")
     # As many questions as the budget allows gain more than the price; those that gain as much get no passages.
-    num_allowed = int(np.floor((objective.budget or 0.0) * len(gains)))
-    price = max(0.0, float(ordered[num_allowed])) if num_allowed < len(ordered) else 0.0
+    used = np.cumsum(table.overall.weights[order])
+    num_allowed = int(np.searchsorted(used, (objective.budget or 0.0) + _ROUNDING, side="right"))
+    price = max(0.0, float(gains[order[num_allowed]])) if num_allowed < len(order) else 0.0
     return np.where(with_context, np.nextafter(price, 2.0), 0.0)

@@ -113,7 +113,9 @@ def _identity(
     questions: Sequence[Question], arms: Sequence[str], keys: Keys, options: CollectOptions
 ) -> dict[str, Any]:
     """What answers must agree in to be of one file."""
-    content = json.dumps([asdict(each) for each in questions], ensure_ascii=False)
+    # Paraphrases are not asked.
+    asked = [{name: value for name, value in asdict(each).items() if name != "paraphrases"} for each in questions]
+    content = json.dumps(asked, ensure_ascii=False)
     return {
         "questions": f"{len(questions)} ({hashlib.sha256(content.encode()).hexdigest()[:12]})",
         "arms": [*arms],

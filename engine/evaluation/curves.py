@@ -7,7 +7,7 @@ import numpy as np
 from engine.evaluation.choosing import latency_costs, latency_prices, measured, one_hot, routed_by
 from engine.evaluation.figures import Curve, Estimate
 from engine.evaluation.fitting import Routed
-from engine.evaluation.intervals import bounds, resampled_means
+from engine.evaluation.intervals import bounds
 from engine.evaluation.table import OutcomeTable
 from engine.routing.artefact import FrontierPoint
 from engine.routing.heads import Floats
@@ -18,19 +18,19 @@ _NUM_CURVE = 21
 
 def context_curve(table: OutcomeTable, routed: Routed) -> Curve | None:
     """Quality over the share of questions with passages; None where all arms use them, or none does."""
-    with_context = table.has_context
+    with_context, overall = table.has_context, table.overall
     if with_context.all() or not with_context.any():
         return None
     gains = routed.expected[:, with_context].max(axis=1) - routed.expected[:, ~with_context].max(axis=1)
     prices = [2.0, *np.quantile(gains, np.linspace(1, 0, _NUM_CURVE)).tolist(), -2.0]
     routes = [routed_by(np.where(with_context, price, 0.0), routed.expected) for price in prices]
-    rates = np.array([float(each[:, with_context].sum() / len(table)) for each in routes])
+    rates = np.array([overall.mean(each[:, with_context].sum(axis=1)) for each in routes])
     values = np.stack([measured(each, table.quality) for each in routes], axis=1)
-    means = resampled_means(values, table.groups)
-    area = _area(rates, values.mean(axis=0)[None])
+    qualities, means = overall.means(values), overall.resampled(values)
+    area = _area(rates, qualities[None])
     return Curve(
         tuple(rates.tolist()),
-        tuple(values.mean(axis=0).tolist()),
+        tuple(qualities.tolist()),
         Estimate(float(area[0]), None if means is None else bounds(_area(rates, means))),
     )
 
@@ -47,7 +47,7 @@ def frontier(table: OutcomeTable, routed: Routed, shares: Floats) -> tuple[Front
     Args:
         shares: [N, A] of the route.
     """
-    prices = latency_prices(routed.expected, table)
+    prices, overall = latency_prices(routed.expected, table), table.overall
     kept = sorted({*np.linspace(0, len(prices) - 1, min(_NUM_FRONTIER, len(prices))).round().astype(int).tolist()})
     choices: list[tuple[str, float | None, Floats]] = [("this router", None, shares)]
     choices += [
@@ -64,9 +64,10 @@ def frontier(table: OutcomeTable, routed: Routed, shares: Floats) -> tuple[Front
     ]
     # Of equally good arms the fastest.
     good = table.quality >= table.quality.max(axis=1, keepdims=True) - 1e-9
-    oracle = np.where(good, table.latency_ms.mean(axis=0), np.inf).argmin(axis=1)
+    oracle = np.where(good, overall.means(table.latency_ms), np.inf).argmin(axis=1)
     choices.append(("the best arm each time", None, one_hot(oracle, num_arms)))
-    means = resampled_means(np.stack([measured(each, table.quality) for *_, each in choices], axis=1), table.groups)
+    qualities = np.stack([measured(each, table.quality) for *_, each in choices], axis=1)
+    means = overall.resampled(qualities)
     found = []
     for place, (name, price, each) in enumerate(choices):
         low, high = (None if means is None else bounds(means[:, place])) or (None, None)
@@ -75,20 +76,14 @@ def frontier(table: OutcomeTable, routed: Routed, shares: Floats) -> tuple[Front
             FrontierPoint(
                 name=name,
                 price=price,
-                context_rate=float(each[:, table.has_context].sum() / len(table)),
-                quality=float(measured(each, table.quality).mean()),
+                context_rate=overall.mean(each[:, table.has_context].sum(axis=1)),
+                quality=overall.mean(qualities[:, place]),
                 low=low,
                 high=high,
-                mean_ms=float(latency.mean()),
-                p50_ms=float(np.percentile(latency, 50)),
-                p95_ms=float(np.percentile(latency, 95)),
-                tokens=mean_known(table.tokens[each.astype(bool)]),
+                mean_ms=overall.mean(latency),
+                p50_ms=overall.percentile(latency, 50),
+                p95_ms=overall.percentile(latency, 95),
+                tokens=overall.mean_known(table.tokens[each.astype(bool)]),
             )
         )
     return tuple(found)
-
-
-def mean_known(values: Floats) -> float | None:
-    """The mean of what is finite; None where nothing is."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None

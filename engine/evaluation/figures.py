@@ -66,7 +66,10 @@ class CalibrationFigures:
 
 @dataclass(frozen=True, slots=True)
 class SourceFigures:
-    """One source: its best arm in hindsight, and quality by that arm, by the best single arm, as routed, at best."""
+    """One source: its best arm in hindsight, and quality by that arm, by the best single arm, as routed, at best.
+
+    `gain`: the interval of what the route gains over the best single arm; None where the source has too few groups.
+    """
 
     source: str
     num_rows: int
@@ -77,6 +80,16 @@ class SourceFigures:
     oracle: float
     gain: Interval | None
     context_rate: float
+
+    @property
+    def difference(self) -> float:
+        """Positive where the route is better than the best single arm."""
+        return self.routed - self.single
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the route is worse than the best single arm beyond chance."""
+        return self.gain is not None and self.gain[1] < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +168,37 @@ class RoutedFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFigures:
+    """Decisions for questions of which each has a text that was changed in one way, and its first text.
+
+    `unchanged`: share of decisions that are the same; `before` and `after`: quality by the arm chosen then, as it
+    answered the first text. `num_texts` may be more than questions: several texts of one question count as one.
+    """
+
+    kind: str
+    num_questions: int
+    num_texts: int
+    unchanged: Estimate
+    before: float
+    after: float
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """What changed texts do to decisions. `num_without_text` questions had no text and were left out.
+
+    `same_as_measured`: share of the questions that are decided by the signals of now as by those of the outcomes.
+    """
+
+    seed: int
+    num_questions: int
+    num_without_text: int
+    same_as_measured: float
+    kinds: tuple[ChangedFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the route is the learned one, in a sentence, and what else a reader should know."""
 
@@ -165,11 +209,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a router is worth on `num_questions` questions of `origin`.
+    """What a router is worth on `num_questions` questions of `origin`, its `num_sources` sources counted alike.
 
     `is_crossfitted`: each question was routed by a router fitted without its fold; otherwise the router had not seen
     any. `num_left_out` lack an answer of an arm, `num_seen` had trained the router. `not_run`: rivals and why.
-    `routed` is None where nothing could be fitted.
+    `routed` is None where nothing could be fitted, `robustness` where changed questions were not asked for.
     """
 
     title: str
@@ -177,6 +221,7 @@ class Evaluation:
     created: str
     objective: Objective
     num_questions: int
+    num_sources: int
     num_discordant: int
     num_groups: int
     num_left_out: int
@@ -188,6 +233,7 @@ class Evaluation:
     routed: RoutedFigures | None
     not_run: dict[str, str]
     heads: str
+    robustness: Robustness | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

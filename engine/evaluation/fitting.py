@@ -12,7 +12,6 @@ from engine.evaluation.calibrating import fit_curves, fit_policy
 from engine.evaluation.choosing import find_costs, measured, routed_by
 from engine.evaluation.fitting_heads import fit_linear, fit_normaliser, fit_trees
 from engine.evaluation.folds import make_folds
-from engine.evaluation.intervals import grouped_interval
 from engine.evaluation.table import OutcomeTable
 from engine.routing.artefact import Objective
 from engine.routing.heads import Floats, LinearHeads, Policy, QualityModel, TreeHeads, sigmoid
@@ -112,7 +111,7 @@ def _gain(trees: Floats, linear: Floats, calibrate: OutcomeTable, seed: int) -> 
             curves = fit_curves(scores[known], calibrate.quality[known])
             shares = routed_by(free, curves.qualities(scores[asked]))
             gained[asked] += sign * measured(shares, calibrate.quality[asked])
-    return grouped_interval(gained, calibrate.groups)
+    return calibrate.overall.interval(gained)
 
 
 def _inner_folds(fit: OutcomeTable, seed: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.evaluation.calibrating import is_best
 from engine.evaluation.choosing import measured, one_hot
-from engine.evaluation.curves import context_curve, frontier, mean_known
+from engine.evaluation.curves import context_curve, frontier
 from engine.evaluation.figures import (
     ArmFigures,
     CalibrationFigures,
@@ -23,7 +23,8 @@ from engine.evaluation.figures import (
     Zones,
 )
 from engine.evaluation.fitting import Routed
-from engine.evaluation.intervals import bounds, grouped_interval, resampled_means
+from engine.evaluation.intervals import bounds, grouped_interval
+from engine.evaluation.overall import Overall
 from engine.evaluation.rivals import RANDOM, SINGLE, random_shares
 from engine.evaluation.table import DISCORDANT, OutcomeTable
 from engine.metrics.calibration import NUM_BINS, brier_score, expected_calibration_error
@@ -38,19 +39,20 @@ _GOOD = 0.5
 
 def arm_figures(table: OutcomeTable, chosen: NDArray[np.int32] | None) -> tuple[ArmFigures, ...]:
     """Every arm alone, in the table's order."""
-    means = resampled_means(table.quality, table.groups)
+    overall = table.overall
+    drawn = _Drawn({name: table.quality[:, arm] for arm, name in enumerate(table.arms)}, overall)
     best = table.quality >= table.quality.max(axis=1, keepdims=True) - 1e-9
     return tuple(
         ArmFigures(
             name=name,
-            quality=Estimate(float(table.quality[:, arm].mean()), None if means is None else bounds(means[:, arm])),
-            refused=float(table.refused[:, arm].mean()),
-            mean_ms=float(table.latency_ms[:, arm].mean()),
-            p50_ms=float(np.percentile(table.latency_ms[:, arm], 50)),
-            p95_ms=float(np.percentile(table.latency_ms[:, arm], 95)),
-            tokens=mean_known(table.tokens[:, arm]),
-            best_rate=float(best[:, arm].mean()),
-            chosen=0.0 if chosen is None else float((chosen == arm).mean()),
+            quality=drawn.estimate(name),
+            refused=overall.mean(table.refused[:, arm]),
+            mean_ms=overall.mean(table.latency_ms[:, arm]),
+            p50_ms=overall.percentile(table.latency_ms[:, arm], 50),
+            p95_ms=overall.percentile(table.latency_ms[:, arm], 95),
+            tokens=overall.mean_known(table.tokens[:, arm]),
+            best_rate=overall.mean(best[:, arm]),
+            chosen=0.0 if chosen is None else overall.mean(chosen == arm),
         )
         for arm, name in enumerate(table.arms)
     )
@@ -58,8 +60,8 @@ def arm_figures(table: OutcomeTable, chosen: NDArray[np.int32] | None) -> tuple[
 
 def measure(table: OutcomeTable, routed: Routed, rivals: Mapping[str, Floats]) -> RoutedFigures:
     """All figures of `routed`, beside `rivals`: choices [N, A], with SINGLE among them."""
-    shares = one_hot(routed.chosen, len(table.arms))
-    everyone = {**rivals, RANDOM: random_shares(shares)}
+    shares, overall = one_hot(routed.chosen, len(table.arms)), table.overall
+    everyone = {**rivals, RANDOM: random_shares(shares, overall)}
     worth = table.quality - routed.costs
     best, latency = table.quality.max(axis=1), measured(shares, table.latency_ms)
     columns = {
@@ -70,17 +72,17 @@ def measure(table: OutcomeTable, routed: Routed, rivals: Mapping[str, Floats]) -
         "saved": measured(rivals[SINGLE], table.latency_ms) - latency,
         **{f"rival {name}": measured(each, worth) for name, each in everyone.items()},
     }
-    drawn = _Drawn(columns, table.groups)
+    drawn = _Drawn(columns, overall)
     headroom = drawn.mean("oracle") - drawn.mean("single")
     return RoutedFigures(
         quality=drawn.estimate("routed"),
         oracle=drawn.estimate("oracle"),
         regret=drawn.difference("oracle", "routed"),
         headroom=drawn.share("routed", "single", "oracle") if headroom >= _MIN_HEADROOM else None,
-        context_rate=float(measured(shares, np.tile(table.has_context, (len(table), 1))).mean()),
-        mean_ms=float(latency.mean()),
-        p50_ms=float(np.percentile(latency, 50)),
-        p95_ms=float(np.percentile(latency, 95)),
+        context_rate=overall.mean(shares[:, table.has_context].sum(axis=1)),
+        mean_ms=overall.mean(latency),
+        p50_ms=overall.percentile(latency, 50),
+        p95_ms=overall.percentile(latency, 95),
         latency_saved_ms=drawn.estimate("saved"),
         comparisons=tuple(
             Comparison(
@@ -161,14 +163,14 @@ def _sources(table: OutcomeTable, shares: Floats, single: Floats) -> tuple[Sourc
 
 
 def _zones(table: OutcomeTable, chosen: NDArray[np.int32]) -> Zones:
-    differ = table.is_discordant
+    differ, overall = table.is_discordant, table.overall
     good = ~differ & (table.quality.max(axis=1) >= _GOOD)
-    best = is_best(chosen, table.quality)[differ]
+    best = is_best(chosen, table.quality)
     return Zones(
-        all_good=float(good.mean()),
-        differ=float(differ.mean()),
-        all_poor=float((~differ & ~good).mean()),
-        best_of_differ=float(best.mean()) if len(best) else None,
+        all_good=overall.mean(good),
+        differ=overall.mean(differ),
+        all_poor=overall.mean(~differ & ~good),
+        best_of_differ=overall.mean_known(np.where(differ, best, np.nan)),
     )
 
 
@@ -186,13 +188,14 @@ def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> Reliability:
 class _Drawn:
     """Columns of figures, and the means of the same resamples of all of them."""
 
-    def __init__(self, columns: Mapping[str, Floats], groups: NDArray[np.int64]) -> None:
+    def __init__(self, columns: Mapping[str, Floats], overall: Overall) -> None:
         self._places = {name: place for place, name in enumerate(columns)}
-        self._values = np.stack([*columns.values()], axis=1)
-        self._means = resampled_means(self._values, groups)
+        values = np.stack([*columns.values()], axis=1)
+        self._whole = overall.means(values)
+        self._means = overall.resampled(values)
 
     def mean(self, name: str) -> float:
-        return float(self._values[:, self._places[name]].mean())
+        return float(self._whole[self._places[name]])
 
     def estimate(self, name: str) -> Estimate:
         return Estimate(self.mean(name), None if self._means is None else bounds(self._of(name)))

@@ -1,6 +1,6 @@
 """Questions whose right answers are known, from a file: JSON lines, plain or .gz, every line checked.
 
-    {"id", "source", "group", "question", "answers": [..] or "label", "documents": [..], "context"}
+    {"id", "source", "group", "question", "answers": [..] or "label", "documents": [..], "context", "paraphrases": [..]}
 
 Only the question and one of answers and label are needed. Rows that an adapter is tuned on can be read too: `text` is
 then the question and `document` the only one. A first line {"_provenance": ...} is passed over.
@@ -37,6 +37,7 @@ class Question:
     """A question, and what is right. `label` is set, or else `answers`, which are empty where nothing is known of it.
 
     `documents` are ids of those that hold the answer. Questions of one `group` lie on one side of every split.
+    `paraphrases` ask the same in other words; only the robustness of a router reads them.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Question:
     group: str | None = None
     documents: tuple[str, ...] = ()
     context: str | None = None
+    paraphrases: tuple[str, ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -75,6 +77,7 @@ class _Row(Checked):
     documents: Annotated[list[_Name], Field(max_length=1_000)] | None = None
     document: _Name | None = None
     context: _Text | None = None
+    paraphrases: Annotated[list[_Text], Field(max_length=16)] | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> _Row:
@@ -92,6 +95,10 @@ class _Row(Checked):
             raise ValueError("has document and documents; leave out one of them")
         if not (self.question or self.text or "").strip() or any(not each.strip() for each in self.answers or ()):
             raise ValueError("has a blank question or answer; write it or leave the line out")
+        asked = (self.question or self.text or "").strip()
+        for each in self.paraphrases or ():
+            if each.strip() in ("", asked):
+                raise ValueError("has a paraphrase that is blank or the question itself; leave it out")
         return self
 
 
@@ -150,4 +157,5 @@ def _question(line: str) -> Question:
         group=row.group,
         documents=tuple(row.documents or ([row.document] if row.document else ())),
         context=row.context,
+        paraphrases=tuple(row.paraphrases or ()),
     )

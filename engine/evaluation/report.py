@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
+from engine.evaluation.report_robustness import robustness_lines, robustness_section
 from engine.evaluation.report_sections import (
     arms_section,
     cost_section,
@@ -14,7 +15,7 @@ from engine.evaluation.report_sections import (
     sources_section,
     sureness_section,
 )
-from engine.evaluation.verdict import spread
+from engine.evaluation.verdict import gained, spread
 from engine.report.document import Tone, document, write_document
 from engine.report.html import Html
 from engine.report.plots import check_plotter
@@ -36,6 +37,7 @@ def page(evaluation: Evaluation) -> Html:
     verdict, figures = evaluation.verdict, evaluation.routed
     tone: Tone = "good" if verdict.is_learned else "mixed"
     sections = [arms_section(evaluation)]
+    changed = [] if evaluation.robustness is None else [robustness_section(evaluation.robustness)]
     if figures is not None:
         sections = [
             rivals_section(evaluation, figures),
@@ -54,7 +56,7 @@ def page(evaluation: Evaluation) -> Html:
         headline=verdict.headline,
         reasons=verdict.reasons,
         tone=tone,
-        sections=[*sections, made_section(evaluation)],
+        sections=[*sections, *changed, made_section(evaluation)],
     )
 
 
@@ -69,6 +71,10 @@ def summary(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.routed is not None:
         lines += _routed(evaluation.routed)
+        if evaluation.num_sources > 1:
+            lines += ["", *_sources(evaluation.routed)]
+    if evaluation.robustness is not None:
+        lines += ["", *robustness_lines(evaluation.robustness)]
     return lines
 
 
@@ -83,6 +89,14 @@ def _routed(figures: RoutedFigures) -> list[str]:
                 f"  AUROC {pair.first} | {pair.second}: {pair.auroc:.3f} ({spread(pair.interval)}; "
                 f"{counted(pair.num_rows, 'question')})"
             )
+    return found
+
+
+def _sources(figures: RoutedFigures) -> list[str]:
+    found = [f"  {'source':<28} {'questions':>9} {'single arm':>11} {'as routed':>10}  difference"]
+    for each in figures.sources:
+        gain = gained(Estimate(each.difference, each.gain))
+        found.append(f"  {each.source:<28} {each.num_rows:>9,} {each.single:>11.3f} {each.routed:>10.3f}  {gain}")
     return found
 
 

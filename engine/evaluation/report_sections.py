@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
 from engine.evaluation.intervals import Interval
 from engine.evaluation.table import DISCORDANT
-from engine.evaluation.verdict import counted_value
+from engine.evaluation.verdict import below_single, counted_value
 from engine.report.html import Html, figure, legend, section, table, tag
 from engine.report.plots import Line, plot_lines, plot_reliability
 from engine.report.wording import percent, signed
@@ -192,6 +192,7 @@ def sources_section(figures: RoutedFigures) -> Html:
             f"{each.best_arm_quality:.3f}",
             f"{each.single:.3f}",
             f"{each.routed:.3f}",
+            signed(each.difference),
             _signed(each.gain),
             f"{each.oracle:.3f}",
             f"{each.context_rate:.0%}",
@@ -200,9 +201,15 @@ def sources_section(figures: RoutedFigures) -> Html:
     ]
     header = (
         *("source", "questions", "best arm", "its quality", "best single arm", "as routed"),
-        *("difference, 95 %", "best each time", "passages"),
+        *("difference", "95 % interval", "best each time", "passages"),
     )
-    return section("sources", "Source by source", table("Quality in each source", header, rows))
+    said = below_single(figures.sources)
+    return section(
+        "sources",
+        "Source by source",
+        tag("p", f"{said[0].upper()}{said[1:]}."),
+        table("Quality in each source", header, rows),
+    )
 
 
 def made_section(evaluation: Evaluation) -> Html:
@@ -223,6 +230,7 @@ def made_section(evaluation: Evaluation) -> Html:
         ("objective", "; ".join([objective.name, *filter(None, limits)])),
         ("best single arm", evaluation.best_arm),
         ("questions", f"{evaluation.num_questions:,}"),
+        ("sources", f"{evaluation.num_sources:,}"),
         ("where the arms differ", f"{evaluation.num_discordant:,}"),
         ("groups", f"{evaluation.num_groups:,}"),
         ("left out: an arm has no answer", f"{evaluation.num_left_out:,}"),
@@ -230,7 +238,14 @@ def made_section(evaluation: Evaluation) -> Html:
     ]
     if evaluation.heads:
         rows.append(("heads", evaluation.heads))
-    return section("made", "How it was measured", tag("p", how), table("The evaluation", ("", ""), rows, numeric=False))
+    alike = (
+        "Means, shares and percentiles over all questions count each source alike: a mean is the mean of the sources' "
+        "means, in every draw of a bootstrap too. AUROC and calibration count each question alike."
+        if evaluation.num_sources > 1
+        else ""
+    )
+    said = [tag("p", each) for each in (how, alike) if each]
+    return section("made", "How it was measured", said, table("The evaluation", ("", ""), rows, numeric=False))
 
 
 def _estimate(estimate: Estimate) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.choosing import one_hot, worthiest_arm
+from engine.evaluation.overall import Overall
 from engine.evaluation.table import OutcomeTable
 from engine.routing.heads import Floats
 from engine.tuning.baselines import tfidf
@@ -27,12 +28,12 @@ def rival_shares(
         costs: [A] of quality.
         single: the best single arm; None takes the one that is worth most.
     """
-    worth = train.quality - costs
+    worth, overall = train.quality - costs, train.overall
     num_arms = len(train.arms)
-    single = worthiest_arm(worth) if single is None else single
+    single = worthiest_arm(worth, overall) if single is None else single
     choices = {
         SINGLE: np.full(len(test), single, dtype=np.int64),
-        MAJORITY: np.full(len(test), _majority(worth, single), dtype=np.int64),
+        MAJORITY: np.full(len(test), _majority(worth, single, overall), dtype=np.int64),
     }
     if train.texts is not None and test.texts is not None:
         choices[WORDS] = _by_words(train.texts, test.texts, worth, single)
@@ -51,30 +52,30 @@ def rivals_not_run(table: OutcomeTable) -> dict[str, str]:
     return missing
 
 
-def random_shares(chosen: Floats) -> Floats:
+def random_shares(chosen: Floats, overall: Overall) -> Floats:
     """Arms drawn for each question as often as `chosen` [N, A] takes them over all, and so with passages as often."""
-    return np.tile(chosen.mean(axis=0), (len(chosen), 1))
+    return np.tile(overall.means(chosen), (len(chosen), 1))
 
 
-def held_to(rate: float, shares: Floats, train: OutcomeTable) -> Floats:
-    """`shares` [N, A] with passages for `rate` of the questions at most.
+def held_to(rate: float, shares: Floats, train: OutcomeTable, overall: Overall) -> Floats:
+    """`shares` [N, A] of questions that make up `overall`, with passages for `rate` of the questions at most.
 
     Where there are more, they are left out by chance, and the best arm without them answers.
     """
     with_context = train.has_context
-    used = float(shares[:, with_context].sum() / len(shares))
-    if used <= rate:
+    used = overall.mean(shares[:, with_context].sum(axis=1))
+    if used <= rate + _EQUAL:
         return shares
     held = np.where(with_context, shares * (rate / used), shares)
-    direct = np.where(with_context, -np.inf, train.quality.mean(axis=0))
+    direct = np.where(with_context, -np.inf, train.overall.means(train.quality))
     held[:, int(direct.argmax())] += 1 - held.sum(axis=1)
     return held
 
 
-def _majority(worth: Floats, single: int) -> int:
+def _majority(worth: Floats, single: int, overall: Overall) -> int:
     """The arm that is best for the most questions; equally good ones share a question."""
     is_best = worth >= worth.max(axis=1, keepdims=True) - _EQUAL
-    credit = (is_best / is_best.sum(axis=1, keepdims=True)).sum(axis=0).round(6)
+    credit = overall.means(is_best / is_best.sum(axis=1, keepdims=True)).round(9)
     return single if credit[single] == credit.max() else int(credit.argmax())
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.errors import TrainingDataError
 from engine.evaluation.outcomes import Outcomes, QuestionOutcome
+from engine.evaluation.overall import Overall, overall_of
 from engine.routing.arms import parse_arm
 from engine.routing.heads import Floats
 from engine.routing.keys import Keys
@@ -47,6 +48,11 @@ class OutcomeTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def overall(self) -> Overall:
+        """How figures of the questions become one."""
+        return overall_of(self.sources, self.groups)
 
     @property
     def has_context(self) -> NDArray[np.bool_]:

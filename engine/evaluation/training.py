@@ -80,6 +80,7 @@ def train_router(
         created=created,
         objective=objective,
         num_questions=len(table),
+        num_sources=table.overall.num_sources,
         num_discordant=int(table.is_discordant.sum()),
         num_groups=len(np.unique(table.groups)),
         num_left_out=num_left_out,
@@ -126,9 +127,9 @@ def _rivals(
     """At the route's costs, or held to its share of passages where the objective is a budget of them."""
     if objective.name != "budget":
         return rival_shares(train, test, fitted.policy.costs)
-    rate = float(test.has_context[routed.chosen].mean())
+    rate = test.overall.mean(test.has_context[routed.chosen])
     free = rival_shares(train, test, np.zeros(len(train.arms)), single_arm(objective, train))
-    return {name: held_to(rate, shares, train) for name, shares in free.items()}
+    return {name: held_to(rate, shares, train, test.overall) for name, shares in free.items()}
 
 
 def _artefact(

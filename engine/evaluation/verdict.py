@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from engine.evaluation.figures import Comparison, Estimate, RoutedFigures, Verdict
-from engine.evaluation.intervals import Interval, grouped_interval
+from engine.evaluation.figures import Comparison, Estimate, RoutedFigures, SourceFigures, Verdict
+from engine.evaluation.intervals import Interval
 from engine.evaluation.rivals import SINGLE
 from engine.evaluation.table import DISCORDANT, OutcomeTable
 from engine.routing.artefact import Objective
@@ -74,12 +76,9 @@ def _judge(
     if objective.name == "latency":
         at = table.arms.index(best_arm)
         loss = (shares * table.quality).sum(axis=1) - table.quality[:, at]
-        interval = grouped_interval(loss, table.groups)
-        kept = interval is not None and interval[0] >= -objective.epsilon
-        reasons.append(
-            f"quality against {best_arm} alone: {gained(Estimate(float(loss.mean()), interval))}; "
-            f"at most {objective.epsilon:g} may be lost"
-        )
+        gain = table.overall.estimate(loss)
+        kept = gain.interval is not None and gain.interval[0] >= -objective.epsilon
+        reasons.append(f"quality against {best_arm} alone: {gained(gain)}; at most {objective.epsilon:g} may be lost")
     if worse:
         first = worse[0]
         headline = (
@@ -90,11 +89,13 @@ def _judge(
         headline = f"{bad}: the route may lose more quality than it is allowed to. {instead}"
     else:
         headline = (
-            f"{good}: {what} {single.routed:.3f} on {len(table):,} questions that it was not fitted on, where the "
-            f"best single arm has {single.other:.3f}."
+            f"{good}: {what} {single.routed:.3f} on {len(table):,} questions{_counted_alike(figures)} that it was not "
+            f"fitted on, where the best single arm has {single.other:.3f}."
         )
     reasons += [f"against {each.name}: {compared(each)}" for each in figures.comparisons]
     reasons += _others(objective, figures)
+    if len(figures.sources) > 1:
+        reasons.append(below_single(figures.sources))
     return Verdict(not worse and kept, headline, tuple(reasons))
 
 
@@ -120,6 +121,21 @@ def spread(interval: Interval | None, *, signed: bool = False) -> str:
         return "too few groups of questions for an interval"
     low, high = (f"{each:+.3f}" if signed else f"{each:.3f}" for each in interval)
     return f"95 % interval {low} to {high}"
+
+
+def below_single(sources: Sequence[SourceFigures]) -> str:
+    """Whether any source is answered worse than by the best single arm beyond chance, and which cannot be told."""
+    below = [f"{each.source} {gained(Estimate(each.difference, each.gain))}" for each in sources if each.is_below]
+    unknown = [f"{each.source} {each.difference:+.3f}" for each in sources if each.gain is None]
+    said = f"below the best single arm beyond the interval: {', '.join(below)}"
+    if not below:
+        said = "no source lies below the best single arm beyond its interval"
+    return said + (f"; too few groups to tell: {', '.join(unknown)}" if unknown else "")
+
+
+def _counted_alike(figures: RoutedFigures) -> str:
+    num = len(figures.sources)
+    return f" of {num} sources, each counted alike," if num > 1 else ""
 
 
 def _others(objective: Objective, figures: RoutedFigures) -> list[str]:

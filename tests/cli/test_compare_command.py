@@ -7,7 +7,8 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from compare_server import MadeServer, card, listening
+from compare_server import MadeServer, card
+from json_server import listening
 
 from engine.cli.main import main
 from engine.evaluation import asking
@@ -22,7 +23,7 @@ def made():
 
 @pytest.fixture
 def url(made):
-    with listening(made) as url:
+    with listening(made.reply) as url:
         yield url
 
 

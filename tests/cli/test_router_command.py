@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from made_outcomes import decided_by_first, made
 from made_router import artefact, learned
+from stub_arms import StubArms
 
 from engine.cli.main import main
 from engine.evaluation.outcomes import write_outcomes
@@ -48,6 +50,61 @@ def test_evaluate_judges_on_other_questions_and_writes_a_report_where_asked(trai
     assert (tmp_path / "report" / "report.html").exists()
     found = json.loads(run("evaluate", trained[0], tmp_path / "c.jsonl", "--json").stdout)
     assert found["evaluation"]["num_questions"] == 100
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Outcomes without texts, and the file of their questions."""
+    outcomes = made(60, decided_by_first, name="d", seed=4)
+    write_outcomes(outcomes, tmp_path / "d.jsonl", with_texts=False)
+    rows = [
+        {
+            "id": each.id,
+            "question": f"Where is box {place} kept?",
+            "label": "x",
+            "paraphrases": [f"Box {place}, where?"],
+        }
+        for place, each in enumerate(outcomes.questions)
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stub = StubArms()
+    stub.digests = {"support": "adapter-1"}
+    # What is asked in lower case looks like what needs no passages.
+    stub.signals = lambda text: {
+        "s0": -2.0 if text == text.lower() else outcomes.questions[int(re.search(r"\d+", text)[0])].signals["s0"],
+        "s1": 0.0,
+        "s2": 0.0,
+    }
+    return tmp_path / "d.jsonl", tmp_path / "questions.jsonl", stub
+
+
+def test_evaluate_asks_a_server_for_signals_of_changed_questions(trained, asked, tmp_path):
+    outcomes, questions, stub = asked
+    with stub.serve() as url:
+        options = ("--robustness", questions, "--url", url)
+        done = run("evaluate", trained[0], outcomes, *options, "--out", tmp_path / "report")
+        found = json.loads(run("evaluate", trained[0], outcomes, *options, "--json").stdout)
+    assert done.exit_code == 0, done.output
+    by_kind = {each["kind"]: each for each in found["evaluation"]["robustness"]["kinds"]}
+    assert by_kind["paraphrases"]["unchanged"]["value"] == 1.0
+    surface = by_kind["lower case, no final mark"]
+    assert 0.3 < surface["unchanged"]["value"] < 0.7
+    assert surface["difference"]["value"] < 0
+    assert f"{surface['unchanged']['value']:.1%}" in done.stdout
+    assert 'id="robustness"' in (tmp_path / "report" / "report.html").read_text()
+    assert not stub.asked, "nothing is generated"
+
+
+def test_evaluate_refuses_options_and_questions_that_say_nothing(trained, asked, tmp_path):
+    outcomes, questions, _ = asked
+    for option in (("--seed", 1), ("--collection", "docs"), ("--url", "http://127.0.0.1:1")):
+        done = run("evaluate", trained[0], outcomes, *option)
+        assert done.exit_code == 2
+        assert f"{option[0]} is for --robustness" in done.stderr
+    questions.write_text('{"question": "Who?", "answers": ["a"], "paraphrases": ["Who? "]}\n')
+    done = run("evaluate", trained[0], outcomes, "--robustness", questions)
+    assert done.exit_code == 1
+    assert "line 1: has a paraphrase that is blank or the question itself; leave it out" in done.stderr
 
 
 def test_show_prints_what_the_router_is(trained):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from stub_arms import StubArms
@@ -44,6 +45,13 @@ def stopped(stub, work, after, change=None, **options):
 
 def asked_questions(stub):
     return [(arm, text) for arm, text in stub.asked if text.startswith("Who")]
+
+
+def test_paraphrases_are_not_asked_and_make_no_other_collection(stub, tmp_path):
+    stopped(stub, tmp_path / "work", 30)
+    with_others = tuple(replace(each, paraphrases=("Which one?",)) for each in QUESTIONS)
+    collected(stub, tmp_path / "work", with_others)
+    assert not any("Which" in text for _, text in stub.asked)
 
 
 def test_every_arm_answers_every_question_and_the_file_can_be_read(stub, tmp_path):

@@ -34,10 +34,19 @@ def test_every_field_is_read(tmp_path):
         "answers": ["Ada", "A. L."],
         "documents": ["docs/a"],
         "context": "Ada did.",
+        "paraphrases": ["Which person?"],
     }
     (found,) = read_questions([write(tmp_path / "a.jsonl", {"_provenance": {}}, row)])
     assert found == Question(
-        "q1", "Who?", ("Ada", "A. L."), None, source="docs", group="g", documents=("docs/a",), context="Ada did."
+        "q1",
+        "Who?",
+        ("Ada", "A. L."),
+        None,
+        source="docs",
+        group="g",
+        documents=("docs/a",),
+        context="Ada did.",
+        paraphrases=("Which person?",),
     )
 
 

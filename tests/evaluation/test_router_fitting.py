@@ -21,6 +21,7 @@ from engine.evaluation.choosing import (
 )
 from engine.evaluation.fitting_heads import fit_linear, fit_normaliser, fit_trees, question_weights
 from engine.evaluation.folds import make_folds
+from engine.evaluation.overall import overall_of
 from engine.evaluation.rivals import (
     MAJORITY,
     NEIGHBOURS,
@@ -196,11 +197,17 @@ def test_majority_is_the_arm_that_is_best_most_often_and_single_the_one_of_the_b
 def test_rival_is_held_to_a_share_of_passages_by_leaving_them_out_by_chance():
     table, _ = make_table(made(10, decided_by_nothing))
     shares = one_hot(np.array([1] * 6 + [0] * 4), 2)
-    held = held_to(0.3, shares, table)
+    held = held_to(0.3, shares, table, table.overall)
     assert held[:6] == pytest.approx(np.array([[0.5, 0.5]] * 6))
     assert held[6:].tolist() == [[1.0, 0.0]] * 4
-    assert held_to(0.6, shares, table) is shares
+    assert held_to(0.6, shares, table, table.overall) is shares
 
 
 def test_random_arms_are_drawn_as_often_as_the_route_takes_them():
-    assert random_shares(one_hot(np.array([0, 1, 1, 1]), 2)).tolist() == [[0.25, 0.75]] * 4
+    chosen = one_hot(np.array([0, 1, 1, 1]), 2)
+    alike = overall_of(("docs",) * 4, np.arange(4))
+    assert random_shares(chosen, alike).tolist() == [[0.25, 0.75]] * 4
+    assert random_shares(chosen, overall_of(("a", "a", "b", "b"), np.arange(4))).tolist() == [[0.25, 0.75]] * 4
+    # One of the three of a, none of b.
+    two = overall_of(("a", "a", "a", "b"), np.arange(4))
+    assert random_shares(chosen, two) == pytest.approx(np.tile([1 / 6, 5 / 6], (4, 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from made_outcomes import decided_by_first, made
 
@@ -15,7 +16,7 @@ from engine.routing.artefact import Objective
 
 @pytest.fixture(scope="module")
 def evaluation():
-    outcomes = made(320, decided_by_first, sources=("<docs>", "trivia"))
+    outcomes = made(330, decided_by_first, sources=("<docs>", "<docs>", "trivia"))
     return train_router(outcomes, Objective(), created="2026-01-02T03:04:05+00:00").evaluation
 
 
@@ -47,6 +48,27 @@ def test_summary_is_said_in_lines(evaluation):
     lines = summary(evaluation)
     assert lines[0] == evaluation.verdict.headline
     assert any(line.startswith("  AUROC base | base+context: 0.") for line in lines)
+
+
+def test_page_and_lines_say_how_sources_count_and_whether_one_is_answered_worse(evaluation):
+    written, lines = page(evaluation), summary(evaluation)
+    assert " on 330 questions of 2 sources, each counted alike, that it was not fitted on" in lines[0]
+    said = "no source lies below the best single arm beyond its interval"
+    assert f"  {said}" in lines
+    assert f"<p>N{said[1:]}.</p>" in written
+    assert "count each source alike" in written
+    by_source = {each.source: each for each in evaluation.routed.sources}
+    assert evaluation.routed.quality.value == pytest.approx(np.mean([each.routed for each in by_source.values()]))
+    (line,) = [line for line in lines if line.startswith("  trivia ")]
+    trivia = by_source["trivia"]
+    assert line.split()[1:5] == ["110", f"{trivia.single:.3f}", f"{trivia.routed:.3f}", f"{trivia.difference:+.3f}"]
+
+
+def test_page_of_one_source_says_nothing_of_sources_that_count_alike():
+    found = train_router(made(320, decided_by_first), Objective(), created="2026-01-02T03:04:05+00:00").evaluation
+    assert "320 questions that it was not fitted on" in summary(found)[0]
+    assert not any("source" in line for line in summary(found))
+    assert "count each source alike" not in page(found)
 
 
 def test_page_of_what_could_not_be_learned_has_the_arms_alone():

@@ -15,8 +15,11 @@ from loadtest.router.replay import ALWAYS_RAG, LATENCY, QUALITY, replay
 
 @pytest.fixture(scope="module")
 def clear():
-    """Outcomes that a signal decides: 0.85 by the right arm, 0.25 by the other, in 60 groups of two sources."""
-    outcomes = made(600, decided_by_first, group_size=2, sources=("docs", "chat"))
+    """Outcomes that a signal decides: 0.85 by the right arm, 0.25 by the other, in groups of two.
+
+    One of the two sources is twice as large as the other.
+    """
+    outcomes = made(600, decided_by_first, group_size=2, sources=("docs", "docs", "chat"))
     return replay(outcomes, num_resamples=60)
 
 
@@ -45,6 +48,39 @@ def test_latency_is_compared_with_passages_for_every_question(clear):
     routed, rag = (value(clear, LATENCY, system, "p50_ms").value for system in (OURS, ALWAYS_RAG))
     assert ratio(clear, LATENCY, ALWAYS_RAG).value == pytest.approx(rag / routed)
     assert ratio(clear, LATENCY, ALWAYS_RAG).value > 1
+
+
+def test_share_of_the_time_that_passages_for_every_question_take_is_said_for_each_objective(clear):
+    said = clear.extra["p50 latency, at most 0.6 of always rag's"]
+    assert [*said] == ["objective quality", "objective latency"]
+    for case, words in zip((QUALITY, LATENCY), said.values(), strict=True):
+        routed, rag = (value(clear, case, system, "p50_ms").value for system in (OURS, ALWAYS_RAG))
+        share = value(clear, case, OURS, "p50_of_always_rag").value
+        assert share == pytest.approx(routed / rag)
+        assert words.startswith(f"{'yes' if share <= 0.6 else 'no'}: {share:.3f} (95 % interval 0.")
+        assert words.endswith(f"{routed:,.0f} ms of {rag:,.0f} ms")
+
+
+def test_figures_over_all_questions_are_means_of_those_of_the_sources(clear):
+    for system in (OURS, "best single arm", ALWAYS_RAG):
+        means = [value(clear, f"{QUALITY}, {source}", system, "quality").value for source in ("docs", "chat")]
+        assert value(clear, QUALITY, system, "quality").value == pytest.approx(np.mean(means))
+        # Two thirds of the questions are of docs.
+        assert abs(means[0] - means[1]) > 1e-3
+    assert clear.extra["outcomes"]["sources, counted alike"] == 2
+
+
+def test_every_source_has_its_difference_to_the_best_single_arm_and_whether_one_lies_below_is_said(clear):
+    assert clear.extra[f"sources, {QUALITY}"] == "no source lies below the best single arm beyond its interval"
+    by_source = clear.extra[f"differences by source, {QUALITY}"]
+    assert [each["source"] for each in by_source] == ["chat", "docs"]
+    for each in by_source:
+        mine, single = (
+            value(clear, f"{QUALITY}, {each['source']}", system, "quality").value
+            for system in (OURS, "best single arm")
+        )
+        assert each["difference"] == pytest.approx(mine - single)
+        assert 0 < each["interval"][0] < each["difference"] < each["interval"][1]
 
 
 def test_names_of_cases_and_peers_are_those_of_the_contract(clear):

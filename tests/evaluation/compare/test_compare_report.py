@@ -7,9 +7,9 @@ import csv
 import json
 import re
 
-import httpx
 import pytest
 from compare_server import MadeServer, card
+from json_server import transport
 
 from engine.errors import SwitchyardError
 from engine.evaluation.asking import Server
@@ -54,7 +54,7 @@ def compare(tmp_path_factory):
         )
 
         async def go():
-            async with Server("http://server", transport=httpx.MockTransport(made)) as server:
+            async with Server("http://server", transport=transport(made.reply)) as server:
                 return await run_comparison(job, server)
 
         return asyncio.run(go())

@@ -10,6 +10,7 @@ import signal
 import httpx
 import pytest
 from compare_server import MadeServer, card
+from json_server import transport
 
 from engine.errors import SwitchyardError
 from engine.evaluation import asking
@@ -60,7 +61,7 @@ def job(tmp_path):
 
 def run(job, made):
     async def compare():
-        async with Server("http://server", transport=httpx.MockTransport(made)) as server:
+        async with Server("http://server", transport=transport(made.reply)) as server:
             return await run_comparison(job, server)
 
     return asyncio.run(compare())
