@@ -50,6 +50,7 @@ SOURCE = "load"
 QUESTIONS_FILE, UPDATES_FILE, DOCUMENTS = "questions.jsonl", "updates.jsonl", "documents"
 # Changed paragraphs, and how far their numbers move: a year stays one, and no digit gives the old one away.
 NUM_UPDATES, MOVED_BY = 20, 13
+MAX_PARAPHRASES = 3
 _NUMBER = re.compile(r"[1-9]\d{1,3}")
 _FLYIO = "kb_flyio_docs_v1.tar.gz"
 
@@ -189,11 +190,15 @@ def _stackfaq(data: Path) -> Part:
         entry = _text(row, where, "id")
         answers[entry] = [text for text in row["answers"] if text.strip()]
         part.documents[f"stackfaq/{entry}"] = {"title": row["question"], "text": "\n\n".join(answers[entry])}
+    asked: dict[str, list[Row]] = {}
     for where, row in objects(data / "stackfaq_queries.jsonl.gz"):
-        entry = _text(row, where, "relevant")
-        part.questions.append(
-            _answered(row["id"], _text(row, where, "text"), answers[entry], entry, f"stackfaq/{entry}")
-        )
+        asked.setdefault(_text(row, where, "relevant"), []).append({"id": row["id"], "text": _text(row, where, "text")})
+    for entry, rows in asked.items():
+        for row in rows:
+            # What other people ask and mean the same.
+            others = [each["text"] for each in rows if each is not row][:MAX_PARAPHRASES]
+            asks = _answered(row["id"], row["text"], answers[entry], entry, f"stackfaq/{entry}")
+            part.questions.append(asks | {"paraphrases": others} if others else asks)
     return part
 
 

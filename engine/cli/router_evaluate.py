@@ -71,6 +71,7 @@ def evaluate(
     """
     _check_options(context, has_questions=bool(questions))
     from engine.evaluation.evaluate import evaluate_unseen, unseen_questions
+    from engine.evaluation.overhead import measure_overhead
     from engine.evaluation.report import summary, write_report
     from engine.evaluation.robustness import check_texts
     from engine.report.plots import check_plotter
@@ -81,6 +82,8 @@ def evaluate(
     check_texts(measured, asked, ", ".join(map(str, questions)))
     unseen = unseen_questions(artefact, measured)
     evaluation = evaluate_unseen(artefact, unseen, created=datetime.now(UTC).isoformat(timespec="seconds"))
+    if artefact.learned is not None:
+        evaluation = replace(evaluation, overhead=measure_overhead(artefact, unseen.table))
     if asked:
         options = {"collection": collection, "seed": seed}
         evaluation = replace(evaluation, robustness=_robustness(url, api_key, artefact, unseen, asked, options))

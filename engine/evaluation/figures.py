@@ -199,6 +199,16 @@ class Robustness:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """Milliseconds from signals to a decision: of one alone, and the median of each in batches of `batch`."""
+
+    p50_ms: float
+    p95_ms: float
+    batch: int
+    batched_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the route is the learned one, in a sentence, and what else a reader should know."""
 
@@ -213,7 +223,8 @@ class Evaluation:
 
     `is_crossfitted`: each question was routed by a router fitted without its fold; otherwise the router had not seen
     any. `num_left_out` lack an answer of an arm, `num_seen` had trained the router. `not_run`: rivals and why.
-    `routed` is None where nothing could be fitted, `robustness` where changed questions were not asked for.
+    `routed` is None where nothing could be fitted, `robustness` where changed questions were not asked for, `overhead`
+    where it was not measured.
     """
 
     title: str
@@ -234,6 +245,7 @@ class Evaluation:
     not_run: dict[str, str]
     heads: str
     robustness: Robustness | None = None
+    overhead: Overhead | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

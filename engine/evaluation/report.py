@@ -11,6 +11,7 @@ from engine.evaluation.report_sections import (
     cost_section,
     made_section,
     order_section,
+    overhead_wording,
     rivals_section,
     sources_section,
     sureness_section,
@@ -73,6 +74,8 @@ def summary(evaluation: Evaluation) -> list[str]:
         lines += _routed(evaluation.routed)
         if evaluation.num_sources > 1:
             lines += ["", *_sources(evaluation.routed)]
+    if evaluation.overhead is not None:
+        lines += ["", f"  a decision from signals: {overhead_wording(evaluation.overhead)}"]
     if evaluation.robustness is not None:
         lines += ["", *robustness_lines(evaluation.robustness)]
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.evaluation.figures import Estimate, Evaluation, RoutedFigures
+from engine.evaluation.figures import Estimate, Evaluation, Overhead, RoutedFigures
 from engine.evaluation.intervals import Interval
 from engine.evaluation.table import DISCORDANT
 from engine.evaluation.verdict import below_single, counted_value
@@ -212,6 +212,14 @@ def sources_section(figures: RoutedFigures) -> Html:
     )
 
 
+def overhead_wording(found: Overhead) -> str:
+    """What deciding costs."""
+    return (
+        f"{found.p50_ms:.2f} ms (95th percentile {found.p95_ms:.2f}) alone, "
+        f"{found.batched_ms:.3f} ms each of {found.batch} at once"
+    )
+
+
 def made_section(evaluation: Evaluation) -> Html:
     """What the figures rest on."""
     how = (
@@ -238,6 +246,8 @@ def made_section(evaluation: Evaluation) -> Html:
     ]
     if evaluation.heads:
         rows.append(("heads", evaluation.heads))
+    if evaluation.overhead is not None:
+        rows.append(("a decision from signals", overhead_wording(evaluation.overhead)))
     alike = (
         "Means, shares and percentiles over all questions count each source alike: a mean is the mean of the sources' "
         "means, in every draw of a bootstrap too. AUROC and calibration count each question alike."

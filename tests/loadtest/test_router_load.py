@@ -181,3 +181,9 @@ def test_updates_move_the_number_that_answers_and_nothing_else(made):
 def test_each_source_has_its_questions_in_a_file_of_its_own(made):
     apart = [line for name in SOURCES for line in read_questions([made / f"{name}.jsonl"])]
     assert [each.question for each in apart] == [each.question for each in read_questions([made / QUESTIONS_FILE])]
+
+
+def test_faq_questions_bring_other_wordings_as_paraphrases(made):
+    for each in read_questions([made / "stackfaq.jsonl"]):
+        assert len(each.paraphrases) == 3
+        assert each.question not in each.paraphrases
