@@ -165,11 +165,11 @@ def plan_lora(
     return LoraPlan(table, torch.tensor(table, dtype=torch.int64), mask, num_short)
 
 
-def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype) -> LoraPlan:
+def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype, backend: Backend = "auto") -> LoraPlan:
     """A plan of rows whose slots [T] int32, -1 for none, lie on the device. Not for slots of the native kernel."""
     table = torch.empty((0, 4), dtype=torch.int64)
-    backend: Backend = "torch" if slots.device.type == "cpu" else "auto"
-    if choose_backend("lora_add of recorded steps", backend, slots.device, has_triton=True) == "triton":
+    chosen = choose_backend("lora_add of recorded steps", backend, slots.device, has_triton=True, has_native=False)
+    if chosen == "triton":
         return LoraPlan((), table, None, 0, slots)
     mask = slots[:, None] == torch.arange(num_slots, device=slots.device, dtype=slots.dtype)
     return LoraPlan((), table, mask.to(dtype), 0)
