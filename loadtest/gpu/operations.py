@@ -152,20 +152,23 @@ def _paged(
     window: int,
     contexts: Sequence[int] = (1, 15, 16, 17, 700, 33, 40, 300),
     num_new: Sequence[int] = (1, 1, 1, 1, 1, 3, 8, 200),
+    num_shared: int = 0,
 ) -> Operation:
-    """Decodes, drafts and a prompt; slots that nobody wrote hold NaN."""
+    """Decodes, drafts and a prompt; slots that nobody wrote hold NaN. Their first `num_shared` blocks are the same."""
 
     def run(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
         inputs = _Inputs(device, dtype, is_exact)
         free = random.Random(0).sample(range(128), 128)
-        tables = [[free.pop() for _ in range(-(-context // 16))] for context in contexts]
+        shared = [free.pop() for _ in range(num_shared)]
+        tables = [[*shared, *(free.pop() for _ in range(-(-context // 16) - num_shared))] for context in contexts]
         keys, values = inputs(128, 16, 8, 128), inputs(128, 16, 8, 128)
         written = torch.zeros(128 * 16, dtype=torch.bool)
         for context, table in zip(contexts, tables, strict=True):
             written[[table[position // 16] * 16 + position % 16 for position in range(context)]] = True
         for cache in (keys, values):
             cache.flatten(0, 1)[~written.to(inputs.device)] = float("nan")
-        plan = plan_paged(num_new, contexts, tables, device=inputs.device)
+        options = {"min_shared_blocks": 1} if num_shared else {}
+        plan = plan_paged(num_new, contexts, tables, device=inputs.device, **options)
         query = inputs(sum(num_new), 16, 128)
         return (
             paged_attention(query, keys, values, plan, scale=128**-0.5, window=window, backend=_backend(device))
@@ -185,12 +188,15 @@ OPERATIONS: dict[str, Operation] = {
     "kv_write": _kv_write,
     "paged_attention": _paged(0),
     "paged_attention, window": _paged(20),
+    "paged_attention, shared": _paged(0, (300, 333, 280, 310), (1, 3, 8, 40), num_shared=16),
+    "paged_attention, shared window": _paged(100, (300, 333, 280, 310), (1, 3, 8, 40), num_shared=16),
 }
 # Those with a Triton kernel; the interpreter needs milliseconds where a GPU needs nanoseconds.
 INTERPRETED: dict[str, Operation] = {
     **{name: OPERATIONS[name] for name in ("rms_norm", "silu_mul", "lora_add, recorded", "kv_write")},
     "paged_attention": _paged(0, (1, 17, 270, 40), (1, 1, 1, 8)),
     "paged_attention, window": _paged(20, (33, 40), (1, 40)),
+    "paged_attention, shared": _paged(0, (70, 81, 49), (1, 8, 1), num_shared=3),
 }
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.chunk_attention import chunk_attention
 from kernels.kv_write import kv_write
 from kernels.linear import linear, pack_linear
 from kernels.lora_add import empty_slots, fixed_lora, lora_add, pack_lora, plan_lora
 from kernels.lora_add.reference import LoraParts, lora_add_reference
-from kernels.paged_attention import paged_attention, plan_paged
+from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.rms_norm import rms_norm
 from kernels.sampling import sample
@@ -24,7 +26,7 @@ from kernels.silu_mul import silu_mul
 from loadtest.bench_format import OURS
 from loadtest.kernels.case import Case, Draw, Results
 
-TORCH, FLASH = "torch", "flash-attention"
+TORCH, FLASH, NOT_SHARED = "torch", "flash-attention", "switchyard, shared blocks read for each"
 _EPS = 1e-5
 
 
@@ -64,6 +66,8 @@ def decoder_cases(device: str, dtype: torch.dtype, sizes: Sizes, *, is_short: bo
         yield _attention(draw, f"decode {requests}x{context}", [1] * requests, [context] * requests, sizes)
     for new, before in PROMPTS[:1] if is_short else PROMPTS:
         yield _attention(draw, f"prompt {before}+{new}", [new], [before + new], sizes)
+    if not is_short:
+        yield _attention(draw, "decode 32x1200, 1024 shared", [1] * 32, [1200] * 32, sizes, num_shared=64)
     for rows in (1, 32):
         for is_peaked in (True, False):
             yield _sampling(draw, rows, sizes, is_peaked)
@@ -216,13 +220,20 @@ def _lora(draw: Draw, tokens: int, sizes: Sizes) -> Case:
     )
 
 
-def _attention(draw: Draw, words: str, num_new: list[int], contexts: list[int], sizes: Sizes) -> Case:
-    """Peers read keys and values that already lie in one piece, which is less work than blocks are."""
+def _attention(
+    draw: Draw, words: str, num_new: list[int], contexts: list[int], sizes: Sizes, *, num_shared: int = 0
+) -> Case:
+    """Peers read keys and values that already lie in one piece, which is less work than blocks are.
+
+    The first `num_shared` blocks are the same for all requests; `NOT_SHARED` is our kernel that does not know it.
+    """
     heads, kv_heads, dim = sizes.heads, sizes.kv_heads, sizes.dim
     requests, new, context = len(contexts), num_new[0], contexts[0]
     each = -(-context // 16)
     shuffled = torch.randperm(requests * each, generator=torch.Generator().manual_seed(2)).view(requests, each)
-    plan = plan_paged(num_new, contexts, shuffled.tolist(), device=draw.device)
+    shuffled[:, :num_shared] = shuffled[0, :num_shared]
+    alone = plan_paged(num_new, contexts, shuffled.tolist(), device=draw.device)
+    plan = replace(alone, min_shared_blocks=1) if num_shared else alone
     keys, values = (draw(requests * each, 16, kv_heads, dim) for _ in range(2))
     query = draw(requests * new, heads, dim)
     blocks = shuffled.to(draw.device)
@@ -240,7 +251,9 @@ def _attention(draw: Draw, words: str, num_new: list[int], contexts: list[int], 
         )
         return attended.transpose(1, 2).reshape(query.shape)
 
-    def ours() -> Tensor:
+    def ours(plan: PagedPlan = plan) -> Tensor:
+        if draw.device.type == "cpu" and new > 1:  # as the engine does
+            return chunk_attention(query, keys, values, shuffled[0].int().numpy(), context, scale=dim**-0.5)
         return paged_attention(query, keys, values, plan, scale=dim**-0.5)
 
     def results() -> Results:
@@ -248,6 +261,8 @@ def _attention(draw: Draw, words: str, num_new: list[int], contexts: list[int], 
         return Results(ours(), by_torch(), exact)
 
     systems: dict[str, Callable[[], object]] = {OURS: ours, TORCH: by_torch}
+    if num_shared:
+        systems[NOT_SHARED] = partial(ours, alone)
     missing = {}
     flash = _flash(draw.device)
     if isinstance(flash, str):
@@ -255,10 +270,12 @@ def _attention(draw: Draw, words: str, num_new: list[int], contexts: list[int], 
     else:
         lengths = torch.tensor(contexts, dtype=torch.int32, device=draw.device)
         systems[FLASH] = lambda: flash.flash_attn_with_kvcache(asked, key, value, cache_seqlens=lengths, causal=True)
+    op = "chunk_attention" if draw.device.type == "cpu" and new > 1 else "paged_attention"
+    num_keys = sum(contexts) - (requests - 1) * num_shared * 16
     pairs = sum(n * (c - n) + n * (n + 1) // 2 for n, c in zip(num_new, contexts, strict=True))
     return Case(
-        *("paged_attention", f"{words} {heads}/{kv_heads}x{dim}", systems, results),
-        2 * _bytes(query) + 2 * sum(contexts) * kv_heads * dim * query.element_size(),
+        *(op, f"{words} {heads}/{kv_heads}x{dim}", systems, results),
+        2 * _bytes(query) + 2 * num_keys * kv_heads * dim * query.element_size(),
         *(4 * pairs * heads * dim, missing),
     )
 

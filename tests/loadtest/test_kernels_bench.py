@@ -14,7 +14,7 @@ from loadtest.gpu import operations
 from loadtest.gpu.record import Budget, Record
 from loadtest.kernels.case import Case, Results
 from loadtest.kernels.clock import Ceiling, CpuClock
-from loadtest.kernels.decoder_cases import TINY, decoder_cases
+from loadtest.kernels.decoder_cases import NOT_SHARED, TINY, decoder_cases
 from loadtest.kernels.search_cases import COPIED, search_cases
 
 needs_triton = pytest.mark.skipif(triton_absence("cpu") is not None, reason=f"no Triton: {triton_absence('cpu')}")
@@ -53,6 +53,7 @@ def test_every_operation_is_right_and_raced_against_torch(report):
         "linear",
         "lora_add",
         "paged_attention",
+        "chunk_attention",
         "sampling",
         "masked_topk",
     }
@@ -131,3 +132,11 @@ def test_clock_repeats_short_calls_and_counts_one():
     before = len(calls)
     assert 0 < timer() < 1e-3
     assert len(calls) - before > 100
+
+
+def test_blocks_that_are_shared_are_raced_against_reading_them_for_each_request():
+    cases = decoder_cases("cpu", torch.float32, TINY, is_short=False)
+    (shared,) = (each for each in cases if "shared" in each.name)
+    assert shared.systems.keys() == {OURS, "torch", NOT_SHARED} and shared.fault() is None
+    (alone,) = (each for each in decoder_cases("cpu", torch.float32, TINY, is_short=False) if "32x512" in each.name)
+    assert shared.num_bytes < alone.num_bytes  # shared blocks count once
