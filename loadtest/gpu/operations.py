@@ -107,8 +107,13 @@ def _silu_mul(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
     return silu_mul(8 * _Inputs(device, dtype, is_exact)(33, 2 * 1537), backend=_backend(device)).float().cpu()
 
 
-def _lora(rows: int, runs: Sequence[tuple[int, int, int]], *, is_recorded: bool) -> Operation:
-    """Rows of two adapters, of which one lacks a part, and rows without; of recorded steps, slots lie on the device."""
+def _lora(
+    rows: int, runs: Sequence[tuple[int, int, int]], *, is_recorded: bool, is_launched_once: bool = False
+) -> Operation:
+    """Rows of two adapters, of which one lacks a part, and rows without; of recorded steps, slots lie on the device.
+
+    `is_launched_once` takes Triton's kernel for all runs where there is one.
+    """
 
     def operation(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
         inputs = _Inputs(device, dtype, is_exact)
@@ -117,7 +122,8 @@ def _lora(rows: int, runs: Sequence[tuple[int, int, int]], *, is_recorded: bool)
         for slot, rank in enumerate(ranks):
             pairs = [(inputs(rank, 256) / 16, inputs(width, rank)) for width in parts]
             pack_lora(slots, slot, [None if (slot, part) == (1, 1) else pair for part, pair in enumerate(pairs)])
-        plan = plan_lora(runs, ranks, num_slots=2, dtype=inputs.dtype, device=inputs.device)
+        backend: Backend = "triton" if is_launched_once and device != "cpu" else "auto"
+        plan = plan_lora(runs, ranks, num_slots=2, dtype=inputs.dtype, device=inputs.device, backend=backend)
         if is_recorded:
             of_row = torch.full((rows,), -1, dtype=torch.int32)
             for start, stop, slot in runs:
@@ -153,15 +159,19 @@ def _paged(
     contexts: Sequence[int] = (1, 15, 16, 17, 700, 33, 40, 300),
     num_new: Sequence[int] = (1, 1, 1, 1, 1, 3, 8, 200),
     num_shared: int = 0,
+    heads: tuple[int, int] = (16, 8),
 ) -> Operation:
-    """Decodes, drafts and a prompt; slots that nobody wrote hold NaN. Their first `num_shared` blocks are the same."""
+    """Decodes, drafts and a prompt; slots that nobody wrote hold NaN. Their first `num_shared` blocks are the same.
+
+    `heads` are query and KV heads.
+    """
 
     def run(device: str, dtype: torch.dtype, is_exact: bool) -> Tensor:
         inputs = _Inputs(device, dtype, is_exact)
         free = random.Random(0).sample(range(128), 128)
         shared = [free.pop() for _ in range(num_shared)]
         tables = [[*shared, *(free.pop() for _ in range(-(-context // 16) - num_shared))] for context in contexts]
-        keys, values = inputs(128, 16, 8, 128), inputs(128, 16, 8, 128)
+        keys, values = inputs(128, 16, heads[1], 128), inputs(128, 16, heads[1], 128)
         written = torch.zeros(128 * 16, dtype=torch.bool)
         for context, table in zip(contexts, tables, strict=True):
             written[[table[position // 16] * 16 + position % 16 for position in range(context)]] = True
@@ -169,7 +179,7 @@ def _paged(
             cache.flatten(0, 1)[~written.to(inputs.device)] = float("nan")
         options = {"min_shared_blocks": 1} if num_shared else {}
         plan = plan_paged(num_new, contexts, tables, device=inputs.device, **options)
-        query = inputs(sum(num_new), 16, 128)
+        query = inputs(sum(num_new), heads[0], 128)
         return (
             paged_attention(query, keys, values, plan, scale=128**-0.5, window=window, backend=_backend(device))
             .float()
@@ -185,6 +195,9 @@ OPERATIONS: dict[str, Operation] = {
     "silu_mul": _silu_mul,
     "lora_add": _lora(411, [(0, 2, 1), (2, 3, 0), (5, 12, 1), (20, 400, 0)], is_recorded=False),
     "lora_add, recorded": _lora(13, [(0, 2, 1), (2, 3, 0), (5, 12, 1)], is_recorded=True),
+    "lora_add, runs": _lora(
+        411, [(0, 2, 1), (2, 3, 0), (5, 12, 1), (20, 400, 0)], is_recorded=False, is_launched_once=True
+    ),
     "kv_write": _kv_write,
     "paged_attention": _paged(0),
     "paged_attention, window": _paged(20),
@@ -194,9 +207,10 @@ OPERATIONS: dict[str, Operation] = {
 # Those with a Triton kernel; the interpreter needs milliseconds where a GPU needs nanoseconds.
 INTERPRETED: dict[str, Operation] = {
     **{name: OPERATIONS[name] for name in ("rms_norm", "silu_mul", "lora_add, recorded", "kv_write")},
-    "paged_attention": _paged(0, (1, 17, 270, 40), (1, 1, 1, 8)),
-    "paged_attention, window": _paged(20, (33, 40), (1, 40)),
-    "paged_attention, shared": _paged(0, (70, 81, 49), (1, 8, 1), num_shared=3),
+    "lora_add, runs": _lora(50, [(0, 2, 1), (5, 45, 0)], is_recorded=False, is_launched_once=True),
+    "paged_attention": _paged(0, (1, 17, 270), (1, 1, 3), heads=(3, 1)),
+    "paged_attention, window": _paged(20, (33, 40), (1, 40), heads=(3, 1)),
+    "paged_attention, shared": _paged(0, (70, 81, 49), (1, 8, 1), num_shared=3, heads=(3, 1)),
 }
 
 

@@ -27,6 +27,8 @@ from loadtest.bench_format import OURS
 from loadtest.kernels.case import Case, Draw, Results
 
 TORCH, FLASH, NOT_SHARED = "torch", "flash-attention", "switchyard, shared blocks read for each"
+# Of all runs of rows in two launches, whatever the number of adapters.
+RUNS = "switchyard, runs by Triton"
 _EPS = 1e-5
 
 
@@ -195,6 +197,11 @@ def _lora(draw: Draw, tokens: int, sizes: Sizes) -> Case:
         of_row = torch.tensor([slot for _, _, slot in runs], dtype=torch.int32, device=draw.device)
         plan = fixed_lora(of_row, num_slots=_NUM_ADAPTERS, dtype=draw.dtype)
     x, out = draw(tokens, sizes.hidden), draw(tokens, sum(parts))
+    others: dict[str, Callable[[], object]] = {}
+    if draw.device.type == "cuda":
+        launched = plan_lora(runs, [_RANK] * _NUM_ADAPTERS, num_slots=_NUM_ADAPTERS, backend="triton", **options)
+        changed = out.clone()
+        others[RUNS] = lambda: lora_add(changed, x, slots, launched)
 
     def ours(held: Tensor) -> Tensor:
         lora_add(held, x, slots, plan)
@@ -213,7 +220,7 @@ def _lora(draw: Draw, tokens: int, sizes: Sizes) -> Case:
     mine, theirs = out.clone(), out.clone()
     return Case(
         *("lora_add", f"{tokens} tokens {len(used)} adapters rank {_RANK}"),
-        {OURS: lambda: ours(mine), TORCH: lambda: by_torch(theirs)},
+        {OURS: lambda: ours(mine), TORCH: lambda: by_torch(theirs), **others},
         lambda: Results(ours(out.clone()), by_torch(out.clone()), lora_add_reference(out, x, adapters, parts, runs)),
         _bytes(x) + 2 * _bytes(out) + weights,
         2 * tokens * _RANK * (3 * sizes.hidden + sum(parts)),

@@ -138,5 +138,7 @@ def test_blocks_that_are_shared_are_raced_against_reading_them_for_each_request(
     cases = decoder_cases("cpu", torch.float32, TINY, is_short=False)
     (shared,) = (each for each in cases if "shared" in each.name)
     assert shared.systems.keys() == {OURS, "torch", NOT_SHARED} and shared.fault() is None
-    (alone,) = (each for each in decoder_cases("cpu", torch.float32, TINY, is_short=False) if "32x512" in each.name)
+    (alone,) = (
+        each for each in decoder_cases("cpu", torch.float32, TINY, is_short=False) if "decode 32x512" in each.name
+    )
     assert shared.num_bytes < alone.num_bytes  # shared blocks count once
