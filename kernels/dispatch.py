@@ -14,7 +14,9 @@ _log = logging.getLogger(__name__)
 _said: set[tuple[str, str]] = set()
 
 
-def choose_backend(operation: str, backend: Backend, device: torch.device, *, has_triton: bool = False) -> Chosen:
+def choose_backend(
+    operation: str, backend: Backend, device: torch.device, *, has_triton: bool = False, has_native: bool = True
+) -> Chosen:
     """The implementation of `operation` for tensors on `device`.
 
     "auto" takes the native one on a CPU that has it, and on a GPU the Triton one if there is one and Triton works.
@@ -22,9 +24,7 @@ def choose_backend(operation: str, backend: Backend, device: torch.device, *, ha
     """
     chosen: Chosen = "torch"
     if backend == "native" or (backend == "auto" and device.type == "cpu"):
-        from kernels.native import absence  # compiles on first use
-
-        missing = absence() if device.type == "cpu" else f"it runs on a CPU, these tensors are on {device}"
+        missing = _native_absence(device) if has_native else "it has no such implementation"
         if missing is None:
             chosen = "native"
         elif backend == "native":
@@ -43,3 +43,11 @@ def choose_backend(operation: str, backend: Backend, device: torch.device, *, ha
         _said.add((operation, chosen))
         _log.info("%s runs on %s", operation, chosen)
     return chosen
+
+
+def _native_absence(device: torch.device) -> str | None:
+    if device.type != "cpu":
+        return f"it runs on a CPU, these tensors are on {device}"
+    from kernels.native import absence  # compiles on first use
+
+    return absence()

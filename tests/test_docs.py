@@ -59,3 +59,14 @@ def test_python_example_runs(server, block):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_every_operation_and_its_backends_are_on_the_page_of_kernels():
+    page = (REPOSITORY / "docs" / "kernels.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (REPOSITORY / "kernels").glob("*/__init__.py")}
+    assert not {name for name in folders if f"`{name}`" not in page}
+    rows = re.findall(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)
+    assert set(rows) | {"native", "sampling"} == folders
+    for path in (REPOSITORY / "kernels").glob("*/triton_op.py"):
+        (row,) = re.findall(rf"^\| `{path.parent.name}` \|.*$", page, re.MULTILINE)
+        assert "Triton" in row or "below" in row, row

@@ -18,6 +18,8 @@ from kernels.native import DTYPES, function
 RANK_MULTIPLE = 8
 # Runs of at most so many rows share one product over all slots; longer ones have products of their own.
 _MAX_SHORT_RUN = 16
+# Rows of a run that a program of Triton's has.
+_TILE_ROWS = 32
 # On a GPU a product of its own costs two launches, and rows of other slots hardly anything.
 _MAX_SHORT_RUN_GPU = 256
 
@@ -54,6 +56,7 @@ class LoraPlan:
     mask: Tensor | None  # [T', S], for torch
     num_short: int  # runs that `mask` covers
     slots: Tensor | None = None  # [T] int32, for Triton
+    tiles: Tensor | None = None  # [n, 3] int32, for Triton: first row, rows and slot
 
 
 def padded_rank(rank: int) -> int:
@@ -150,14 +153,27 @@ def plan_lora(
     num_slots: int,
     dtype: torch.dtype,
     device: torch.device,
+    backend: Backend = "auto",
 ) -> LoraPlan:
     """What the linears of one step share.
 
     Args:
         runs: start, stop and slot of rows in a row that use an adapter, ascending; rows in none of them use none.
         ranks: of the adapter in each slot, multiples of 8; the native kernel computes no more.
+        backend: "triton" computes all runs in two launches, for slots that are not native; "auto" leaves them to the
+            slots' own, native or torch: which is faster on a GPU is not measured.
+    Raises: RuntimeError when "triton" was asked for and is absent.
     """
     table = tuple((start, stop, slot, ranks[slot]) for start, stop, slot in runs)
+    if backend == "triton":
+        choose_backend("lora_add of runs", backend, device, has_triton=True)
+        tiles = [
+            (first, min(_TILE_ROWS, stop - first), slot)
+            for start, stop, slot in runs
+            for first in range(start, stop, _TILE_ROWS)
+        ]
+        on_device = torch.tensor(tiles, dtype=torch.int32).view(-1, 3).to(device)
+        return LoraPlan(table, torch.tensor(table, dtype=torch.int64), None, 0, tiles=on_device)
     # On a CPU with native kernels nobody reads the mask, and it is small.
     longest = _MAX_SHORT_RUN if device.type == "cpu" else _MAX_SHORT_RUN_GPU
     num_short = next((i for i, run in enumerate(table) if run[1] - run[0] > longest), len(table))
@@ -165,11 +181,11 @@ def plan_lora(
     return LoraPlan(table, torch.tensor(table, dtype=torch.int64), mask, num_short)
 
 
-def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype) -> LoraPlan:
+def fixed_lora(slots: Tensor, *, num_slots: int, dtype: torch.dtype, backend: Backend = "auto") -> LoraPlan:
     """A plan of rows whose slots [T] int32, -1 for none, lie on the device. Not for slots of the native kernel."""
     table = torch.empty((0, 4), dtype=torch.int64)
-    backend: Backend = "torch" if slots.device.type == "cpu" else "auto"
-    if choose_backend("lora_add of recorded steps", backend, slots.device, has_triton=True) == "triton":
+    chosen = choose_backend("lora_add of recorded steps", backend, slots.device, has_triton=True, has_native=False)
+    if chosen == "triton":
         return LoraPlan((), table, None, 0, slots)
     mask = slots[:, None] == torch.arange(num_slots, device=slots.device, dtype=slots.dtype)
     return LoraPlan((), table, mask.to(dtype), 0)
@@ -199,6 +215,13 @@ def lora_add(out: Tensor, x: Tensor, slots: LoraSlots, plan: LoraPlan) -> None:
             f"lora_add: out {tuple(out.shape)} {out.dtype}, x {tuple(x.shape)} {x.dtype}, slots "
             f"({slots.out_features}, {slots.in_features}) {slots.a.dtype}, rows up to {rows[2]}"
         )
+    if plan.tiles is not None:
+        if slots.is_native:
+            raise ValueError("lora_add: the plan is Triton's, the slots are native; make them with backend='torch'")
+        from kernels.lora_add.triton_op import lora_add_runs_triton
+
+        lora_add_runs_triton(out, x, slots.a, slots.b, plan.tiles, _TILE_ROWS)
+        return
     if plan.slots is not None:
         from kernels.lora_add.triton_op import lora_add_triton
 

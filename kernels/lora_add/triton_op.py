@@ -1,7 +1,8 @@
-"""`lora_add` on a GPU for rows whose slots lie there: A's products in one launch, B's in another.
+"""`lora_add` on a GPU: A's products in one launch, B's in another, however many adapters there are.
 
-A program has one row and a few of its results, so it reads the weights of that row's adapter and no others. Made for
-the few rows of a decode step; for prompts, which share an adapter, products of whole runs read less.
+Where each row has a slot of its own (BGMV), a program has one row and a few of its results, so it reads the weights of
+that row's adapter and no others: made for the few rows of a decode step. In runs of rows that share an adapter (SGMV),
+a program has a tile of rows and multiplies matrices: made for prompts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor
 
 _BLOCK_RANK, _BLOCK_IN = 8, 512
 _BLOCK_WIDTH, _BLOCK_OUT = 16, 256
+# Of a program that multiplies matrices: inner dimension and results.
+_TILE_INNER, _TILE_RESULTS = 32, 64
 
 
 def lora_add_triton(out: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor) -> None:
@@ -31,6 +34,75 @@ def lora_add_triton(out: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor)
     _expand[rows, triton.cdiv(outputs, _BLOCK_OUT)](
         *(out, inner, b, slots, outputs, width), BLOCK_WIDTH=_BLOCK_WIDTH, BLOCK_OUT=_BLOCK_OUT, num_warps=4
     )
+
+
+def lora_add_runs_triton(out: Tensor, x: Tensor, a: Tensor, b: Tensor, tiles: Tensor, tile_rows: int) -> None:
+    """See `lora_add`. `tiles` [n, 3] int32: first row, rows (up to `tile_rows`) and slot; other rows stay as they are.
+
+    A's products are rounded to x's dtype, as torch rounds them.
+    """
+    rows, inputs = x.shape
+    width, outputs = a.shape[1], b.shape[2]
+    if len(tiles) == 0:
+        return
+    inner = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    options = {"IS_EXACT": x.dtype == torch.float32, "BLOCK_ROWS": tile_rows, "num_warps": 4}
+    for target, source, weight, sizes, is_added in (
+        # A is [S, results, inner dimension], B the other way round.
+        (inner, x, a, (inputs, width, inputs, 1), False),
+        (out, inner, b, (width, outputs, 1, outputs), True),
+    ):
+        _multiply_runs[len(tiles), triton.cdiv(sizes[1], _TILE_RESULTS)](
+            *(target, source, weight, tiles, *sizes),
+            IS_ADDED=is_added,
+            BLOCK_INNER=_TILE_INNER,
+            BLOCK_RESULTS=_TILE_RESULTS,
+            **options,
+        )
+
+
+@triton.jit
+def _multiply_runs(
+    target,
+    source,
+    weight,
+    tiles,
+    inner,
+    results,
+    result_stride,
+    inner_stride,
+    IS_ADDED: tl.constexpr,
+    IS_EXACT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_INNER: tl.constexpr,
+    BLOCK_RESULTS: tl.constexpr,
+):
+    tile = tiles + tl.program_id(0) * 3
+    first = tl.load(tile).to(tl.int64)
+    count = tl.load(tile + 1)
+    slot = tl.load(tile + 2).to(tl.int64)
+    place = tl.arange(0, BLOCK_ROWS)
+    is_row = place < count
+    row = first + place
+    result = tl.program_id(1) * BLOCK_RESULTS + tl.arange(0, BLOCK_RESULTS)
+    is_result = result < results
+    weights = weight + slot * inner * results
+    sums = tl.zeros([BLOCK_ROWS, BLOCK_RESULTS], tl.float32)
+    for start in range(0, inner, BLOCK_INNER):
+        column = start + tl.arange(0, BLOCK_INNER)
+        is_column = column < inner
+        value = tl.load(source + row[:, None] * inner + column[None, :], is_row[:, None] & is_column[None, :], 0.0)
+        offset = column[:, None] * inner_stride + result[None, :] * result_stride
+        factor = tl.load(weights + offset, is_column[:, None] & is_result[None, :], 0.0)
+        if IS_EXACT:
+            sums += tl.dot(value, factor, input_precision="ieee")
+        else:
+            sums += tl.dot(value, factor)
+    is_kept = is_row[:, None] & is_result[None, :]
+    place_of = target + row[:, None] * results + result[None, :]
+    if IS_ADDED:
+        sums += tl.load(place_of, is_kept, 0.0).to(tl.float32)
+    tl.store(place_of, sums.to(target.dtype.element_ty), is_kept)
 
 
 @triton.jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ BLOCK_TOKENS = 16
 # Items a thread should find in the list, so that unequal ones even out; and blocks below which cutting costs more.
 _ITEMS_PER_THREAD = 4
 _MIN_ITEM_BLOCKS = 4
+
+# Of a piece on a GPU: 512 tokens. And what asks for no sharing.
+_GPU_ITEM_BLOCKS = 32
+_NEVER = 1 << 30
 
 Int32s = NDArray[np.int32]
 # Of a matrix product on a GPU.
@@ -50,6 +55,16 @@ class Item:
     requests: tuple[int, ...]
 
 
+class Cascade(NamedTuple):
+    """Items cut into tiles of query tokens, int32 on one device. A pair is an item and a row of the flat batch."""
+
+    tiles: Tensor  # [n, 5]: row of the tables, first and last block, first pair, pairs
+    rows: Tensor  # [P], of each pair
+    starts: Tensor  # [T + 1], where the pairs of each row begin in `by_row`
+    by_row: Tensor  # [P]
+    positions: Tensor  # [T]
+
+
 @dataclass(frozen=True)
 class PagedPlan:
     """Request i brings `num_new[i]` query tokens, the last of `contexts[i]`; `tables` [S, max blocks] int32."""
@@ -59,6 +74,7 @@ class PagedPlan:
     tables: Tensor
     min_shared_blocks: int
     _tiles: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _cascades: dict[int, Cascade] = field(default_factory=dict, compare=False, repr=False)
 
     def tiles(self, num_tokens: int) -> Tensor:
         """Each request's new tokens in pieces of at most `num_tokens`: [n, 4] int32 on the tables' device.
@@ -76,15 +92,35 @@ class PagedPlan:
         return self._tiles[num_tokens]
 
     @cached_property
+    def is_shared(self) -> bool:
+        """Whether blocks of several requests are to be read once."""
+        return self.min_shared_blocks < _NEVER and any(len(item.requests) > 1 for item in self.items)
+
+    def cascade(self, num_tokens: int) -> Cascade:
+        """`items` for a GPU, with at most `num_tokens` query tokens in a tile, on the tables' device."""
+        if num_tokens not in self._cascades:
+            tables, firsts, lasts, pairs, rows, starts, by_row, positions = self.arrays
+            tiles = [
+                (table, first, last, pair, min(num_tokens, stop - pair))
+                for table, first, last, begin, stop in zip(tables, firsts, lasts, pairs, pairs[1:], strict=False)
+                for pair in range(int(begin), int(stop), num_tokens)
+            ]
+            arrays = (np.array(tiles, np.int32), rows, starts, by_row, positions)
+            self._cascades[num_tokens] = Cascade(*(torch.from_numpy(each).to(self.tables.device) for each in arrays))
+        return self._cascades[num_tokens]
+
+    @cached_property
     def items(self) -> list[Item]:
         """The work, shared blocks apart, in pieces of like size."""
-        table = self.tables.numpy()
+        table = self.tables.cpu().numpy()
         ends = [-(-context // BLOCK_TOKENS) for context in self.contexts]
         # Only blocks before everybody's new tokens can be shared: those are full, and visible to every query.
         settled = [(c - n) // BLOCK_TOKENS for c, n in zip(self.contexts, self.num_new, strict=True)]
         runs = list(_runs(table, settled, ends, list(range(len(ends))), 0, self.min_shared_blocks))
         total = sum(run.last - run.first for run in runs)
         longest = max(-(-total // (_ITEMS_PER_THREAD * torch.get_num_threads())), _MIN_ITEM_BLOCKS)
+        if self.tables.is_cuda:
+            longest = _GPU_ITEM_BLOCKS
         return [
             Item(run.table, first, min(first + longest, run.last), run.requests)
             for run in runs
@@ -126,7 +162,7 @@ def plan_paged(
     block_tables: Sequence[Sequence[int]],
     *,
     device: torch.device,
-    min_shared_blocks: int = 1 << 30,
+    min_shared_blocks: int = _NEVER,
 ) -> PagedPlan:
     """Plan a step. Blocks that requests have in common are read once where at least `min_shared_blocks` reads are
     saved; the default shares nothing.

@@ -22,7 +22,14 @@ _CHUNK_ROWS = 64
 
 
 def paged_attention_triton(
-    query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan | FixedPlan, *, scale: float, window: int
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    plan: PagedPlan | FixedPlan,
+    *,
+    scale: float,
+    window: int,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """See `paged_attention`."""
     tokens, heads, dim = query.shape
@@ -32,6 +39,10 @@ def paged_attention_triton(
     if tokens == 0:
         return out
     rows = decode_rows(group)
+    if isinstance(plan, PagedPlan) and plan.is_shared:
+        from kernels.paged_attention.triton_cascade import cascade_triton
+
+        return cascade_triton(query, keys, values, plan, scale=scale, window=window, lse=lse)
     if isinstance(plan, FixedPlan):
         tiles, longest = plan.tiles, plan.longest
     else:
@@ -44,12 +55,13 @@ def paged_attention_triton(
         parts = torch.empty((num_splits, tokens, heads, dim), dtype=torch.float32, device=query.device)
         stats = torch.empty((num_splits, tokens, heads, 2), dtype=torch.float32, device=query.device)
     _attend[len(tiles), kv_heads, num_splits](
-        *(out, parts, stats, query, keys, values, plan.tables, tiles),
+        *(out, parts, stats, out if lse is None else lse, query, keys, values, plan.tables, tiles),
         *(scale * _LOG2_E, window, plan.tables.shape[1], tokens, num_splits),
         KV_HEADS=kv_heads,
         GROUP=group,
         DIM=dim,
         IS_SPLIT=num_splits > 1,
+        HAS_LSE=lse is not None,
         HAS_WINDOW=window > 0,
         IS_EXACT=query.dtype == torch.float32,
         BLOCK_DIM=block_dim,
@@ -60,9 +72,10 @@ def paged_attention_triton(
     )
     if num_splits > 1:
         _merge[tokens, heads](
-            *(out, parts, stats, tokens, num_splits),
+            *(out, parts, stats, out if lse is None else lse, tokens, num_splits),
             HEADS=heads,
             DIM=dim,
+            HAS_LSE=lse is not None,
             BLOCK_SPLITS=_MAX_SPLITS,
             BLOCK_DIM=block_dim,
             num_warps=2,
@@ -80,6 +93,7 @@ def _attend(
     out,
     parts,
     stats,
+    lse,
     query,
     keys,
     values,
@@ -94,6 +108,7 @@ def _attend(
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     IS_SPLIT: tl.constexpr,
+    HAS_LSE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     IS_EXACT: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
@@ -160,6 +175,8 @@ def _attend(
         tl.store(stats + part * 2, best, is_row)
         tl.store(stats + part * 2 + 1, total, is_row)
     else:
+        if HAS_LSE:  # log2(0) is minus infinity, and so is `best` where nothing was seen
+            tl.store(lse + head, (best + tl.log2(total)) * 0.6931471805599453, is_row)
         total = tl.where(total > 0, total, 1.0)  # a token of nobody, and rows without a token
         result = (sums / total[:, None]).to(out.dtype.element_ty)
         tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
@@ -170,10 +187,12 @@ def _merge(
     out,
     parts,
     stats,
+    lse,
     num_tokens,
     num_splits,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
+    HAS_LSE: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
@@ -188,6 +207,8 @@ def _merge(
     highest = tl.max(best, 0)
     share = tl.exp2(best - tl.where(highest == float("-inf"), 0.0, highest))
     total = tl.sum(tl.load(stats + part * 2 + 1, is_split, 0.0) * share, 0)
+    if HAS_LSE:
+        tl.store(lse + head, (highest + tl.log2(total)) * 0.6931471805599453)
     total = tl.where(total > 0, total, 1.0)
     sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_split[:, None] & is_column[None, :], 0.0)
     merged = tl.sum(sums * share[:, None], 0) / total

@@ -66,9 +66,3 @@ def test_a_url_that_is_none_is_named():
 def test_stop_without_a_server_says_so(tmp_path):
     done = run("stop", "--data", str(tmp_path))
     assert (done.returncode, done.stdout) == (0, f"no server is running on {tmp_path}\n")
-
-
-def test_a_bench_of_a_later_version_is_refused():
-    done = run("bench", "kernels")
-    assert done.returncode == 1
-    assert "bench kernels is not implemented" in done.stderr

@@ -30,6 +30,11 @@ WITH_TRITON_AND_DTYPE = [
     ),
     *(pytest.param("triton", dtype, marks=NEEDS_TRITON) for dtype in (torch.float32, torch.float16)),
 ]
+# Backend and dtype of operations that CPUs have no native kernel for.
+TORCH_AND_TRITON = [
+    *(("torch", dtype) for dtype in DTYPES),
+    *(pytest.param("triton", dtype, marks=NEEDS_TRITON) for dtype in (torch.float32, torch.float16)),
+]
 # Backend and dtype of the kernels that multiply bfloat16 in pairs.
 NEEDS_BF16_PRODUCTS = pytest.mark.skipif(
     bf16_products_absence() is not None, reason=f"no native bfloat16 products: {bf16_products_absence()}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, assert_earned, poison
 from torch import Tensor
 
@@ -148,7 +152,9 @@ def test_rows_whose_slots_lie_on_the_device_get_the_same():
 
 @NEEDS_TRITON
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # Triton's interpreter has no bfloat16
-@pytest.mark.parametrize(("parts", "inputs", "ranks"), [((24, 8), 40, [8, 16, 4]), ((264,), 520, [24, 8, 8])])
+@pytest.mark.parametrize(
+    ("parts", "inputs", "ranks"), [((24, 8), 40, [8, 16, 4]), ((264,), 520, [24, 8, 8]), ((33,), 17, [128, 64, 8])]
+)
 def test_triton_gives_each_row_its_own_adapter_and_leaves_the_others(dtype, parts, inputs, ranks):
     from kernels.lora_add.triton_op import lora_add_triton
 
@@ -168,6 +174,48 @@ def test_triton_gives_each_row_its_own_adapter_and_leaves_the_others(dtype, part
     poison(x)
     lora_add_triton(out, x, slots.a, slots.b, torch.full((13,), -1, dtype=torch.int32))
     assert out.isfinite().all()
+
+
+@NEEDS_TRITON
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_triton_gives_runs_of_rows_their_adapter_in_one_launch_and_reads_no_other(data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16]))
+    parts = data.draw(st.sampled_from([(24, 8), (65,), (1, 2, 3)]))
+    inputs, ranks = data.draw(st.sampled_from([1, 37, 64])), [data.draw(st.sampled_from([8, 13, 64, 128])), 16, 8]
+    lengths = data.draw(st.lists(st.sampled_from([1, 7, 32, 45]), min_size=1, max_size=4))
+    runs, start = [], 0
+    for length in lengths:
+        gap = data.draw(st.sampled_from([0, 3]))
+        runs.append((start + gap, start + gap + length, data.draw(st.sampled_from([0, 1]))))
+        start += gap + length
+    adapters = [drawn_adapter(rank, parts, inputs, dtype) for rank in ranks]
+    slots = filled(adapters, ranks, parts, inputs, dtype=dtype, backend="torch")
+    poison(slots.a[2], slots.b[2])
+    out, x = torch.randn(start + 2, sum(parts)).to(dtype), torch.randn(start + 2, inputs).to(dtype)
+    covered = torch.zeros(start + 2, dtype=torch.bool)
+    for first, stop, _ in runs:
+        covered[first:stop] = True
+    x[~covered] = float("nan")
+    plan = plan_lora(runs, ranks, num_slots=3, dtype=dtype, device=CPU, backend="triton")
+    result = out.clone()
+    lora_add(result, x, slots, plan)
+    exact = lora_add_reference(out, x, adapters, parts, runs)
+    assert_earned(result[covered], exact[covered], eager(out, x, adapters, parts, runs)[covered])
+    assert torch.equal(result[~covered], out[~covered])
+
+
+@NEEDS_TRITON
+def test_step_without_an_adapter_and_slots_of_another_kind():
+    plan = plan_lora([], [8], num_slots=1, dtype=torch.float32, device=CPU, backend="triton")
+    slots = empty_slots((8,), 8, num_slots=1, rank=8, dtype=torch.float32, device=CPU, backend="torch")
+    out = torch.ones(3, 8)
+    lora_add(out, torch.ones(3, 8), slots, plan)
+    assert torch.equal(out, torch.ones(3, 8))
+    native = replace(slots, is_native=True)
+    with pytest.raises(ValueError, match="the plan is Triton's, the slots are native"):
+        lora_add(out, torch.ones(3, 8), native, plan)
 
 
 def test_prompts_of_a_few_hundred_rows_share_one_product_on_a_gpu():

@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 
-from kernels.paged_attention import FixedPlan, PagedPlan, decode_rows, paged_attention, plan_paged
+from kernels.paged_attention import FixedPlan, PagedPlan, decode_rows, merge_attention, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.paged_attention.torch_op import paged_attention_torch
 
@@ -30,14 +30,32 @@ def caches(kv_heads: int, dim: int, dtype: torch.dtype, plan: PagedPlan) -> tupl
     return keys, values
 
 
-def check(plan: PagedPlan, heads: int, kv_heads: int, dim: int, dtype: torch.dtype, window: int, backend: str) -> None:
+def check(
+    plan: PagedPlan,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    window: int,
+    backend: str,
+    *,
+    has_lse: bool = False,
+) -> None:
     torch.manual_seed(0)
     keys, values = caches(kv_heads, dim, dtype, plan)
     query = torch.randn(sum(plan.num_new), heads, dim).to(dtype)
     options = {"scale": dim**-0.5, "window": window}
     exact = paged_attention_reference(query, keys.nan_to_num(), values.nan_to_num(), plan, **options)
     eager = paged_attention_torch(query, keys, values, plan, **options)
-    assert_earned(paged_attention(query, keys, values, plan, backend=backend, **options), exact, eager)
+    if not has_lse:
+        assert_earned(paged_attention(query, keys, values, plan, backend=backend, **options), exact, eager)
+        return
+    lse, exact_lse = (torch.empty(query.shape[:2]) for _ in range(2))
+    poison(lse)
+    found = paged_attention(query, keys, values, plan, backend=backend, lse=lse, **options)
+    assert_earned(found, exact, eager)
+    paged_attention_reference(query, keys.nan_to_num(), values.nan_to_num(), plan, lse=exact_lse, **options)
+    torch.testing.assert_close(lse, exact_lse, rtol=0, atol=2e-3 if dtype != torch.float32 else 1e-5)
 
 
 def tables_for(contexts: list[int], num_shared: int = 0, seed: int = 0) -> list[list[int]]:
@@ -65,6 +83,88 @@ def test_shared_blocks_read_once_give_the_same(backend, dtype, window):
     plan = plan_paged([1, 1, 2, 1], contexts, tables, device=CPU, min_shared_blocks=1)
     assert any(len(item.requests) == 4 for item in plan.items) and any(len(item.requests) == 2 for item in plan.items)
     check(plan, 9, 3, 64, dtype, window, backend)
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize("contexts", [[1, 17, 70, 33, 300], [300, 290]])  # whole, and split among programs
+def test_logarithms_of_the_sums_equal_float32(contexts, window):
+    for backend in ("torch", "triton"):
+        plan = plan_paged([1] * len(contexts), contexts, tables_for(contexts), device=CPU)
+        check(plan, 4, 2, 16, torch.float32, window, backend, has_lse=True)
+
+
+@NEEDS_TRITON
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_blocks_shared_by_any_requests_and_read_once_give_the_same(data):
+    count, num_shared = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 3))
+    contexts = [num_shared * 16 + data.draw(st.integers(1, 60)) for _ in range(count)]
+    num_new = sorted(min(data.draw(st.integers(1, 20)), context - num_shared * 16) for context in contexts)
+    # Sorting may give a request more new tokens than lie behind the shared blocks.
+    assume(all(c - n >= 16 * num_shared for c, n in zip(contexts, num_new, strict=True)))
+    plan = plan_paged(num_new, contexts, tables_for(contexts, num_shared), device=CPU, min_shared_blocks=1)
+    assert plan.is_shared
+    kv_heads, group = data.draw(st.sampled_from([(1, 3), (2, 2), (1, 1)]))
+    dtype, window = data.draw(st.sampled_from([torch.float32, torch.float16])), data.draw(st.sampled_from([0, 1, 33]))
+    dim, has_lse = data.draw(st.sampled_from([16, 24])), data.draw(st.booleans())
+    check(plan, kv_heads * group, kv_heads, dim, dtype, window, "triton", has_lse=has_lse)
+
+
+@NEEDS_TRITON
+def test_cascade_reads_a_shared_block_in_one_tile_and_its_tokens_merge_all_pairs():
+    contexts = [70, 81, 64]
+    plan = plan_paged([1, 2, 1], contexts, tables_for(contexts, 3), device=CPU, min_shared_blocks=1)
+    work = plan.cascade(16)
+    shared = [tile for tile in work.tiles.tolist() if tile[1] == 0]
+    assert [tile[4] for tile in shared] == [4]  # one tile for the four tokens of all three
+    assert work.starts.tolist()[-1] == len(work.rows) == len(set(work.by_row.tolist()))
+    assert work.positions.tolist() == [69, 79, 80, 63]
+    assert [tile[4] for tile in plan.cascade(3).tiles.tolist() if tile[1] == 0] == [3, 1]
+
+
+def test_plan_that_shares_nothing_needs_no_items_to_say_so():
+    contexts = [70, 81]
+    plan = plan_paged([1, 1], contexts, tables_for(contexts, 3), device=CPU)
+    assert not plan.is_shared and "items" not in vars(plan)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=NEEDS_TRITON)])
+def test_attention_to_parts_of_the_keys_merges_to_attention_to_all(backend):
+    torch.manual_seed(0)
+    contexts, before = [70, 41], 32
+    tables = tables_for(contexts)
+    keys, values = (torch.randn(NUM_BLOCKS, 16, 2, 16) for _ in range(2))
+    query = torch.randn(2, 4, 16)
+    whole = plan_paged([1, 1], contexts, tables, device=CPU)
+    first = plan_paged([1, 1], [before] * 2, [table[:2] for table in tables], device=CPU)
+    rest = plan_paged([1, 1], [c - before for c in contexts], [table[2:] for table in tables], device=CPU)
+    outs, lses = [], []
+    for plan in (first, rest, whole):
+        lse = torch.empty(2, 4)
+        outs.append(paged_attention(query, keys, values, plan, scale=0.25, lse=lse, backend=backend))
+        lses.append(lse)
+    nothing = torch.full((2, 4, 16), float("nan"))  # a part without keys
+    merged, lse = merge_attention(
+        torch.stack([*outs[:2], nothing]), torch.stack([*lses[:2], torch.full((2, 4), float("-inf"))])
+    )
+    torch.testing.assert_close(merged, outs[2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(lse, lses[2], rtol=1e-5, atol=1e-6)
+    merged, lse = merge_attention(nothing[None], torch.full((1, 2, 4), float("-inf")))
+    assert not merged.any() and (lse == float("-inf")).all()
+    with pytest.raises(ValueError, match=r"merge_attention: outs \(2, 4, 16\)"):
+        merge_attention(nothing, lse)
+
+
+def test_logarithms_are_refused_where_they_do_not_fit_or_no_kernel_gives_them():
+    plan = plan_paged([1], [1], [[0]], device=CPU)
+    cache, query = torch.zeros(1, 16, 1, 8), torch.zeros(1, 1, 8)
+    with pytest.raises(ValueError, match=r"lse \(\(1, 2\), torch.float32\)"):
+        paged_attention(query, cache, cache, plan, scale=1.0, lse=torch.empty(1, 2))
+    with pytest.raises(RuntimeError, match="'native' is absent where lse is asked for"):
+        paged_attention(query, cache, cache, plan, scale=1.0, lse=torch.empty(1, 1), backend="native")
+    with pytest.raises(RuntimeError, match="'torch' is absent where a FixedPlan's lse"):
+        paged_attention(query, cache, cache, fixed(plan, 1, 1, 16), scale=1.0, lse=torch.empty(1, 1), backend="torch")
 
 
 @settings(max_examples=40, deadline=None)

@@ -48,7 +48,9 @@ def test_dry_run_checks_operations_tokens_adapters_drafts_and_grammars(tmp_path:
     assert found["drafts tiny"].startswith("8 of 8 answers equal to those without drafts")
     assert found["graphs tiny"].endswith("sizes recorded")
     assert found["grammars tiny"] == "6 of 6 answers follow their grammar"
-    assert {f"operation {name}" for name in (*operations.OPERATIONS, "sampling", "vector rows")} <= found.keys()
+    assert {
+        f"operation {name}" for name in (*operations.OPERATIONS, "masked_topk", "sampling", "vector rows")
+    } <= found.keys()
     assert not any("WRONG" in words for words in found.values())
 
 

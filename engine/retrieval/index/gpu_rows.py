@@ -1,7 +1,8 @@
 """Vector rows in half precision on a GPU, searched by FAISS where its GPU build is installed, else by torch.
 
 FAISS searches our own buffer (`knn_gpu`), so that append, update and delete cost O(batch). Its GPU indexes do not
-remove, and the faiss-gpu wheel ignores filters without a word, so neither is used.
+remove, and the faiss-gpu wheel ignores filters without a word, so neither is used: with a filter the allowed rows are
+copied where they are few, and masked in place (`kernels/masked_topk`) where they are many.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from torch import Tensor
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.index.products import best_products, with_ties
 from engine.retrieval.index.rows import FIRST_CAPACITY, Keys, Mask, VectorRows
+from kernels.masked_topk import masked_topk, pack_mask
 
 # Beyond this k FAISS does not raise: it aborts the process.
 MAX_FAISS_K = 2048
 # One pass over the rows serves so many queries.
 MAX_FAISS_QUERIES = 512
 _FAISS_TEMP_BYTES = 256 * 2**20
+# A copy of the allowed rows is read, written and read again; a mask reads every row once. Counted, not measured.
+_GATHER_SHARE = 1 / 3
 
 _log = logging.getLogger(__name__)
 # FAISS's resources belong to one thread at a time, reads included.
@@ -76,10 +80,21 @@ class GpuRows(VectorRows):
         return self._search(queries, self._vectors[: len(self)], num_results)
 
     def _nearest_allowed(self, queries: Vectors, num_results: int, is_allowed: Mask) -> tuple[Keys, Vectors]:
+        if is_allowed.mean() >= _GATHER_SHARE:
+            return self._masked(queries, num_results, is_allowed)
         chosen = np.flatnonzero(is_allowed)
         picked = self._vectors[torch.from_numpy(chosen).to(self._device)]
         rows, scores = self._search(queries, picked, num_results)
         return chosen[rows], scores
+
+    def _masked(self, queries: Vectors, num_results: int, is_allowed: Mask) -> tuple[Keys, Vectors]:
+        """As `_nearest_allowed`, without a copy of the rows."""
+        stored = self._vectors[: len(self)]
+        asked = torch.from_numpy(queries).to(self._device, stored.dtype)
+        mask = pack_mask(torch.from_numpy(is_allowed)).to(self._device)
+        num_allowed = int(np.count_nonzero(is_allowed))
+        scores, rows = with_ties(lambda k: masked_topk(asked, stored, k, mask), num_allowed, num_results)
+        return rows.cpu().numpy(), scores.cpu().numpy()
 
     def _search(self, queries: Vectors, stored: Tensor, num_results: int) -> tuple[Keys, Vectors]:
         """As `_nearest`, over `stored` [n, E]."""

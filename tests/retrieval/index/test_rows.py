@@ -201,6 +201,25 @@ def test_rows_in_half_precision_give_the_scores_of_the_rounded_vectors():
     np.testing.assert_allclose(scores[0], exact[keys[0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("share", "is_masked"), [(0.1, False), (0.3, False), (0.4, True), (1.0, True)])
+def test_many_allowed_rows_are_masked_in_place_and_few_are_copied(share, is_masked):
+    class Noting(GpuRows):
+        num_masked = 0
+
+        def _masked(self, *arguments):
+            self.num_masked += 1
+            return super()._masked(*arguments)
+
+    rows = Noting(DIM, device="cpu", dtype=torch.float32)
+    vectors = np.random.default_rng(0).integers(-9, 10, (200, DIM)).astype(np.float32)
+    rows.append(np.arange(200), vectors, np.arange(200, dtype=np.int32))
+    allowed = np.arange(200) < share * 200
+    keys, _ = rows.search(vectors[:3], 7, allowed)
+    exact = np.where(allowed, vectors[:3] @ vectors.T, -np.inf)
+    assert keys.tolist() == np.argsort(-exact, axis=1, kind="stable")[:, :7].tolist()
+    assert rows.num_masked == is_masked
+
+
 class FaissThatAborts:
     """knn_gpu as FAISS has it: it checks k late, and by ending the process."""
 
