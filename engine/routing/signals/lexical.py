@@ -209,15 +209,11 @@ def _is_dangling(words: Sequence[str]) -> bool:
 
 def _num_names(text: str, words: Sequence[str]) -> int:
     """How many of the text's words have a capital letter, without those that begin a sentence, and without "I"."""
-    num = sum([_is_name(word) for word in words])
+    num = sum([word[0].isupper() and word != "I" for word in words])
     if num:
-        firsts = map(_WORD.search, _SENTENCE.split(text))
-        num -= sum([first is not None and _is_name(first[0]) for first in firsts])
+        firsts = [found[0] for found in map(_WORD.search, _SENTENCE.split(text)) if found is not None]
+        num -= sum([word[0].isupper() and word != "I" for word in firsts])
     return num
-
-
-def _is_name(word: str) -> bool:
-    return word[0].isupper() and word != "I"
 
 
 def _rarity(content: Sequence[str], counts: WordCounts | None) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from engine.routing.signals.lexical import MAX_CHARS, distinct_words
 from engine.routing.signals.table import SignalTable
 from engine.values import Evidence, Passage, ScoreBackground
+from kernels.word_runs import missing_words
 
 # A collection whose unrelated questions all score alike would make any z-score huge; cosine noise is about this wide.
 MIN_STD = 0.02
@@ -38,8 +39,6 @@ NAMES = (
     "search.coherence",
 )
 _UNKNOWN = (nan,) * len(NAMES)
-# Bytes of ASCII that are neither letters nor digits as blanks; the others are parts of letters by then.
-_BLANKED = bytes(byte if byte >= 128 or chr(byte).isalnum() else ord(" ") for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +164,19 @@ def _coverage(question: str, passages: Sequence[Passage]) -> tuple[float, float]
     if not words:
         return nan, nan
     first, *others = (f"{each.title} {each.heading} {each.text[:MAX_CHARS]}" for each in passages)
-    missing = _missing(frozenset(words), first)
+    missing = _missing(words, first)
     # A blank is in no word, so texts may be looked through as one.
     never = _missing(missing, " ".join(others)) if missing and others else missing
     return (len(words) - len(missing)) / len(words), (len(words) - len(never)) / len(words)
 
 
-def _missing(words: frozenset[str], text: str) -> frozenset[str]:
+def _missing(words: Sequence[str], text: str) -> Sequence[str]:
     """Those of `words` that `text` has not as whole words: next to what is neither letter nor digit."""
     lowered = text.lower()
-    left = words.difference(_runs(lowered))
-    return frozenset(word for word in left if word.isalnum() or not _has_joined(word, lowered))
-
-
-def _runs(lowered: str) -> list[str]:
-    """The runs of letters and digits; a regular expression takes four times as long."""
-    if not lowered.isascii():
-        for character in set(lowered):
-            if not (character.isascii() or character.isalnum()):
-                lowered = lowered.replace(character, " ")
-    return lowered.encode().translate(_BLANKED).decode().split()
+    if "".join(words).isalnum():
+        return missing_words(words, lowered)
+    left = missing_words([word for word in words if word.isalnum()], lowered)
+    return [*left, *(word for word in words if not (word.isalnum() or _has_joined(word, lowered)))]
 
 
 def _has_joined(word: str, lowered: str) -> bool:
