@@ -44,7 +44,7 @@ def opened(path: Path) -> Any:
     found.switchyard_near_panel.restype = found.switchyard_near_code.restype = _WHOLE
     found.switchyard_near_rows.restype = found.switchyard_word_runs.restype = None
     found.switchyard_near_rows.argtypes = [*[_POINTER] * 5, *[_WHOLE] * 4, *[_REAL] * 2]
-    found.switchyard_word_runs.argtypes = [_POINTER, *[_BYTES, _WHOLE] * 2]
+    found.switchyard_word_runs.argtypes = [_POINTER, _BYTES, _WHOLE, _BYTES, _WHOLE]
     return found
 
 

@@ -114,8 +114,8 @@ class LiveRouter:
         timings_ms = {"signals": 1e3 * (measured - started), "route": 1e3 * (ended - measured)}
         collection = requests[0].collection if requests else ""
         keys = None if self.surroundings is None else self.surroundings.keys(collection).to_json()
-        router = self._router(collection)
-        name = self._rule.name if router is None else router.name
+        first = self._router(collection)
+        name = self._rule.name if first is None else first.name
         return Routing(tuple(whole), name, self._listed, keys, timings_ms)
 
     def signals(self, requests: Sequence[RouteRequest]) -> SignalTable:
@@ -156,7 +156,7 @@ class LiveRouter:
         """Arms that each question's artefact may choose among; none where it has nothing to choose."""
         # Requests of a batch mostly leave the same choice.
         known: dict[tuple[Router, str | None, Route | None, bool], list[str]] = {}
-        allowed = []
+        allowed: list[list[str]] = []
         for router, request in zip(routers, requests, strict=True):
             if router is None:
                 allowed.append([])
