@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.values import Route
 
@@ -31,6 +32,8 @@ class Arm:
         return "rag" if self.has_context else "direct"
 
 
+# Of a few names, for every question.
+@lru_cache(maxsize=1_024)
 def parse_arm(name: str) -> Arm:
     """The arm of that name. Raises: ValueError saying what a name looks like."""
     who = name.removesuffix(_CONTEXT)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import InvalidRouter
 from engine.routing.arms import parse_arm
 from engine.routing.artefact import Artefact, Learned, read_artefact
-from engine.routing.heads import Floats, LinearHeads
+from engine.routing.heads import Floats, Integers, LinearHeads
 from engine.routing.keys import Keys
 from engine.values import Decision
 
@@ -118,44 +118,57 @@ class Router:
         columns = learned.model.normaliser.columns(values)
         qualities = learned.model.curves.qualities(learned.model.heads.scores(columns))
         chosen, margins = learned.policy.choose(qualities, is_allowed)
-        sure = learned.policy.confidence(margins)
+        sure = learned.policy.confidence(margins).tolist()
         worth = np.where(is_allowed, qualities - learned.policy.costs, -np.inf)
         order = np.argsort(-worth, axis=1, kind="stable")
+        nums = is_allowed.sum(axis=1).tolist()
+        told = self._signals(learned, values, columns, chosen, order)
+        costs = learned.policy.costs.tolist()
         decisions = []
-        for row, place in enumerate(chosen.tolist()):
-            rivals = [int(arm) for arm in order[row] if is_allowed[row, arm]]
-            confidence = float(sure[row]) if len(rivals) > 1 else None
-            reasons = [self._expected(learned, qualities[row], rivals)]
+        for row, (place, places, expected) in enumerate(
+            zip(chosen.tolist(), order.tolist(), qualities.tolist(), strict=True)
+        ):
+            # Arms that are not allowed come last.
+            reasons = [self._expected(costs, expected, places[: nums[row]])]
+            confidence = sure[row] if nums[row] > 1 else None
             if confidence is not None:
-                told = self._signals(learned, values[row], columns[row], place, rivals[1])
-                reasons += [told] if told else []
+                reasons += [told[row]] if told[row] else []
                 reasons.append("confidence is the calibrated probability that no other arm answers better")
             decisions.append(self._decision(place, confidence, *reasons))
         return decisions
 
-    def _expected(self, learned: Learned, qualities: Floats, rivals: list[int]) -> str:
+    def _expected(self, costs: list[float], qualities: list[float], rivals: list[int]) -> str:
         """`expected quality: base+context 0.71, base 0.44`"""
-        costs = learned.policy.costs
         named = [
             f"{self.artefact.arms[arm]} {qualities[arm]:.2f}" + (f" (its cost {costs[arm]:.2f})" if costs[arm] else "")
             for arm in rivals[:_NUM_NAMED_ARMS]
         ]
         return "expected quality: " + ", ".join(named)
 
-    def _signals(self, learned: Learned, values: Floats, columns: Floats, chosen: int, other: int) -> str | None:
-        """The signals that speak most for the chosen arm over the next; None where the heads are no sums of them."""
-        heads, normaliser = learned.model.heads, learned.model.normaliser
-        if not isinstance(heads, LinearHeads):
-            return None
-        weighed = (heads.weights[chosen] - heads.weights[other]) * columns
-        num = len(normaliser.mean)
-        said = []
-        for place in np.argsort(-weighed[:num], kind="stable")[:_NUM_NAMED_SIGNALS]:
-            if weighed[place] > 0:
-                said.append(
-                    f"{self.artefact.signals[place]} is {values[place]:.3g} (mean {normaliser.mean[place]:.3g})"
-                )
-        return "most for it: " + ", ".join(said) if said else None
+    def _signals(
+        self, learned: Learned, values: Floats, columns: Floats, chosen: Integers, order: NDArray[np.intp]
+    ) -> list[str]:
+        """The signals that speak most for each chosen arm over the second of `order` [N, A].
+
+        Empty where none does, and where the heads are no sums of them.
+        """
+        heads, means = learned.model.heads, learned.model.normaliser.mean
+        if not isinstance(heads, LinearHeads) or order.shape[1] < 2:
+            return [""] * len(values)
+        num = len(means)
+        weights = heads.weights[:, :num]
+        weighed = (weights[chosen] - weights[order[:, 1]]) * columns[:, :num]
+        best = np.argsort(-weighed, axis=1, kind="stable")[:, :_NUM_NAMED_SIGNALS]
+        parts = (best, np.take_along_axis(weighed, best, 1), np.take_along_axis(values, best, 1), means[best])
+        told = []
+        for row in zip(*(part.tolist() for part in parts), strict=True):
+            said = [
+                f"{self.artefact.signals[place]} is {value:.3g} (mean {mean:.3g})"
+                for place, weight, value, mean in zip(*row, strict=True)
+                if weight > 0
+            ]
+            told.append("most for it: " + ", ".join(said) if said else "")
+        return told
 
     def _decision(self, place: int, confidence: float | None, *reasons: str) -> Decision:
         arm = self._arms[place]

@@ -21,7 +21,7 @@ from engine.routing.rule import ScoreRule
 from engine.routing.signals.neighbours import TrainingNeighbours
 from engine.routing.signals.questions import needs_search, question_signals
 from engine.routing.signals.table import SignalTable
-from engine.values import Decision, IndexInfo, RouteRequest, Routing
+from engine.values import Decision, IndexInfo, Route, RouteRequest, Routing
 
 # Routers are made for each collection that is asked; of an artefact for any collection there may be many.
 _MAX_ROUTERS = 64
@@ -52,6 +52,11 @@ class Surroundings:
         names = [None, *(name for name in sorted(self.adapters) if _is_adapter(name))]
         return [Arm(name, has_context).name for name in names for has_context in (False, True)]
 
+    def listed(self) -> tuple[str, ...]:
+        """Arms that can answer; an adapter with labels names one whatever the passages say."""
+        arms = map(parse_arm, self.arms())
+        return tuple(arm.name for arm in arms if not (arm.has_context and arm.adapter in self.labelled))
+
 
 class LiveRouter:
     """Decides for batches of questions. Holds no state between them."""
@@ -81,15 +86,13 @@ class LiveRouter:
         self._neighbours = surroundings.neighbours if surroundings else {}
         self._signals = question_signals([], self._neighbours).names
         self._can_answer = surroundings.arms() if surroundings else []
+        self._listed = surroundings.listed() if surroundings else ()
 
     def decide(self, requests: Sequence[RouteRequest], *, wants_signals: bool = False) -> Routing:
         """Choose the arm of each question; with `wants_signals` the decisions have them, whoever decides."""
         started = time.perf_counter()
         routers = [self._router(request.collection) for request in requests]
-        allowed = [
-            [] if router is None else self._allowed(router, request)
-            for router, request in zip(routers, requests, strict=True)
-        ]
+        allowed = self._allowed(routers, requests)
         reads = any(
             router is not None and router.weighs and arms for router, arms in zip(routers, allowed, strict=True)
         )
@@ -111,7 +114,9 @@ class LiveRouter:
         timings_ms = {"signals": 1e3 * (measured - started), "route": 1e3 * (ended - measured)}
         collection = requests[0].collection if requests else ""
         keys = None if self.surroundings is None else self.surroundings.keys(collection).to_json()
-        return Routing(tuple(whole), self.needs(collection).router, self._listed(), keys, timings_ms)
+        first = self._router(collection)
+        name = self._rule.name if first is None else first.name
+        return Routing(tuple(whole), name, self._listed, keys, timings_ms)
 
     def signals(self, requests: Sequence[RouteRequest]) -> SignalTable:
         """[N, F] signals of the questions, as far as their evidence tells them."""
@@ -147,15 +152,29 @@ class LiveRouter:
             self._routers[collection] = Router(artefact, serving)
         return self._routers[collection]
 
-    def _allowed(self, router: Router, request: RouteRequest) -> list[str]:
-        """Arms that the artefact may choose among; none where it has nothing to choose."""
+    def _allowed(self, routers: Sequence[Router | None], requests: Sequence[RouteRequest]) -> list[list[str]]:
+        """Arms that each question's artefact may choose among; none where it has nothing to choose."""
+        # Requests of a batch mostly leave the same choice.
+        known: dict[tuple[Router, str | None, Route | None, bool], list[str]] = {}
+        allowed: list[list[str]] = []
+        for router, request in zip(routers, requests, strict=True):
+            if router is None:
+                allowed.append([])
+                continue
+            key = (router, request.model, request.pinned, _may_have_context(request))
+            if key not in known:
+                known[key] = self._choices(*key)
+            allowed.append(known[key])
+        return allowed
+
+    def _choices(self, router: Router, model: str | None, pinned: Route | None, may_have_context: bool) -> list[str]:
         arms = [
             arm.name
-            for arm in arms_of(router.artefact.arms, request.model, request.pinned)
-            if self._may(arm.name) and (not arm.has_context or _may_have_context(request))
+            for arm in arms_of(router.artefact.arms, model, pinned)
+            if self._may(arm.name) and (not arm.has_context or may_have_context)
         ]
         # Of a model that the caller named, one measured arm is no choice.
-        return arms if request.model is None or len(arms) > 1 else []
+        return arms if model is None or len(arms) > 1 else []
 
     def _may(self, arm: str) -> bool:
         return arm in self._can_answer and (not self._only or arm in self._only)
@@ -175,12 +194,6 @@ class LiveRouter:
                 decision = replace(decision, confidence=None, reasons=(f"router.arms allows {arm.name}",))
         return _told(replace(decision, route=arm.route, adapter=arm.adapter), request, by_rule=True)
 
-    def _listed(self) -> tuple[str, ...]:
-        """Arms that can answer; an adapter with labels names one whatever the passages say."""
-        labelled = self.surroundings.labelled if self.surroundings else ()
-        arms = map(parse_arm, self._can_answer)
-        return tuple(arm.name for arm in arms if not (arm.has_context and arm.adapter in labelled))
-
 
 def _told(decision: Decision, request: RouteRequest, *, by_rule: bool = False) -> Decision:
     """With what the request itself decided among the reasons."""
@@ -190,6 +203,8 @@ def _told(decision: Decision, request: RouteRequest, *, by_rule: bool = False) -
         reasons, confidence = (*reasons, f"route {request.pinned!r} pinned by the request"), None
     if request.model:
         reasons = (*reasons, f"adapter {request.model!r} named by the request")
+    if reasons is decision.reasons:
+        return decision
     return replace(decision, reasons=reasons, confidence=confidence)
 
 

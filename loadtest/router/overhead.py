@@ -36,6 +36,8 @@ NUM_SIGNALLED_PASSAGES = GeneratorSettings().max_passages
 _NUM_SIMILARITIES = 10
 _DIM, _NUM_LABELS, _NUM_TRAINED = 384, 77, 600
 _PASSAGE_CHARS = 900
+# More than any memory of texts holds.
+_NUM_REQUESTS = 1_024
 _COLLECTION = "bench"
 
 
@@ -102,10 +104,12 @@ def made_router(draw: np.random.Generator) -> LiveRouter:
 
 
 def made_requests(draw: np.random.Generator, docs: Path) -> list[RouteRequest]:
-    """A question after its search, for each of examples/flyio_questions.jsonl and then some."""
+    """Questions after their searches. No two are alike, so that nothing that is kept of one serves another."""
+    known = read_questions(DEFAULT_FILE)
     text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(docs.glob("*.md")))
     found = []
-    for question in read_questions(DEFAULT_FILE):
+    for number in range(_NUM_REQUESTS):
+        question = f"Ticket {number}: {known[number % len(known)]}"
         starts = draw.integers(0, len(text) - _PASSAGE_CHARS, size=NUM_SIGNALLED_PASSAGES).tolist()
         passages = tuple(
             Passage(

@@ -125,6 +125,12 @@ def test_decisions_that_are_timed_are_those_of_a_learned_router():
         }
 
 
+def test_no_two_questions_that_are_timed_are_alike_and_every_run_has_the_same():
+    first, again = (made_requests(np.random.default_rng(0), bench_router.REPOSITORY / "docs") for _ in range(2))
+    assert len({each.text for each in first}) == len(first) > 128
+    assert [(each.text, each.evidence) for each in first] == [(each.text, each.evidence) for each in again]
+
+
 def test_overhead_is_measured_in_every_batch_size():
     found = measure_overhead(num_calls=3)
     assert tuple(each.batch for each in found) == BATCHES

@@ -34,7 +34,13 @@ _OPENERS = {
     "how": "how how's",
     "yes_no": "is are was were am do does did can could will would should shall may might has have had",
 }
-_OPENER_OF = {word: name for name, words in _OPENERS.items() for word in words.split()}
+# The marks of each first word, and of all others.
+_OPENED = {
+    word: tuple(float(name == other) for other in _OPENERS)
+    for name, words in _OPENERS.items()
+    for word in words.split()
+}
+_NOT_OPENED = (0.0,) * len(_OPENERS)
 _TIME = frozenset(
     """
     now today tonight tomorrow yesterday current currently latest newest recent recently last next upcoming ago
@@ -92,7 +98,10 @@ class WordCounts:
 
     def idf(self, word: str) -> float:
         """ln(1 + (N - n + 0.5) / (n + 0.5)), BM25's inverse document frequency in nats."""
-        found = self.documents.get(word, 0)
+        return self.idf_of(self.documents.get(word, 0))
+
+    def idf_of(self, found: int) -> float:
+        """The same of a word that `found` texts hold."""
         return math.log1p((self.num_documents - found + 0.5) / (found + 0.5))
 
 
@@ -112,14 +121,7 @@ def lexical_signals(
 
 def plain_words(question: str) -> list[str]:
     """Words in lower case with straight apostrophes, of the first MAX_CHARS characters."""
-    return list(_plain_words(question[:MAX_CHARS]))
-
-
-# Every tier looks at the words of a question; batches are of at most 64.
-@lru_cache(maxsize=128)
-def _plain_words(text: str) -> tuple[str, ...]:
-    words = (word.lower() for word in _WORD.findall(text))
-    return tuple(word.replace("’", "'") for word in words) if "’" in text else tuple(words)
+    return list(_read(question[:MAX_CHARS]).plain)
 
 
 def content_words(words: Sequence[str]) -> list[str]:
@@ -127,32 +129,67 @@ def content_words(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in _FUNCTION_WORDS]
 
 
+def distinct_words(question: str) -> tuple[str, ...]:
+    """The content words of a question, each once, in their order."""
+    return _read(question[:MAX_CHARS]).distinct
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Words of a text as they are written, in lower case, those with content, and these each once."""
+
+    written: tuple[str, ...]
+    plain: tuple[str, ...]
+    content: tuple[str, ...]
+    distinct: tuple[str, ...]
+
+
+# Every tier looks at the words of a question; batches are of at most 64.
+@lru_cache(maxsize=128)
+def _read(text: str) -> _Words:
+    written = tuple(_WORD.findall(text))
+    plain = [word.lower() for word in written]
+    if "’" in text:
+        plain = [word.replace("’", "'") for word in plain]
+    content = content_words(plain)
+    return _Words(written, tuple(plain), tuple(content), tuple(dict.fromkeys(content)))
+
+
 def _row(question: str, counts: WordCounts | None) -> list[float]:
     text = question[:MAX_CHARS]
-    words = plain_words(text)
+    read = _read(text)
+    words = read.plain
     lowered = text.lower()
     num = max(1, len(words))
-    content = content_words(words)
-    opener = _OPENER_OF.get(words[0]) if words else None
     return [
         len(words),
         len(text),
         max(1, len(_SENTENCE.findall(text))),
-        *(float(name == opener) for name in _OPENERS),
+        *(_OPENED.get(words[0], _NOT_OPENED) if words else _NOT_OPENED),
         float("?" in text or "？" in text),
-        sum(map(str.isdigit, text)),
+        _num_digits(text),
         float(_YEAR.search(text) is not None),
-        sum(word in _TIME for word in words),
+        _num_among(words, _TIME),
         float(_has_superlative(lowered)),
         float(_is_dangling(words)),
-        sum(word in _PERSONAL for word in words),
-        sum(word in _JOINING for word in words),
-        _num_names(text) / num,
+        _num_among(words, _PERSONAL),
+        _num_among(words, _JOINING),
+        _num_names(text, read.written) / num,
         float(_QUOTED.search(text) is not None),
         float(not _CODE_MARKS.isdisjoint(text) and _CODE.search(text) is not None),
-        len(content) / num,
-        *_rarity(content, counts),
+        len(read.content) / num,
+        *_rarity(read.content, counts),
     ]
+
+
+def _num_digits(text: str) -> int:
+    if text.isascii():
+        return len(text) - len(text.encode().translate(None, b"0123456789"))
+    return sum(map(str.isdigit, text))
+
+
+def _num_among(words: Sequence[str], some: frozenset[str]) -> int:
+    return 0 if some.isdisjoint(words) else sum(word in some for word in words)
 
 
 def _has_superlative(lowered: str) -> bool:
@@ -170,17 +207,18 @@ def _is_dangling(words: Sequence[str]) -> bool:
     return False
 
 
-def _num_names(text: str) -> int:
-    """Words with a capital letter inside a sentence, "I" left out."""
-    num = 0
-    for sentence in _SENTENCE.split(text):
-        num += sum(word[0].isupper() and word != "I" for word in _WORD.findall(sentence)[1:])
+def _num_names(text: str, words: Sequence[str]) -> int:
+    """How many of the text's words have a capital letter, without those that begin a sentence, and without "I"."""
+    num = sum([word[0].isupper() and word != "I" for word in words])
+    if num:
+        firsts = [found[0] for found in map(_WORD.search, _SENTENCE.split(text)) if found is not None]
+        num -= sum([word[0].isupper() and word != "I" for word in firsts])
     return num
 
 
 def _rarity(content: Sequence[str], counts: WordCounts | None) -> tuple[float, float, float]:
     if counts is None or not content:
         return math.nan, math.nan, math.nan
-    idf = [counts.idf(word) for word in content]
-    unknown = sum(counts.documents.get(word, 0) == 0 for word in content)
-    return unknown / len(content), max(idf), sum(idf) / len(idf)
+    found = [counts.documents.get(word, 0) for word in content]
+    idf = [counts.idf_of(num) for num in found]
+    return found.count(0) / len(content), max(idf), sum(idf) / len(idf)

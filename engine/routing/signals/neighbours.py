@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.routing.signals.table import Floats, SignalTable
+from kernels.near_rows import near_rows, pack_near_rows
 
 Vectors = NDArray[np.float32]
 # A single training input may be odd; several near ones are a subject.
@@ -34,27 +35,29 @@ class TrainingNeighbours:
             labels: [N] the label of each row; its centroids are the means of its labels' rows.
         Raises: ValueError naming what is wrong with them.
         """
-        self._rows = _unit_rows(embeddings, "training inputs")
-        self._centroids = None if labels is None else _centroids(self._rows, labels)
+        rows = _unit_rows(embeddings, "training inputs")
+        self._rows = pack_near_rows(rows)
+        self._centroids = None if labels is None else pack_near_rows(_centroids(rows, labels))
 
     @property
     def dim(self) -> int:
         """Size E of an embedding."""
-        return int(self._rows.shape[1])
+        return int(self._rows.rows.shape[1])
 
     def measure(self, queries: Vectors) -> Floats:
         """[Q, 4]: highest cosine, mean of the NUM_NEAR highest; cosine of the nearest centroid, and its lead."""
         _check_dim(queries, self.dim)
-        cosines = queries @ self._rows.T  # [Q, N]
-        near = _highest(cosines, NUM_NEAR)
-        columns = [near.max(axis=1), near.mean(axis=1)]
-        if self._centroids is None:
-            columns += [np.full(len(queries), np.nan)] * 2
-        else:
-            best = _highest(queries @ self._centroids.T, 2)
-            first = best.max(axis=1)
-            columns += [first, first - best.min(axis=1) if best.shape[1] > 1 else np.full(len(queries), np.nan)]
-        return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+        queries = queries.astype(np.float32, copy=False)
+        found = np.full((len(queries), len(_PER_ADAPTER)), np.nan)
+        near = near_rows(queries, self._rows, NUM_NEAR)
+        found[:, 0] = near[:, 0]
+        found[:, 1] = near.mean(axis=1)
+        if self._centroids is not None:
+            best = near_rows(queries, self._centroids, 2)
+            found[:, 2] = best[:, 0]
+            if best.shape[1] > 1:
+                found[:, 3] = best[:, 0] - best[:, 1]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +133,6 @@ def past_signals(queries: Vectors, past: PastOutcomes, own_groups: Sequence[str]
             values[row, :2] = mine[near[0]], mine[near].mean(dtype=np.float64)
             values[row, 2:] = _known_mean(past.quality[near])
     return SignalTable(names, values)
-
-
-def _highest(cosines: Vectors, num: int) -> Vectors:
-    """[Q, min(num, N)] highest values of each row, in no order."""
-    if cosines.shape[1] <= num:
-        return cosines
-    return np.partition(cosines, cosines.shape[1] - num, axis=1)[:, -num:]
 
 
 def _nearest(cosines: Vectors, num: int) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.routing.signals.lexical import WordCounts, content_words, lexical_signals, plain_words
+from engine.routing.signals.lexical import WordCounts, distinct_words, lexical_signals
 from engine.routing.signals.neighbours import TrainingNeighbours, adapter_signals
 from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import SignalTable, joined
@@ -18,7 +18,7 @@ _OF_COUNTS = frozenset({"lexical.unknown_share", "lexical.max_idf", "lexical.mea
 
 def counted_words(text: str) -> tuple[str, ...]:
     """The words of a question that a search has to count (`Query.words`) for its signals."""
-    return tuple(dict.fromkeys(content_words(plain_words(text))))
+    return distinct_words(text)
 
 
 def needs_search(signal: str) -> bool:

@@ -7,15 +7,16 @@ NQC: Shtok et al., ACM TOIS 2012. WIG: Zhou and Croft, SIGIR 2007; the backgroun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, log, nan, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.routing.signals.lexical import MAX_CHARS, content_words, plain_words
-from engine.routing.signals.table import Floats, SignalTable
+from engine.routing.signals.lexical import MAX_CHARS, distinct_words
+from engine.routing.signals.table import SignalTable
 from engine.values import Evidence, Passage, ScoreBackground
+from kernels.word_runs import missing_words
 
 # A collection whose unrelated questions all score alike would make any z-score huge; cosine noise is about this wide.
 MIN_STD = 0.02
@@ -37,6 +38,7 @@ NAMES = (
     "search.agreement",
     "search.coherence",
 )
+_UNKNOWN = (nan,) * len(NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,82 +100,92 @@ def search_signals(searches: Sequence[Search | None]) -> SignalTable:
     share of the question's content words in the best passage, and in any. agreement, coherence: as of Search; a low
     coherence is several subjects.
     """
-    values = np.full((len(searches), len(NAMES)), np.nan)
-    known = [i for i, search in enumerate(searches) if search is not None and (search.similarities or search.passages)]
-    found = [search for i in known if (search := searches[i]) is not None]
-    if found:
-        values[known] = np.hstack([_score_columns(found), np.array([_passage_row(search) for search in found])])
-    return SignalTable(NAMES, values)
-
-
-def _score_columns(searches: Sequence[Search]) -> Floats:
-    """[N, 8] of the score lists; without a background its columns are NaN."""
-    # Of one width whatever the batch, so that sums round alike.
-    scores = np.full((len(searches), MAX_RANKS), np.nan)  # [N, K]
-    for row, search in enumerate(searches):
-        best = search.similarities[:MAX_RANKS]
-        scores[row, : len(best)] = best
-    mean = np.array([np.nan if each.background is None else each.background.mean for each in searches])
-    std = np.array([np.nan if each.background is None else max(each.background.std, MIN_STD) for each in searches])
-    num = np.isfinite(scores).sum(axis=1)
-    average, spread = _mean_and_spread(scores, num)
-    gap = scores[:, 0] - scores[:, 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rest = (average * num - scores[:, 0]) / (num - 1)
-    z = (scores - mean[:, None]) / std[:, None]
-    return np.column_stack(
-        [
-            *(scores[:, 0], gap, np.where(num > 1, scores[:, 0] - rest, np.nan)),
-            *(z[:, 0], gap / std, spread / std, (average - mean) / std, _entropy(z, num)),
-        ]
-    )
-
-
-def _mean_and_spread(scores: Floats, num: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """[N] mean and standard deviation of each row's scores; a single score has no spread."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        average = np.nansum(scores, axis=1) / num
-        spread = np.sqrt(np.nansum((scores - average[:, None]) ** 2, axis=1) / num)
-    return np.where(num > 0, average, np.nan), np.where(num > 1, spread, np.nan)
-
-
-def _entropy(z: Floats, num: NDArray[np.int64]) -> Floats:
-    """[N] in [0, 1]: entropy of softmax(z) over that of equal scores; NaN for a single score or no background."""
-    is_there = np.isfinite(z)
-    top = np.max(np.where(is_there, z, -np.inf), axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = np.where(is_there, np.exp(z - np.where(np.isfinite(top), top, 0.0)), 0.0)
-        shares = weights / weights.sum(axis=1, keepdims=True)
-        logs = np.where(shares > 0, np.log(np.where(shares > 0, shares, 1.0)), 0.0)
-        found = -(shares * logs).sum(axis=1) / np.log(num)
-    return np.where(is_there.any(axis=1) & (num > 1), found, np.nan)
-
-
-def _passage_row(search: Search) -> list[float]:
-    documents = len({passage.document for passage in search.passages})
-    words = set(content_words(plain_words(search.question)))
-    held = [_held(words, f"{each.title} {each.heading} {each.text[:MAX_CHARS]}") for each in search.passages]
-    is_known = bool(words and held)
-    return [
-        documents if search.passages else np.nan,
-        documents / len(search.passages) if search.passages else np.nan,
-        len(held[0]) / len(words) if is_known else np.nan,
-        len(set().union(*held)) / len(words) if is_known else np.nan,
-        np.nan if search.agreement is None else search.agreement,
-        np.nan if search.coherence is None else search.coherence,
+    rows = [
+        (*_score_row(search), *_passage_row(search))
+        if search is not None and (search.similarities or search.passages)
+        else _UNKNOWN
+        for search in searches
     ]
+    values = np.array(rows, dtype=np.float64)
+    return SignalTable(NAMES, values.reshape(len(searches), len(NAMES)))
 
 
-def _held(words: Collection[str], text: str) -> set[str]:
-    """Those of `words` that `text` has as whole words; finding a few is faster than splitting the text into all."""
+# A few scores are summed faster one by one than as arrays, and alike in a batch of any size.
+def _score_row(search: Search) -> tuple[float, ...]:
+    """The first 8 signals."""
+    scores, background = search.similarities[:MAX_RANKS], search.background
+    num = len(scores)
+    if not num:
+        return (nan,) * 8
+    best, total = scores[0], sum(scores)
+    mean = total / num
+    gap = rest = spread = nan
+    if num > 1:
+        gap = best - scores[1]
+        rest = best - (total - best) / (num - 1)
+        spread = sqrt(sum([(score - mean) ** 2 for score in scores]) / num)
+    if background is None:
+        return best, gap, rest, nan, nan, nan, nan, nan
+    std = max(background.std, MIN_STD)
+    z_best = (best - background.mean) / std
+    z_mean = (mean - background.mean) / std
+    return best, gap, rest, z_best, gap / std, spread / std, z_mean, _entropy(scores, std)
+
+
+def _entropy(scores: Sequence[float], std: float) -> float:
+    """In [0, 1]: entropy of softmax(scores / std) over that of equal scores; NaN for a single score."""
+    if len(scores) < 2:
+        return nan
+    top = max(scores)
+    # Of weights w with the sum W, the entropy is ln W - sum(w ln w) / W.
+    logs = [(score - top) / std for score in scores]
+    weights = [exp(each) for each in logs]
+    whole = sum(weights)
+    found = log(whole) - sum([weight * each for weight, each in zip(weights, logs, strict=True)]) / whole
+    # Rounding may leave the range.
+    return min(max(found / log(len(scores)), 0.0), 1.0)
+
+
+def _passage_row(search: Search) -> tuple[float, ...]:
+    """The last 6 signals."""
+    passages = search.passages
+    agreement = nan if search.agreement is None else search.agreement
+    coherence = nan if search.coherence is None else search.coherence
+    if not passages:
+        return nan, nan, nan, nan, agreement, coherence
+    documents = len({passage.document for passage in passages})
+    best, some = _coverage(search.question, passages)
+    return documents, documents / len(passages), best, some, agreement, coherence
+
+
+def _coverage(question: str, passages: Sequence[Passage]) -> tuple[float, float]:
+    """Share of the question's content words in the first passage, and in any; NaN for a question without such words."""
+    words = distinct_words(question)
+    if not words:
+        return nan, nan
+    first, *others = (f"{each.title} {each.heading} {each.text[:MAX_CHARS]}" for each in passages)
+    missing = _missing(words, first)
+    # A blank is in no word, so texts may be looked through as one.
+    never = _missing(missing, " ".join(others)) if missing and others else missing
+    return (len(words) - len(missing)) / len(words), (len(words) - len(never)) / len(words)
+
+
+def _missing(words: Sequence[str], text: str) -> Sequence[str]:
+    """Those of `words` that `text` has not as whole words: next to what is neither letter nor digit."""
+    lowered = text.lower()
+    if "".join(words).isalnum():
+        return missing_words(words, lowered)
+    left = missing_words([word for word in words if word.isalnum()], lowered)
+    return [*left, *(word for word in words if not (word.isalnum() or _has_joined(word, lowered)))]
+
+
+def _has_joined(word: str, lowered: str) -> bool:
+    """Whether a word with marks inside, as of "don't", stands in `lowered`."""
     # Between blanks, every character of a word has a neighbour.
-    lowered = f" {text.lower()} ".replace("’", "'")
-    held = set()
-    for word in words:
-        start = lowered.find(word)
-        while start >= 0:
-            if not lowered[start - 1].isalnum() and not lowered[start + len(word)].isalnum():
-                held.add(word)
-                break
-            start = lowered.find(word, start + 1)
-    return held
+    padded = f" {lowered} ".replace("’", "'")
+    start = padded.find(word)
+    while start >= 0:
+        if not padded[start - 1].isalnum() and not padded[start + len(word)].isalnum():
+            return True
+        start = padded.find(word, start + 1)
+    return False

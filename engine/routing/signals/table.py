@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,10 +52,9 @@ class SignalTable:
 
     def rows(self) -> list[dict[str, float | None]]:
         """Each question's signals by name, as JSON holds them: None for NaN."""
-        return [
-            {name: None if math.isnan(value) else value for name, value in zip(self.names, row, strict=True)}
-            for row in self.values.tolist()
-        ]
+        cells = self.values.astype(object)
+        cells[np.isnan(self.values)] = None
+        return [dict(zip(self.names, row, strict=True)) for row in cells.tolist()]
 
 
 def joined(*tables: SignalTable) -> SignalTable:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.routing.signals.lexical import NAMES, WordCounts, content_words, lexical_signals, plain_words
+from engine.routing.signals.lexical import (
+    NAMES,
+    WordCounts,
+    content_words,
+    distinct_words,
+    lexical_signals,
+    plain_words,
+)
 
 
 def signals_of(question: str, words: WordCounts | None = None) -> dict[str, float]:
@@ -69,6 +76,11 @@ def test_marks_of_wording(question, name, value):
 
 def test_names_are_words_with_a_capital_inside_a_sentence():
     assert signals_of("Does Fly run in Paris? Yes. I do.")["lexical.name_share"] == pytest.approx(2 / 8)
+
+
+def test_digits_of_every_script_are_counted_and_words_each_once():
+    assert signals_of("٣ of 12 plans²")["lexical.digits"] == 4
+    assert distinct_words("Plan or plan, the other plan’s Price?") == ("plan", "other", "plan's", "price")
 
 
 def test_content_words_leave_out_what_says_nothing_by_itself():

@@ -84,6 +84,21 @@ def test_a_word_inside_another_is_not_covered_and_one_at_an_edge_is():
     assert [coverage(text) for text in ("Card", "a card", "cardboard card", "(card)", "card’s")] == [1.0] * 5
 
 
+def test_words_with_marks_inside_are_covered_as_a_whole():
+    def coverage(question: str, text: str) -> float | None:
+        passage = Passage("c", "a", "", "", text, 0, len(text), 0.9)
+        return signals_of(Search(question, (0.5,), (passage,), BACKGROUND))["search.coverage"]
+
+    assert coverage("Mike's café", "At Mike’s—the Café.") == 1.0
+    assert coverage("Mike's café", "Mike s cafés") == 0.0
+    assert coverage("Mike's café", "mike's") == 0.5
+
+
+def test_a_search_that_found_nothing_has_no_signal_at_all():
+    found = signals_of(replace(Search("text?", (), (), BACKGROUND), agreement=0.5, coherence=0.25))
+    assert set(found.values()) == {None}
+
+
 def test_agreement_and_coherence_are_what_the_retriever_found():
     one = replace(search(0.5, 0.4), agreement=0.5, coherence=0.25)
     found = signals_of(one)
