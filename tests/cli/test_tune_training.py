@@ -302,7 +302,7 @@ def test_forty_nearly_equal_rows_are_refused_and_forced_ones_overfit_with_the_be
     assert refused.exit_code == 1 and "nearly repeat another one, 1 differ" in refused.output
     assert not (tmp_path / "state" / "adapters").exists()
     evaluation = write_rows(tmp_path / "eval.jsonl", rows[::-1][:20])
-    options = ("--learning-rate", 2e-2, "--batch-tokens", 200, "--epochs", 60)
+    options = ("--learning-rate", 1e-2, "--batch-tokens", 200, "--epochs", 60)
     done = tune(model, data, "--force", *options, "--eval", evaluation)
     assert done.exit_code == 0, done.output
     outcome = outcome_of(tmp_path / "state")

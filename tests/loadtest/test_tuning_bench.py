@@ -106,6 +106,7 @@ def test_both_sides_start_from_the_same_loss(model: Path):
     examples = bench_examples("classify", 300, 300)
     losses = {}
     with warnings.catch_warnings(action="ignore"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.tuning.training.model.training_dtype", lambda device: torch.float32)
         patch.setattr(worker, "SETTINGS", worker.TrainingSettings(epochs=1, learning_rate=1e-9, rank=4))
         for system in (OURS, FORMATS[0], DEFAULTS):
             # One step of all examples: a mean over steps would weigh them differently.
