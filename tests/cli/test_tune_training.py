@@ -293,8 +293,10 @@ def test_help_has_an_example():
 
 
 def test_forty_nearly_equal_rows_are_refused_and_forced_ones_overfit_with_the_best_adapter_kept(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    # How far so small a model overfits depends on the last bits, so they are the same on every processor.
+    monkeypatch.setattr("engine.tuning.training.model.training_dtype", lambda device: torch.float32)
     # The label is chance, so whatever lowers the training loss is learned by heart.
     rows = [{"text": f"How do I reset my password, user {i}?", "label": "ab"[i * i % 7 % 2]} for i in range(40)]
     data = write_rows(tmp_path / "data.jsonl", rows)
@@ -302,7 +304,7 @@ def test_forty_nearly_equal_rows_are_refused_and_forced_ones_overfit_with_the_be
     assert refused.exit_code == 1 and "nearly repeat another one, 1 differ" in refused.output
     assert not (tmp_path / "state" / "adapters").exists()
     evaluation = write_rows(tmp_path / "eval.jsonl", rows[::-1][:20])
-    options = ("--learning-rate", 1e-2, "--batch-tokens", 200, "--epochs", 60)
+    options = ("--learning-rate", 2e-2, "--batch-tokens", 200, "--epochs", 60)
     done = tune(model, data, "--force", *options, "--eval", evaluation)
     assert done.exit_code == 0, done.output
     outcome = outcome_of(tmp_path / "state")
