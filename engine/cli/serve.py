@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,7 @@ def _run(
     _require_unused(config.data)
     _fetch_models(config)
     state = config.data / STATE_FILE
+    is_interrupted = False
     try:
         click.echo("starting Ray and the application ...", err=True)
         state.write_text(json.dumps({"pid": os.getpid(), "url": launcher.url}))
@@ -208,13 +210,18 @@ def _run(
         while True:
             signal.pause()
     except KeyboardInterrupt:
+        is_interrupted = True
         click.echo("stopping ...", err=True)
     finally:
         # A second Ctrl-C must not leave half of the processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        launcher.stop()
+        has_left_ray = launcher.stop()
         state.unlink(missing_ok=True)
+        if is_interrupted and not has_left_ray:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

@@ -9,6 +9,7 @@ import re
 import secrets
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,8 @@ APP_NAME = "switchyard"
 # Embedding batches and documents travel through the object store; answers do not.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 LINGER_S = 3.0
+# Where one of them is gone, so is the rest of Ray's head within seconds, and nothing answers us.
+HEAD_PROCESSES = ("gcs_server", "raylet", "ray::DashboardAgent")
 
 
 class Launcher:
@@ -30,6 +33,7 @@ class Launcher:
         self._config = config
         self._http = http
         self._address = address
+        self._head: list[psutil.Process] = []  # of Ray, where it is ours
 
     @property
     def url(self) -> str:
@@ -80,22 +84,53 @@ class Launcher:
             serve.run(build_app(self._config), name=APP_NAME, route_prefix="/", logging_config=quiet)
         except RuntimeError as error:
             raise SwitchyardError(f"the application did not start: {_cause(APP_NAME) or error}") from None
+        if not self._address:
+            self._head = [process for process in psutil.Process().children(recursive=True) if _is_head(process)]
 
-    def stop(self) -> None:
-        """Shut down Serve, and Ray where it is ours with every process that it started."""
+    def stop(self) -> bool:
+        """Shut down Serve, and Ray where it is ours with every process that it started.
+
+        False: Ray's own processes had ended before, and its client, which this process holds, waits for them. Leave
+        by `os._exit` then: Ray waits for them once more at the ordinary end of a process.
+        """
         import ray
-        from ray import serve
 
         if not ray.is_initialized():
-            return
+            return True
         started = [] if self._address else psutil.Process().children(recursive=True)
-        serve.delete(APP_NAME)
-        ray.shutdown()
+        leaving = threading.Thread(target=_leave, name="leave ray", daemon=True)
+        leaving.start()
+        # A signal to the whole process group ends Ray's head too, and nothing answers `_leave` any more.
+        while leaving.is_alive() and all(process.is_running() and not _is_zombie(process) for process in self._head):
+            leaving.join(0.1)
+        leaving.join(LINGER_S)
         # Ray's agents notice that it is gone only after a while, and a replica may hang in a forward.
         _, left = psutil.wait_procs(started, timeout=LINGER_S)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, timeout=LINGER_S)
+        return not leaving.is_alive()
+
+
+def _leave() -> None:
+    import ray
+    from ray import serve
+
+    serve.delete(APP_NAME)
+    ray.shutdown()
+
+
+def _is_head(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name() in HEAD_PROCESSES
+    return False
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def _require_free_port(host: str, port: int) -> None:
