@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Protocol, TypeVar
 
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 
 from engine.api.error_table import unexpected
 from engine.errors import ComponentUnavailable, Overloaded, SwitchyardError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Stream(Protocol[T_co]):
+    """What a streaming call to a deployment returns."""
+
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
+
+    def cancel(self) -> None:
+        """Without effect on a stream that ended."""
 
 
 async def call(component: str, response: Awaitable[T]) -> T:
@@ -20,6 +30,25 @@ async def call(component: str, response: Awaitable[T]) -> T:
         return await response
     except (RayError, RayServeException) as error:
         raise translate(component, error) from None
+
+
+async def stream(component: str, start: Callable[[], Stream[T]], *, num_tries: int) -> AsyncGenerator[T]:
+    """What a streaming call brings; begun anew where a replica died before it brought anything.
+
+    `start` begins the call, up to `num_tries` times. Closing the iterator cancels the call. Raises: SwitchyardError.
+    """
+    for left in reversed(range(num_tries)):
+        call, has_begun = start(), False
+        try:
+            async for each in call:
+                has_begun = True
+                yield each
+            return
+        except (RayError, RayServeException) as error:
+            if has_begun or not left or not isinstance(error, RayActorError | ReplicaUnavailableError):
+                raise translate(component, error) from None
+        finally:
+            call.cancel()
 
 
 def translate(component: str, error: Exception) -> SwitchyardError:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from engine.api.answered import Answered, AnswerMemory
@@ -22,7 +22,7 @@ from engine.config import EngineConfig
 from engine.errors import SwitchyardError
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.needs import Needs
-from engine.serving.failures import call, translate
+from engine.serving.failures import Stream, call, stream
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.router import HandleRouterSource
 from engine.serving.router_host import CHECK_S, RouterHost
@@ -95,15 +95,19 @@ class RayBackends:
         return await call("router", self._router.decide.remote(requests, wants_signals))
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
-        stream = self._stream.remote(request)
-        try:
-            async for bundle in stream:
+        begun_at = time.monotonic()
+
+        def start() -> Stream[Sequence[TokenDelta]]:
+            waited_s = time.monotonic() - begun_at
+            left_s = None if request.deadline_s is None else request.deadline_s - waited_s
+            begun: Stream[Sequence[TokenDelta]] = self._stream.remote(replace(request, deadline_s=left_s))
+            return begun
+
+        # Where the only replica died, another try would wait for its successor: the client hears of it at once.
+        bundles = stream("generator", start, num_tries=min(self._num_generators, 2))
+        async with contextlib.aclosing(bundles):
+            async for bundle in bundles:
                 yield bundle
-        except (RayError, RayServeException) as error:
-            raise translate("generator", error) from None
-        finally:
-            # Without effect on a stream that ended; otherwise the engine frees the request's place.
-            stream.cancel()
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
         return await call("generator", self._generator.score.remote(request))
