@@ -9,64 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 from rich.console import Console
 
 from engine.config import EngineConfig
-from engine.errors import SwitchyardError
 from engine.generation.engine import Engine
 from engine.models import resolve_model
 from engine.values import GenerationRequest, Message, SamplingParams
 from loadtest.bench_format import OURS, Ratio, Report, Row, paired_ratio, spread
 from loadtest.closed_loop import closed_loop
-from loadtest.measures import Chunk, Served, percentile, tpot_s, ttft_s
+from loadtest.measures import Chunk
 from loadtest.questions import read_questions
 from loadtest.server import SWITCHYARD, running_server
+from loadtest.streamed_rounds import Answered, Ask, Round, answered, ask_all, over_http
 
 PEER = "in-process engine"
 QUESTIONS = Path(__file__).with_name("serving_questions.jsonl")
 DOCS = Path(__file__).parents[1] / "docs"
 MAX_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One complete answer as its client saw it."""
-
-    served: Served
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of one system: `c` clients, all questions."""
-
-    answers: tuple[Answered, ...]
-    duration_s: float
-
-    def output_tok_s(self) -> float:
-        """Generated tokens per second, over the whole round."""
-        return sum(answer.num_tokens for answer in self.answers) / self.duration_s
-
-    def ttft_ms(self) -> float:
-        """Median time to first token in milliseconds."""
-        return 1000 * percentile([answer.served.ttft_s for answer in self.answers], 50)
-
-    def tpot_ms(self) -> float:
-        """Median time per output token in milliseconds."""
-        return 1000 * percentile([a.served.tpot_s for a in self.answers if a.served.tpot_s is not None], 50)
-
-
-Ask = Callable[[str], Awaitable[Answered]]
+_CLIENTS, _QUICK_CLIENTS = (1, 8, 32), (1, 8)
 METRICS: tuple[tuple[str, str, Callable[[Round], float], bool], ...] = (
     ("output_tok_s", "tokens/s", Round.output_tok_s, True),
     ("ttft_p50", "ms", Round.ttft_ms, False),
@@ -79,7 +46,7 @@ RATIOS = {"tokens": "output_tok_s", "ttft": "ttft_p50"}
 def run(*, quick: bool, json_path: Path | None) -> None:
     """Run the bench, print it, and write `json_path` if there is one."""
     console = Console(stderr=True, highlight=False)
-    rounds, per_client = (3, 1) if quick else (9, 4)
+    rounds, per_client, clients = (3, 1, _QUICK_CLIENTS) if quick else (9, 4, _CLIENTS)
     config = EngineConfig()
     model = resolve_model(config.generator.model, kind="generator", show_progress=True)
     resolve_model(config.retriever.model, kind="encoder", show_progress=True)
@@ -88,7 +55,7 @@ def run(*, quick: bool, json_path: Path | None) -> None:
     with _server() as url:
         engine = Engine(model.path, config.generator)
         try:
-            report = asyncio.run(_measure(url, engine, questions, rounds, per_client, console))
+            report = asyncio.run(_measure(url, engine, questions, rounds, per_client, clients, console))
         finally:
             engine.close()
     report.print_table(Console())
@@ -97,23 +64,29 @@ def run(*, quick: bool, json_path: Path | None) -> None:
 
 
 async def _measure(
-    url: str, engine: Engine, questions: Sequence[str], rounds: int, per_client: int, console: Console
+    url: str,
+    engine: Engine,
+    questions: Sequence[str],
+    rounds: int,
+    per_client: int,
+    all_clients: Sequence[int],
+    console: Console,
 ) -> Report:
     rows: list[Row] = []
     ratios: list[Ratio] = []
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
-        direct, rag = _over_http(http, "direct"), _over_http(http, "rag")
+        direct, rag = (over_http(http, route, max_tokens=MAX_TOKENS) for route in ("direct", "rag"))
         in_process = _in_process(engine)
         for ask in (direct, rag, in_process):
-            await _round(ask, questions[:2], clients=2)  # warm-up
-        for clients in (1, 8):
+            await ask_all(ask, questions[:2], clients=2)  # warm-up
+        for clients in all_clients:
             asked = list(itertools.islice(itertools.cycle(questions), max(clients, 2) * per_client))
             console.print(f"c={clients}: {rounds} rounds of {len(asked)} questions for each system, in turn ...")
             ours, peer, ours_rag = [], [], []
             for _ in range(rounds):
-                ours.append(await _round(direct, asked, clients))
-                peer.append(await _round(in_process, asked, clients))
-                ours_rag.append(await _round(rag, asked, clients))
+                ours.append(await ask_all(direct, asked, clients))
+                peer.append(await ask_all(in_process, asked, clients))
+                ours_rag.append(await ask_all(rag, asked, clients))
             rows += _rows(f"direct c={clients}", OURS, ours) + _rows(f"direct c={clients}", PEER, peer)
             rows += _rows(f"rag c={clients}", OURS, ours_rag)
             ratios += _ratios(clients, ours, peer)
@@ -152,53 +125,6 @@ async def _search_row(http: httpx.AsyncClient, questions: Sequence[str], clients
     return Row(f"search c={clients}", OURS, "queries_s", "queries/s", *spread(rates))
 
 
-async def _round(ask: Ask, questions: Sequence[str], clients: int) -> Round:
-    answers: list[Answered] = []
-
-    async def one(question: str) -> None:
-        answers.append(await ask(question))
-
-    duration_s = await closed_loop(questions, clients, one)
-    return Round(tuple(answers), duration_s)
-
-
-def _over_http(http: httpx.AsyncClient, route: str) -> Ask:
-    async def ask(question: str) -> Answered:
-        body = {
-            "model": "auto",
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": MAX_TOKENS,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "switchyard": {"route": route, "cite": False},
-        }
-        start = time.perf_counter()
-        chunks: list[Chunk] = []
-        num_tokens = 0
-        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200:
-                raise SwitchyardError(f"the server answered {response.status_code}: {(await response.aread())!r}")
-            async for event in _events(response):
-                at_s = time.perf_counter() - start
-                chunks += [Chunk(at_s, choice["delta"].get("content", "")) for choice in event["choices"]]
-                num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
-        return _answered(chunks, num_tokens, time.perf_counter() - start)
-
-    return ask
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in response.aiter_lines():
-        if line == "data: [DONE]":
-            return
-        if line:
-            event = json.loads(line.removeprefix("data: "))
-            if "error" in event:
-                raise SwitchyardError(event["error"]["message"])
-            yield event
-    raise SwitchyardError("a stream ended before it was complete")
-
-
 def _in_process(engine: Engine) -> Ask:
     ids = itertools.count()
 
@@ -212,14 +138,9 @@ def _in_process(engine: Engine) -> Ask:
         async for delta in engine.submit(request):
             chunks.append(Chunk(time.perf_counter() - start, delta.text))
             num_tokens += delta.num_tokens
-        return _answered(chunks, num_tokens, time.perf_counter() - start)
+        return answered(chunks, num_tokens, time.perf_counter() - start)
 
     return ask
-
-
-def _answered(chunks: Sequence[Chunk], num_tokens: int, latency_s: float) -> Answered:
-    first_s = ttft_s(chunks)
-    return Answered(Served(first_s, tpot_s(latency_s, first_s, num_tokens) if num_tokens > 1 else None), num_tokens)
 
 
 @contextlib.contextmanager

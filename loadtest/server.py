@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engine.errors import SwitchyardError
@@ -19,11 +19,12 @@ _START_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, *options: str) -> Iterator[str]:
+def running_server(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Start a server with its state below `folder` and yield its URL once it answers.
 
     Args:
         options: more of `switchyard serve`, such as `--set KEY=VALUE`.
+        environment: variables beside those of this process.
     Raises: SwitchyardError with the end of its log where it does not start.
     """
     port = free_port()
@@ -36,6 +37,7 @@ def running_server(folder: Path, *options: str) -> Iterator[str]:
             stderr=output,
             cwd=folder,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
