@@ -20,7 +20,6 @@ from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.protocol import GenerationEngine
 from engine.retrieval.service import Retriever
 from engine.routing.needs import Needs
-from engine.serving.coalesce import coalesce
 from engine.serving.router_host import RouterHost, Served
 from engine.values import (
     ContinuationScore,
@@ -87,8 +86,13 @@ class LocalBackends:
     async def training_inputs(self, digest: str) -> TrainingInputs | None:
         return self.training.get(digest)
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
-        return coalesce(self.engine.submit(request))
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+        deltas = self.engine.submit(request)
+        try:
+            async for delta in deltas:
+                yield [delta]
+        finally:
+            await deltas.aclose()
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
         self.scored.append(request)

@@ -16,7 +16,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Stream(Protocol[T_co]):
-    """What a streaming call to a deployment returns."""
+    """What a call brings, one after another."""
 
     def __aiter__(self) -> AsyncIterator[T_co]: ...
 
@@ -32,13 +32,13 @@ async def call(component: str, response: Awaitable[T]) -> T:
         raise translate(component, error) from None
 
 
-async def stream(component: str, start: Callable[[], Stream[T]], *, num_tries: int) -> AsyncGenerator[T]:
+async def stream(component: str, start: Callable[[], Awaitable[Stream[T]]], *, num_tries: int) -> AsyncGenerator[T]:
     """What a streaming call brings; begun anew where a replica died before it brought anything.
 
     `start` begins the call, up to `num_tries` times. Closing the iterator cancels the call. Raises: SwitchyardError.
     """
     for left in reversed(range(num_tries)):
-        call, has_begun = start(), False
+        call, has_begun = await start(), False
         try:
             async for each in call:
                 has_begun = True

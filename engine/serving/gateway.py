@@ -22,8 +22,9 @@ from engine.config import EngineConfig
 from engine.errors import SwitchyardError
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.needs import Needs
-from engine.serving.failures import Stream, call, stream
-from engine.serving.loopback import bind_replica_to_loopback
+from engine.serving.deltas.receiver import Answer, DeltaReceiver
+from engine.serving.failures import call, stream
+from engine.serving.loopback import bind_replica_to_loopback, own_host
 from engine.serving.router import HandleRouterSource
 from engine.serving.router_host import CHECK_S, RouterHost
 from engine.serving.statuses import joined
@@ -62,7 +63,7 @@ class RayBackends:
         self._num_generators = config.generator.num_replicas
         # One generator owns its adapters itself, under the same names.
         self._adapters = generator if adapters is None else adapters
-        self._stream = generator.options(method_name="stream", stream=True)
+        self._deltas = DeltaReceiver(own_host())
         self._router = router
         self._host = None if router is not None else RouterHost(config, HandleRouterSource(retriever, generator))
         self._needs: dict[str, tuple[float, Needs]] = {}
@@ -97,11 +98,12 @@ class RayBackends:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
         begun_at = time.monotonic()
 
-        def start() -> Stream[Sequence[TokenDelta]]:
+        async def start() -> Answer:
+            answer = await self._deltas.open()
             waited_s = time.monotonic() - begun_at
             left_s = None if request.deadline_s is None else request.deadline_s - waited_s
-            begun: Stream[Sequence[TokenDelta]] = self._stream.remote(replace(request, deadline_s=left_s))
-            return begun
+            answer.follow(self._generator.answer.remote(replace(request, deadline_s=left_s), answer.reply_to))
+            return answer
 
         # Where the only replica died, another try would wait for its successor: the client hears of it at once.
         bundles = stream("generator", start, num_tries=min(self._num_generators, 2))

@@ -1,9 +1,8 @@
-"""The Generator deployment: each replica owns one engine and streams its deltas to the gateway."""
+"""The Generator deployment: each replica owns one engine and sends its deltas to the gateways."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
@@ -24,10 +23,11 @@ from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import cache_root, resolve_model
 from engine.serving.adapters import HandleSource, replica_name
-from engine.serving.coalesce import coalesce
+from engine.serving.deltas.sender import DeltaSender
+from engine.serving.deltas.wire import ReplyTo
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.values import ContinuationScore, GenerationRequest, ScoreRequest, TokenDelta
+from engine.values import ContinuationScore, GenerationRequest, ScoreRequest
 
 # To read every adapter that is to be served, on a busy machine.
 _ADAPTERS_S = 300.0
@@ -51,6 +51,7 @@ class GeneratorDeployment:
             max_model_len=self._engine.max_model_len,
             created=int((model.path / "config.json").stat().st_mtime),  # so replicas agree
         )
+        self._deltas = DeltaSender()
         self._adapters: AdapterService | None = None
         self._follower: AdapterFollower | None = None
         home = config.data / "adapters"
@@ -69,11 +70,13 @@ class GeneratorDeployment:
         )
         self._follower.start(_ADAPTERS_S)
 
-    async def stream(self, request: GenerationRequest) -> AsyncIterator[list[TokenDelta]]:
-        """Bundles of deltas. The caller's cancellation, or its death, cancels the request in the engine."""
+    async def answer(self, request: GenerationRequest, reply_to: ReplyTo) -> None:
+        """Send an answer's deltas to the gateway; returns when it is complete.
+
+        The caller's cancellation, or the end of the gateway, cancels the request in the engine.
+        """
         self._check(request.adapter)
-        async for bundle in coalesce(self._engine.submit(request)):
-            yield bundle
+        await self._deltas.send(self._engine.submit(request), reply_to)
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
         """How likely continuations are. The caller's cancellation stops the work in the engine."""

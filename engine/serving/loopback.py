@@ -17,6 +17,16 @@ def use_loopback() -> None:
     os.environ[RAY_CLUSTERS] = "0"
 
 
+def own_host() -> str:
+    """The address by which other processes of the cluster reach this one."""
+    if os.environ.get(RAY_CLUSTERS) == "0":
+        return "127.0.0.1"
+    import ray
+
+    host: str = ray.util.get_node_ip_address()
+    return host
+
+
 def bind_replica_to_loopback() -> None:
     """In a replica of such a Ray: bind the server for messages between deployments to loopback.
 

@@ -32,7 +32,11 @@ class Replica:
 
 async def read(replicas: list[Replica], num_tries: int) -> list[str]:
     starting = iter(replicas)
-    return [each async for each in stream("generator", lambda: next(starting), num_tries=num_tries)]
+
+    async def start() -> Replica:
+        return next(starting)
+
+    return [each async for each in stream("generator", start, num_tries=num_tries)]
 
 
 def test_answer_begins_anew_on_another_replica_when_the_first_died_before_its_first_token():

@@ -1,0 +1,113 @@
+"""The generator's side: answers of one gateway share a connection, and what comes at a time shares a frame."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from engine.errors import ComponentUnavailable
+from engine.generation.protocol import TokenStream
+from engine.serving.deltas.wire import ReplyTo, encode, pack
+from engine.values import TokenDelta
+
+MAX_DELAY_S = 0.03
+_CONNECT_S = 5.0
+# What a gateway may have unread before its answers wait.
+_MAX_UNSENT_BYTES = 4 << 20
+
+
+class DeltaSender:
+    """The connections of one generator. Belongs to one event loop."""
+
+    def __init__(self, max_delay_s: float = MAX_DELAY_S) -> None:
+        """`max_delay_s`: the first delta of an answer and the last are sent at once, others together this often."""
+        self._max_delay_s = max_delay_s
+        self._connections: dict[tuple[str, int, str], _Connection] = {}
+        self._connecting = asyncio.Lock()
+
+    async def send(self, deltas: TokenStream, reply_to: ReplyTo) -> None:
+        """Send a whole answer. Closes `deltas`, also where this is cancelled.
+
+        Raises: ComponentUnavailable where the gateway cannot be reached or is gone; what `deltas` raises.
+        """
+        try:
+            connection = await self._connection(reply_to)
+            try:
+                async for delta in deltas:
+                    await connection.put(reply_to.key, delta)
+            finally:
+                connection.flush()  # what came before an error
+        finally:
+            await deltas.aclose()
+
+    async def close(self) -> None:
+        """Hang up on every gateway."""
+        for connection in self._connections.values():
+            await connection.close()
+
+    async def _connection(self, reply_to: ReplyTo) -> _Connection:
+        async with self._connecting:
+            found = self._connections.get(reply_to.gateway)
+            if found is None or found.is_lost:
+                for gone in [key for key, each in self._connections.items() if each.is_lost]:
+                    del self._connections[gone]
+                found = self._connections[reply_to.gateway] = await _connect(reply_to, self._max_delay_s)
+            return found
+
+
+class _Connection:
+    """One gateway."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_delay_s: float) -> None:
+        self._writer = writer
+        self._max_delay_s = max_delay_s
+        self._unsent: dict[int, list[TokenDelta]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_lost = False
+        self._watching = asyncio.create_task(self._watch(reader))
+
+    async def put(self, key: int, delta: TokenDelta) -> None:
+        """Send it, at once or within the delay. Raises: ComponentUnavailable when the gateway is gone."""
+        if self.is_lost:
+            raise ComponentUnavailable("gateway", "it does not take the answer any more")
+        self._unsent.setdefault(key, []).append(delta)
+        if delta.prompt is not None or delta.finish_reason is not None:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._max_delay_s, self.flush)
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            with suppress(ConnectionError):
+                await self._writer.drain()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._unsent and not self.is_lost:
+            self._writer.write(pack(encode(self._unsent)))
+        self._unsent.clear()
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+        await self._watching
+
+    async def _watch(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            await reader.read(1)  # a gateway says nothing, so this is its end
+        self.is_lost = True
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+async def _connect(reply_to: ReplyTo, max_delay_s: float) -> _Connection:
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            reader, writer = await asyncio.open_connection(reply_to.host, reply_to.port)
+    except OSError as error:  # a timeout too
+        where = f"{reply_to.host}:{reply_to.port}"
+        raise ComponentUnavailable("gateway", f"its generator cannot reach it on {where} ({error})") from None
+    writer.write(pack(reply_to.secret.encode()))
+    return _Connection(reader, writer, max_delay_s)
