@@ -24,7 +24,7 @@ def latency_plots(parts: Sequence[PartFigures]) -> list[Html]:
         ("E2E", "whole streams", PartFigures.e2es_ms),
     )
     for name, words, values in of_measure:
-        known = [(part.completed_s(), values(part)) for part in parts if values(part)]
+        known = [(part.answered_s, values(part)) for part in parts if values(part)]
         if len(known) < 2:
             continue
         lines = [
@@ -47,7 +47,7 @@ def goodput_plot(parts: Sequence[PartFigures], knee: int | None) -> Html | None:
     offered = [part.offered_s for part in in_order]
     lines = [
         Series("answered within the objective", offered, [part.goodput_s for part in in_order]),
-        Series("answered", offered, [part.completed_s() for part in in_order]),
+        Series("answered meanwhile", offered, [part.answered_s for part in in_order]),
     ]
     picture = plot_series(
         lines,
@@ -58,7 +58,7 @@ def goodput_plot(parts: Sequence[PartFigures], knee: int | None) -> Html | None:
         name="goodput",
     )
     more = [] if knee is None else [("kept", f"the knee, {parts[knee].rate_s:g}/s")]
-    caption = "On the thin diagonal everything that was offered would be answered."
+    caption = "On the thin diagonal everything that was offered would be answered at once."
     return figure(picture, "Requests answered over requests offered", caption, series_legend(lines, *more))
 
 

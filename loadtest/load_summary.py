@@ -19,13 +19,18 @@ PERCENTS = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class PartFigures:
-    """One part of the shape. Requests belong to the part in which they were due, whenever they ended."""
+    """One part of the shape. Requests belong to the part in which they were due, whenever they ended.
+
+    `num_answered` is what was completed while the part lasted, whenever it was due: a server that falls behind
+    answers the rest later.
+    """
 
     rate_s: float
     start_s: float
     duration_s: float
     requests: tuple[Request, ...]
     num_good: int
+    num_answered: int
 
     @property
     def num_offered(self) -> int:
@@ -49,9 +54,10 @@ class PartFigures:
         """Requests that ended so."""
         return sum(each.ending == ending for each in self.requests)
 
-    def completed_s(self) -> float:
-        """Complete answers per second, late ones too."""
-        return self.count("complete") / self.duration_s
+    @property
+    def answered_s(self) -> float:
+        """Throughput: complete answers per second while the part lasted."""
+        return self.num_answered / self.duration_s
 
     def ttfts_ms(self) -> list[float]:
         """Of complete streams."""
@@ -62,17 +68,19 @@ class PartFigures:
         return _milliseconds(self.requests, lambda each: each.latency_s if each.ttft_s is not None else None)
 
 
-def part_figures(requests: Iterable[Request], shape: Shape, slo: Slo) -> list[PartFigures]:
+def part_figures(requests: Sequence[Request], shape: Shape, slo: Slo) -> list[PartFigures]:
     """Figures of each part of the shape, in order."""
     by_part: list[list[Request]] = [[] for _ in shape.parts]
     for request in requests:
         by_part[request.part].append(request)
-    return [
-        PartFigures(
-            part.arrivals / part.duration_s, start_s, part.duration_s, tuple(each), sum(r.keeps(slo) for r in each)
-        )
-        for part, start_s, each in zip(shape.parts, shape.starts_s(), by_part, strict=True)
-    ]
+    ends_s = [each.end_s for each in requests if each.ending == "complete" and each.end_s is not None]
+    made = []
+    for part, start_s, own in zip(shape.parts, shape.starts_s(), by_part, strict=True):
+        num_good = sum(each.keeps(slo) for each in own)
+        num_answered = sum(start_s <= end_s < start_s + part.duration_s for end_s in ends_s)
+        rate_s = part.arrivals / part.duration_s
+        made.append(PartFigures(rate_s, start_s, part.duration_s, tuple(own), num_good, num_answered))
+    return made
 
 
 def find_knee(parts: Sequence[PartFigures]) -> int | None:
@@ -146,7 +154,7 @@ def bench_rows(parts: Sequence[PartFigures], requests: Sequence[Request]) -> lis
         case = f"part {number}: {part.rate_s:g}/s"
         figures: dict[str, tuple[str, float]] = {
             "offered": ("requests/s", part.offered_s),
-            "completed": ("requests/s", part.completed_s()),
+            "answered": ("requests/s", part.answered_s),
             "goodput": ("requests/s", part.goodput_s),
             **{name.replace(" ", "_"): ("requests", part.count(name)) for name in ("rejected", "failed", "not sent")},
         }

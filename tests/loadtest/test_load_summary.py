@@ -31,9 +31,15 @@ def test_a_request_belongs_to_the_part_in_which_it_was_due():
     parts, _, _ = run_of(10, 4)
     assert [part.num_offered for part in parts] == [10, 10]
     assert [part.goodput_s for part in parts] == [1.0, 0.4]
-    # It was answered in all cases, if late.
-    assert [part.completed_s() for part in parts] == [1.0, 1.0]
     assert [(part.rate_s, part.start_s) for part in parts] == [(1.0, 0.0), (2.0, 10.0)]
+
+
+def test_throughput_is_what_was_answered_while_a_part_lasted():
+    shape = parse_shape("steps:1,2x10s")
+    # Both of the second part's are answered after its end, and one of the first in the second.
+    rows = [search(1), search(9, took_s=2.0), search(12, 1, took_s=9.0), search(13, 1, took_s=9.0)]
+    rows.append(search(5, took_s=0.1, ending="failed"))
+    assert [part.num_answered for part in part_figures(rows, shape, SLO)] == [1, 1]
 
 
 @pytest.mark.parametrize(
