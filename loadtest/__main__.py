@@ -1,4 +1,4 @@
-"""An open-loop load test of a server that is running: `make loadtest`, or
+"""An open-loop load test of a server that is running, as `make loadtest` does it.
 
     python -m loadtest --url http://127.0.0.1:8000 --shape steps:0.5,1,2,4x30s --out load
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 
@@ -54,10 +54,12 @@ def command(url: str, flags: Sequence[str]) -> list[str]:
     return [*base, "--skip-log-setup", "--host", url, *flags]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the load test; returns locust's exit code."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Become locust with the right flags, or end with exit code 1 where that makes no sense."""
     lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(prog="python -m loadtest", description=lines[0], epilog=lines[-1])
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest", description=lines[0], epilog=lines[-1], allow_abbrev=False
+    )
     parser.add_argument("--url", default=os.environ.get("SWITCHYARD_URL", DEFAULT_URL), help="server (%(default)s)")
     parser.add_argument("--shape", help=f"rates to send (default: {DEFAULT_SHAPE})", metavar="SHAPE")
     parser.add_argument("--rate", help="one rate to send, for as long as -t says", metavar="RATE")
@@ -68,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_locust()
         check_server(url)
     except SwitchyardError as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"loadtest: {error}")
     if options.rate is not None:
         load = ["--rate", options.rate, *([] if options.shape is None else ["--shape", options.shape])]
     else:
         load = ["--shape", options.shape or DEFAULT_SHAPE]
-    return subprocess.run([*command(url, load), "--out", options.out, *more], check=False).returncode
+    sys.stderr.flush()
+    # In place of this process, so that Ctrl-C and an ended terminal reach it, which then reports what it has.
+    os.execv(sys.executable, [*command(url, load), "--out", options.out, *more])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

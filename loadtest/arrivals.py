@@ -155,5 +155,6 @@ def draw(shape: Shape, process: Process, seed: int) -> Iterator[Arrival]:
 def _gaps(process: Process, seed: int) -> Callable[[], float]:
     if process == "even":
         return lambda: 1.0
-    generator = random.Random(seed)
+    # Other draws of a run begin with the seed itself: gaps must not say which kind of request comes.
+    generator = random.Random(f"arrivals {seed}")
     return lambda: generator.expovariate(1.0)

@@ -60,9 +60,9 @@ def make_report(folder: Path, happenings: Sequence[Happening] = ()) -> Path:
 
 
 def is_valid(run: LoadRun, requests: Sequence[Request]) -> bool:
-    """Whether the client itself kept up with what it was to send."""
+    """Whether the client came to all that it was to send, and kept up with it."""
     lag = client_lag(requests)
-    return lag is not None and lag.p99_ms <= run.max_lag_ms
+    return lag is not None and lag.p99_ms <= run.max_lag_ms and len(requests) >= run.num_planned
 
 
 def print_summary(run: LoadRun, requests: Sequence[Request], console: Console) -> bool:
@@ -102,6 +102,8 @@ def _lag_words(run: LoadRun, requests: Sequence[Request]) -> str:
     words = (
         f"client: requests were sent {lag.p50_ms:.1f} ms late at p50, {lag.p99_ms:.1f} at p99, {lag.max_ms:.1f} at most"
     )
+    if len(requests) < run.num_planned:
+        return f"{words}; INVALID: the run was ended after {len(requests):,} of {run.num_planned:,} requests"
     if is_valid(run, requests):
         return words
     return f"{words}; INVALID: more than {run.max_lag_ms:g} ms at p99, so the client was too slow for this load"

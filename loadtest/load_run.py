@@ -26,7 +26,11 @@ class Happening:
 
 @dataclass(frozen=True)
 class LoadRun:
-    """Everything but the requests. `started_unix` is the wall clock at second 0, in seconds."""
+    """Everything but the requests.
+
+    `num_planned` requests were to be sent; fewer rows mean that the run was ended early. `started_unix` is the wall
+    clock at second 0, in seconds.
+    """
 
     url: str
     shape: str
@@ -37,6 +41,7 @@ class LoadRun:
     slo_tpot_ms: float
     max_lag_ms: float
     max_in_flight: int
+    num_planned: int = 0
     started_unix: float = 0.0
     happenings: tuple[Happening, ...] = ()
 

@@ -184,7 +184,7 @@ class SwitchyardUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped h
         pool = Pool()
         loop = OpenLoop(self._ask, time.perf_counter, gevent.sleep, pool.spawn, run.max_in_flight)
         SwitchyardUser.open_loop = loop
-        SwitchyardUser.open_run = replace(run, started_unix=time.time())
+        SwitchyardUser.open_run = replace(run, num_planned=len(plan), started_unix=time.time())
         try:
             loop.run(plan)
             pool.join(timeout=options.drain_s)
@@ -208,7 +208,8 @@ class SwitchyardUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped h
                     context = {} if gap_s is None else {"max_gap_ms": gap_s * 1000}
                     self._fire(measure, route, value_s, length=tokens, context=context)
             self._fire(MEASURE_OF_KIND[kind], route, outcome.latency_s, length=tokens)
-            if outcome.ttft_s is not None:
+            # Goodput of an open loop is that of its parts, with all kinds of requests.
+            if outcome.ttft_s is not None and self.open_run is None:
                 self.recorder.served.append(Served(outcome.ttft_s, outcome.tpot_s))
         return outcome
 

@@ -69,10 +69,12 @@ class OpenLoop:
         return Counter(each.kind for each in self._pending.values())
 
     def _one(self, number: int, question: str, begun: float) -> None:
-        due = self._pending[number]
-        self._pending[number] = due = replace(due, sent_s=self.clock() - begun)
+        if number not in self._pending:
+            return  # the run had ended before this one came to be sent
+        self._pending[number] = due = replace(self._pending[number], sent_s=self.clock() - begun)
         made = self.send(due.kind, question, begun + due.intended_s)
-        del self._pending[number]
+        if self._pending.pop(number, None) is None:
+            return  # the run has ended, and it was recorded as cut off
         self.requests.append(
             replace(
                 due,

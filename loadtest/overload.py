@@ -44,6 +44,7 @@ BASE_SHARE = 0.8
 MAX_REJECTION_MS, MIN_GOODPUT_SHARE, MAX_GROWTH, MAX_RECOVERY_S = 200.0, 0.8, 0.05, 5.0
 OVERLOAD_FILE = "overload.json"
 _SPIKE = 1  # its part of the shape
+_END_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=lines[0],
         epilog="\n".join(itertools.islice(lines, 1, None)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--url", default=DEFAULT_URL, help="server (%(default)s)")
     parser.add_argument("--knee", type=float, required=True, help="requests/s that the server sustains", metavar="RATE")
@@ -161,8 +163,8 @@ def _run(url: str, options: argparse.Namespace, more: Sequence[str]) -> int:
         watch = MemoryWatch(lambda: tree_rss_bytes(pid))
     with watch or contextlib.nullcontext():
         flags = ["--shape", shape.text, "--out", str(options.out), "--max-in-flight", "2048", *more]
-        code = subprocess.run(command(url, flags), check=False).returncode
-    if code == 2:
+        code = _run_locust(command(url, flags))
+    if code not in (0, 1):
         return code
     run, requests = read_run(options.out), read_requests(options.out / REQUESTS_FILE)
     parts = part_figures(requests, shape, run.slo)
@@ -174,6 +176,20 @@ def _run(url: str, options: argparse.Namespace, more: Sequence[str]) -> int:
         holds = "not judged" if each.holds is None else "holds" if each.holds else "does not hold"
         console.print(f"{each.name}: {holds}; {each.words}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(each.holds is not False for each in verdicts) else 1
+
+
+def _run_locust(locust: Sequence[str]) -> int:
+    process = subprocess.Popen(locust)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal told locust too; an overload that was cut short is not judged.
+        process.wait(timeout=_END_TIMEOUT_S)
+        return 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 
 import pytest
@@ -89,3 +90,12 @@ def test_poisson_gaps_are_exponential_at_the_rate():
     mean = sum(gaps) / len(gaps)
     assert (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 == pytest.approx(mean, rel=0.05)
     assert sum(gap > mean for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.02)
+
+
+def test_gaps_say_nothing_of_what_else_is_drawn_with_the_seed():
+    at_s = [0.0, *(each.at_s for each in draw(parse_shape("constant:10x1000s"), "poisson", seed=5))]
+    kinds = random.Random(5)
+    gaps = {True: [], False: []}
+    for earlier, later in itertools.pairwise(at_s):
+        gaps[kinds.random() < 0.5].append(later - earlier)
+    assert sum(gaps[True]) / len(gaps[True]) == pytest.approx(sum(gaps[False]) / len(gaps[False]), rel=0.1)

@@ -176,3 +176,10 @@ def test_a_run_in_which_nothing_was_sent_is_reported_as_such(tmp_path):
     assert "sent nothing, so this run says nothing" in page and "Nothing was answered." in page
     valid, printed = summary_of([])
     assert not valid and "nothing was due" in printed
+
+
+def test_a_run_that_was_ended_early_is_invalid():
+    rows = requests_of()
+    valid, printed = summary_of(rows, replace(RUN, num_planned=len(rows) + 5))
+    assert not valid
+    assert f"INVALID: the run was ended after {len(rows)} of {len(rows) + 5} requests" in printed

@@ -110,6 +110,9 @@ def test_what_is_in_flight_at_the_end_is_recorded_as_cut_off():
     loop.end()
     assert [each.ending for each in loop.requests] == ["cut off", "cut off"]
     assert not loop.kinds_in_flight()
+    # An answer that comes all the same changes nothing.
+    clock.sleep(100)
+    assert [each.ending for each in loop.requests] == ["cut off", "cut off"]
 
 
 def test_rejections_and_failures_keep_what_the_server_said():
