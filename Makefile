@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?= .switchyard
+# make loadtest
+URL ?= http://127.0.0.1:$(PORT)
+OUT ?= loadtest-out
 
 # CPU installs must not pull CUDA packages: on Linux x86-64 that takes the +cpu build by name.
 ifdef GPU
@@ -19,7 +22,7 @@ endif
 STAMP := $(VENV)/.setup-$(EXTRA)
 DEV_STAMP := $(VENV)/.setup-dev
 
-.PHONY: help setup setup-dev up down test test-all lint bench bench-peers docs
+.PHONY: help setup setup-dev up down test test-all lint bench bench-peers loadtest docs
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,3 +79,7 @@ bench: $(DEV_STAMP) ## Measure the engine, then serving over HTTP (both quick).
 bench-peers: $(DEV_STAMP) ## Install what the benches race against.
 	@$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRA),bench]'
 	@$(BIN)/python -m loadtest.peers.llama_cpp
+
+loadtest: $(DEV_STAMP) ## Load a running server and write a report (URL=, SHAPE=steps:1,2,4x30s or RATE= and TIME=60s, OUT=folder).
+	@$(BIN)/python -m loadtest --url '$(URL)' --out '$(OUT)' \
+	  $(if $(SHAPE),--shape '$(SHAPE)') $(if $(RATE),--rate '$(RATE)' -t '$(or $(TIME),60s)') $(LOADTEST_FLAGS)

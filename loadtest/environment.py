@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import engine
 from engine.config import usable_cores
 
@@ -53,6 +51,9 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _gpus() -> list[dict[str, Any]]:
+    # A load test's client must not wait for it before it starts.
+    import torch
+
     if not torch.cuda.is_available():
         return []
     found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))

@@ -1,84 +1,56 @@
 """Load on the HTTP API: streamed answers, whole answers and searches over real questions. See docs/load-testing.md.
 
     locust -f loadtest/locustfile.py --headless -u 8 -t 60s --host http://127.0.0.1:8000
+    locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:8000 --shape steps:0.5,1,2,4x30s --out load
 
 Users form a closed loop: each waits for its answer before it asks again, so an overloaded server is offered less.
+With --rate or --shape requests are sent when they are due, answered or not (open loop).
 """
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
-from geventhttpclient.response import HTTPParseError
+from gevent.pool import Pool
 from locust import FastHttpUser, events
-from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.util.timespan import parse_timespan
 from rich.console import Console
 
-from engine.errors import ConfigError
-from loadtest.measures import Served, Slo, gaps_s, itl_s, tpot_s, ttft_s
-from loadtest.questions import DEFAULT_FILE, ask_in_turn, read_questions
+from engine.errors import ConfigError, SwitchyardError
+from loadtest.arrivals import draw, parse_shape
+from loadtest.asking import KINDS, Asker, Asking, Outcome
+from loadtest.flags import add_arguments
+from loadtest.load_report import make_report, print_summary
+from loadtest.load_run import LoadRun
+from loadtest.measures import Served, Slo
+from loadtest.open_loop import OpenLoop, Planned
+from loadtest.questions import ask_in_turn, read_questions
 from loadtest.recorder import Recorder
-from loadtest.sse import AnswerFailed, StreamedAnswer, error_message, read_answer
+from loadtest.request_log import REQUESTS_FILE, write_requests
+from loadtest.sse import AnswerFailed
 
 NO_ROUTE = "no route yet"
 MEASURE_OF_KIND = {"stream": "E2E", "chat": "WHOLE", "search": "SEARCH"}
-REJECTIONS = (429, 503)
-
-
-def _questions_file(value: str) -> str:
-    try:
-        read_questions(Path(value))
-    except ConfigError as error:
-        raise ArgumentTypeError(str(error)) from None
-    return value
-
-
-def _whole_number(minimum: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        if not value.isdecimal() or int(value) < minimum:
-            raise ArgumentTypeError(f"{value!r} is not a whole number of {minimum} or more")
-        return int(value)
-
-    return parse
-
-
-def add_arguments(parser: LocustArgumentParser) -> None:
-    """Our own flags; an environment variable sets the default of each."""
-    group = parser.add_argument_group("Switchyard options")
-
-    def add(flag: str, default: Any, text: str, env_var: str | None = None, **how: Any) -> None:
-        env_var = env_var or "SWITCHYARD_LOADTEST_" + flag.strip("-").replace("-", "_").upper()
-        group.add_argument(flag, default=default, env_var=env_var, help=f"{text} (default: %(default)s)", **how)
-
-    add("--questions", str(DEFAULT_FILE), "JSONL file of questions", type=_questions_file, metavar="FILE")
-    add("--collection", None, "collection to ask; none: the server's own default", metavar="NAME")
-    add("--route", "auto", "route that chat requests ask for", choices=("auto", "direct", "rag"))
-    add("--max-tokens", 64, "most tokens of an answer", type=_whole_number(1), metavar="N")
-    add("--stream-weight", 6, "share of streamed chat requests", type=_whole_number(0), metavar="N")
-    add("--chat-weight", 1, "share of whole (not streamed) chat requests", type=_whole_number(0), metavar="N")
-    add("--search-weight", 3, "share of search requests", type=_whole_number(0), metavar="N")
-    add("--slo-ttft-ms", 1000.0, "goodput counts answers with at most this TTFT", type=float, metavar="MS")
-    add("--slo-tpot-ms", 100.0, "goodput counts answers with at most this TPOT", type=float, metavar="MS")
-    add("--order-seed", 0, "seed of the order of questions and kinds of request", type=int, metavar="N")
-    add("--api-key", None, "key that the server asks for", env_var="SWITCHYARD_API_KEY", metavar="KEY")
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    """Read the questions, and print our summary after locust's own tables."""
+    """Read the questions, plan an open loop, and print our summary after locust's own tables."""
     options = environment.parsed_options
     if not (options.stream_weight or options.chat_weight or options.search_weight):
         _stop("--stream-weight, --chat-weight and --search-weight are all 0; set at least one of them to 1 or more")
     SwitchyardUser.questions = ask_in_turn(read_questions(Path(options.questions)), options.order_seed)
     SwitchyardUser.kinds = random.Random(options.order_seed)
+    if options.rate is not None or options.shape is not None:
+        SwitchyardUser.open_run = _planned_run(environment)
+        # Requests would otherwise wait for one of ten connections.
+        SwitchyardUser.concurrency = options.max_in_flight
 
     def fail_if_nothing_finished(**_: Any) -> None:
         if environment.stats.total.num_requests == 0:
@@ -93,10 +65,67 @@ def prepare(environment: Environment, **_: Any) -> None:
 
     environment.events.quitting.add_listener(fail_if_nothing_finished)
     environment.events.quit.add_listener(summarise)
+    if SwitchyardUser.open_run is not None:
+        environment.events.quitting.add_listener(_report_open_loop)
 
 
 events.init_command_line_parser.add_listener(add_arguments)
 events.init.add_listener(prepare)
+
+
+def _planned_run(environment: Environment) -> LoadRun:
+    """What an open loop is to do. Ends the process where the flags do not go together."""
+    options = environment.parsed_options
+    if options.rate is not None and options.shape is not None:
+        _stop("--rate and --shape are both set; a shape has rates of its own, so leave out --rate")
+    if options.num_users not in (None, 1) or options.processes or options.master or options.worker:
+        _stop("--rate and --shape send from one user in one process; leave out -u, --processes and workers")
+    if options.shape is None and not options.run_time:
+        _stop(f"--rate needs -t, the time to send for; or --shape constant:{options.rate:g}x60s")
+    shape = options.shape or f"constant:{options.rate!r}x{parse_timespan(str(options.run_time))}s"
+    try:
+        parse_shape(shape)
+    except ConfigError as error:
+        _stop(str(error))
+    # The shape ends the run by itself, after the last answers.
+    options.run_time = None
+    if options.out is not None:
+        try:
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _stop(f"--out {options.out}: cannot be made ({error.strerror}); name a folder that is writable")
+    weights = f"{options.stream_weight} streamed, {options.chat_weight} whole, {options.search_weight} searches"
+    return LoadRun(
+        url=str(environment.host or options.host or SwitchyardUser.host),
+        shape=shape,
+        arrivals=options.arrivals,
+        seed=options.order_seed,
+        workload=f"{weights}; route {options.route}, max_tokens {options.max_tokens}, {Path(options.questions).name}",
+        slo_ttft_ms=options.slo_ttft_ms,
+        slo_tpot_ms=options.slo_tpot_ms,
+        max_lag_ms=options.max_lag_ms,
+        max_in_flight=options.max_in_flight,
+    )
+
+
+def _report_open_loop(environment: Environment, **_: Any) -> None:
+    """Write what was recorded, and the report; an invalid run or a report that fails makes exit code 1."""
+    run, loop, out = SwitchyardUser.open_run, SwitchyardUser.open_loop, environment.parsed_options.out
+    if run is None or loop is None:
+        return
+    loop.end()
+    if not print_summary(run, loop.requests, Console(stderr=True)):
+        environment.process_exit_code = 1
+    if out is None:
+        return
+    try:
+        run.write(Path(out))
+        write_requests(Path(out) / REQUESTS_FILE, loop.requests)
+        page = make_report(Path(out))
+        Console(stderr=True).print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    except (SwitchyardError, OSError) as error:
+        Console(stderr=True).print(f"loadtest: {error}", markup=False, highlight=False, soft_wrap=True)
+        environment.process_exit_code = 1
 
 
 def _stop(message: str) -> NoReturn:
@@ -104,17 +133,8 @@ def _stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-class Rejected(Exception):
-    """429 or 503 with Retry-After: the server protects itself, which is no fault."""
-
-    def __init__(self, status: int, retry_after_s: float) -> None:
-        super().__init__(f"HTTP {status}, retry after {retry_after_s:g} s")
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-
 class SwitchyardUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped here
-    """One user who asks question after question."""
+    """One user who asks question after question, or all that is due in an open loop."""
 
     # Longer than the server's default deadline of 120 s, so that it is the server that gives up on an answer.
     network_timeout = 180.0
@@ -123,114 +143,75 @@ class SwitchyardUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped h
     recorder = Recorder()
     questions: Iterator[str]
     kinds: random.Random
+    open_run: LoadRun | None = None
+    open_loop: OpenLoop | None = None
 
-    def ask(self) -> None:
-        """One request of a kind drawn by the weights."""
-        options = self.environment.parsed_options
-        weights = (options.stream_weight, options.chat_weight, options.search_weight)
-        kind = self.kinds.choices(("stream", "chat", "search"), weights)[0]
-        send = {"stream": self._stream, "chat": self._chat, "search": self._search}[kind]
-        sent = time.perf_counter()
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        options = environment.parsed_options
+        asking = Asking(options.route, options.max_tokens, options.collection, options.api_key)
+        self.asker = Asker(self.client, asking)
+        self.weights = (options.stream_weight, options.chat_weight, options.search_weight)
+
+    def work(self) -> None:
+        """One request, or the whole open loop and then the end of the run."""
+        if self.open_run is not None:
+            self._send_all(self.open_run)
+            # The runner ends this user too, so it cannot be told from here.
+            gevent.spawn(self.environment.runner.quit)
+            gevent.sleep(60)
+            return
+        kind = self._draw_kind()
         try:
-            send(next(self.questions), sent)
-        except AnswerFailed as error:
-            self._fire(MEASURE_OF_KIND[kind], error.route or NO_ROUTE, time.perf_counter() - sent, failure=error)
+            outcome = self._ask(kind, next(self.questions), time.perf_counter())
         except gevent.GreenletExit:
             # Percentiles would look better than the server is if the slowest requests left no trace.
             self.recorder.unfinished[kind] += 1
             raise
-        except Rejected as rejected:
-            self._fire("REJECTED", f"{rejected.status} {kind}", time.perf_counter() - sent)
-            gevent.sleep(rejected.retry_after_s)
+        if outcome.retry_after_s is not None:
+            gevent.sleep(outcome.retry_after_s)
 
-    tasks = (ask,)
+    tasks = (work,)
 
-    def _stream(self, question: str, sent: float) -> None:
-        response = self._post("/v1/chat/completions", self._chat_body(question, stream=True))
+    def _draw_kind(self) -> str:
+        return self.kinds.choices(KINDS, self.weights)[0]
 
-        def next_line() -> bytes:
-            # FastResponse.iter_content(n) waits for n bytes, several tokens; a line is there as soon as it arrived.
-            try:
-                return bytes(response._response.readline(b"\n"))
-            except HTTPParseError as error:
-                raise ConnectionError(str(error)) from error
-
-        try:
-            self._report(read_answer(next_line, lambda: time.perf_counter() - sent))
-            # Unread bytes would cost the connection, and the next TTFT would include a new one.
-            with suppress(OSError):
-                while next_line():
-                    pass
-        finally:
-            response.release()
-
-    def _report(self, answer: StreamedAnswer) -> None:
-        route, tokens = answer.route, answer.num_tokens or 0
-        first_s = ttft_s(answer.chunks)
-        per_token_s = tpot_s(answer.latency_s, first_s, tokens) if tokens >= 2 else None
-        mean_gap_s = itl_s(answer.chunks)
-        self._fire("TTFT", route, first_s, length=tokens)
-        if mean_gap_s is not None:
-            context = {"max_gap_ms": max(gaps_s(answer.chunks)) * 1000}
-            self._fire("ITL", route, mean_gap_s, length=tokens, context=context)
-        if per_token_s is not None:
-            self._fire("TPOT", route, per_token_s, length=tokens)
-        self._fire("E2E", route, answer.latency_s, length=tokens)
-        self.recorder.served.append(Served(first_s, per_token_s))
-
-    def _chat(self, question: str, sent: float) -> None:
-        body = _body(self._post("/v1/chat/completions", self._chat_body(question, stream=False)))
-        elapsed_s = time.perf_counter() - sent
-        try:
-            route, tokens = body["switchyard"]["route"], body["usage"]["completion_tokens"]
-        except (KeyError, TypeError):
-            raise AnswerFailed(f"not a chat completion: {str(body)[:80]}", None) from None
-        self._fire("WHOLE", route, elapsed_s, length=tokens)
-
-    def _search(self, question: str, sent: float) -> None:
-        body = _body(self._post("/v1/search", {"query": question, "mode": "dense", "k": 5, **self._collection()}))
-        elapsed_s = time.perf_counter() - sent
-        try:
-            num_passages = len(body["results"][0])
-        except (KeyError, TypeError, IndexError):
-            raise AnswerFailed(f"not a search result: {str(body)[:80]}", None) from None
-        self._fire("SEARCH", "dense", elapsed_s, length=num_passages)
-
-    def _chat_body(self, question: str, *, stream: bool) -> dict[str, Any]:
+    def _send_all(self, run: LoadRun) -> None:
         options = self.environment.parsed_options
-        body: dict[str, Any] = {
-            "model": "auto",
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": options.max_tokens,
-            "stream": stream,
-            "switchyard": {"route": options.route, **self._collection()},
-        }
-        if stream:
-            body["stream_options"] = {"include_usage": True}
-        return body
+        arrivals = draw(parse_shape(run.shape), options.arrivals, run.seed)
+        # Drawn before the first is sent, so that nothing of it takes time later.
+        plan = [Planned(arrival, self._draw_kind(), next(self.questions)) for arrival in arrivals]
+        pool = Pool()
+        loop = OpenLoop(self._ask, time.perf_counter, gevent.sleep, pool.spawn, run.max_in_flight)
+        SwitchyardUser.open_loop = loop
+        SwitchyardUser.open_run = replace(run, num_planned=len(plan), started_unix=time.time())
+        try:
+            loop.run(plan)
+            pool.join(timeout=options.drain_s)
+        finally:
+            pool.kill(timeout=5)
+            self.recorder.unfinished.update(loop.kinds_in_flight())
 
-    def _collection(self) -> dict[str, str]:
-        name = self.environment.parsed_options.collection
-        return {"collection": name} if name else {}
-
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """The response to a request that succeeded so far. Raises: Rejected, AnswerFailed."""
-        key = self.environment.parsed_options.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # A response to be "caught" that is never entered with `with` fires no event: the rows are ours alone.
-        response = self.client.post(
-            path, json=body, headers=headers, catch_response=True, stream=bool(body.get("stream"))
-        )
-        problem = response.request_meta["exception"]
-        if problem is None:
-            return response
-        if response.status_code in (0, 200):
-            raise AnswerFailed(f"no whole response: {problem}", None)
-        retry_after = response.headers.get("retry-after")
-        if response.status_code in REJECTIONS and retry_after is not None:
-            response.release()
-            raise Rejected(response.status_code, _seconds(retry_after))
-        raise AnswerFailed(f"HTTP {response.status_code}: {error_message(_body(response))}", None)
+    def _ask(self, kind: str, question: str, started: float) -> Outcome:
+        """Send one request and report it. `started`: when it is timed from."""
+        outcome = self.asker.ask(kind, question, started)
+        route = outcome.route or NO_ROUTE
+        if outcome.ending == "rejected":
+            self._fire("REJECTED", f"{outcome.status} {kind}", outcome.latency_s)
+        elif outcome.ending == "failed":
+            self._fire(MEASURE_OF_KIND[kind], route, outcome.latency_s, failure=outcome.error)
+        else:
+            tokens = outcome.tokens or 0
+            for measure, value_s in (("TTFT", outcome.ttft_s), ("ITL", outcome.itl_s), ("TPOT", outcome.tpot_s)):
+                if value_s is not None:
+                    gap_s = outcome.max_gap_s if measure == "ITL" else None
+                    context = {} if gap_s is None else {"max_gap_ms": gap_s * 1000}
+                    self._fire(measure, route, value_s, length=tokens, context=context)
+            self._fire(MEASURE_OF_KIND[kind], route, outcome.latency_s, length=tokens)
+            # Goodput of an open loop is that of its parts, with all kinds of requests.
+            if outcome.ttft_s is not None and self.open_run is None:
+                self.recorder.served.append(Served(outcome.ttft_s, outcome.tpot_s))
+        return outcome
 
     def _fire(
         self,
@@ -240,27 +221,14 @@ class SwitchyardUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped h
         *,
         length: int = 0,
         context: dict[str, Any] | None = None,
-        failure: AnswerFailed | None = None,
+        failure: str | None = None,
     ) -> None:
         self.environment.events.request.fire(
             request_type=measure,
             name=name,
             response_time=elapsed_s * 1000,
             response_length=length,
-            exception=failure,
+            exception=None if failure is None else AnswerFailed(failure, None),
             context=context or {},
         )
-        self.recorder.add(measure, name, elapsed_s * 1000, None if failure is None else str(failure))
-
-
-def _body(response: Any) -> Any:
-    """The JSON body, or its text where it is something else."""
-    try:
-        return json.loads(response.content)
-    except ValueError:
-        return str(response.text)[:200]
-
-
-def _seconds(retry_after: str) -> float:
-    # The header may also be a date, which our server never sends; a second is its usual value.
-    return float(retry_after) if retry_after.isdecimal() else 1.0
+        self.recorder.add(measure, name, elapsed_s * 1000, failure)

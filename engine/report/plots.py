@@ -6,7 +6,7 @@ matplotlib draws in placeholder colours, which become CSS variables. No text of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Placeholders: no other colour of a picture has these values.
-_INK, _GRID, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
-_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _FIRST: "var(--first)", _SECOND: "var(--second)"}
+INK, GRID, FIRST, SECOND, GOOD, BAD = "#010203", "#010204", "#010205", "#010206", "#010207", "#010208"
+_VARIABLES = {
+    INK: "var(--ink)",
+    GRID: "var(--grid)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+    GOOD: "var(--good)",
+    BAD: "var(--bad)",
+}
 # Inches, of 96 pixels.
 _SIZE = (4.6, 3.0)
 _STYLE: dict[str, Any] = {
@@ -28,17 +35,17 @@ _STYLE: dict[str, Any] = {
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "lines.linewidth": 1.8,
@@ -97,14 +104,14 @@ def plot_lines(
     """
 
     def draw(axes: Axes) -> None:
-        for line, colour, marker, dash in ((first, _FIRST, "o", "--"), (second, _SECOND, "s", "-")):
+        for line, colour, marker, dash in ((first, FIRST, "o", "--"), (second, SECOND, "s", "-")):
             if line is not None:
                 axes.plot(line.xs, line.ys, color=colour, marker=marker, linestyle=dash, zorder=3)
         if fill and first is not None and second is not None:
-            axes.fill_between(first.xs, first.ys, second.ys, color=_SECOND, alpha=0.1, linewidth=0)
+            axes.fill_between(first.xs, first.ys, second.ys, color=SECOND, alpha=0.1, linewidth=0)
         if kept is not None:
-            axes.axvline(kept[0], color=_INK, linewidth=0.9, linestyle=":")
-            axes.plot([kept[0]], [kept[1]], marker="o", markersize=10, markerfacecolor="none", color=_INK, zorder=4)
+            axes.axvline(kept[0], color=INK, linewidth=0.9, linestyle=":")
+            axes.plot([kept[0]], [kept[1]], marker="o", markersize=10, markerfacecolor="none", color=INK, zorder=4)
         if log_x and second is not None:
             axes.set_xscale("log")
             axes.set_xticks(list(second.xs), [f"{x:,.0f}" for x in second.xs])
@@ -115,7 +122,7 @@ def plot_lines(
         # A font may lack other characters.
         axes.set_ylabel("".join(each for each in y_label if each.isascii() and each.isprintable()))
 
-    return _svg(draw, _SIZE, name)
+    return draw_svg(draw, _SIZE, name)
 
 
 def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, name: str) -> Html:
@@ -125,26 +132,26 @@ def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, name: st
         for number, point in enumerate(points, start=1):
             if point.interval is not None:
                 low, high = point.interval
-                axes.plot([point.x, point.x], [low, high], color=_GRID, linewidth=2.2, zorder=2)
+                axes.plot([point.x, point.x], [low, high], color=GRID, linewidth=2.2, zorder=2)
             axes.plot(
                 [point.x],
                 [point.y],
                 marker="o",
                 markersize=7,
-                color=_SECOND,
-                markerfacecolor=_SECOND if point.is_marked else "none",
+                color=SECOND,
+                markerfacecolor=SECOND if point.is_marked else "none",
                 markeredgewidth=1.6,
                 zorder=3,
             )
             # Numbers of points at one place stand above and below.
             beside = (6, 5) if number % 2 else (6, -11)
-            axes.annotate(str(number), (point.x, point.y), beside, textcoords="offset points", color=_INK)
+            axes.annotate(str(number), (point.x, point.y), beside, textcoords="offset points", color=INK)
         axes.set_xlim(0, max(point.x for point in points) * 1.1 or 1)
         highest = max(max(point.y, *(point.interval or (0,))) for point in points)
         axes.set_ylim(-0.05 * (highest or 1), 1.1 * highest or 1)
         axes.set(xlabel=x_label, ylabel=y_label)
 
-    return _svg(draw, _SIZE, name)
+    return draw_svg(draw, _SIZE, name)
 
 
 def plot_reliability(
@@ -153,16 +160,17 @@ def plot_reliability(
     """Share of right answers over confidence; the diagonal is what it should be."""
 
     def draw(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle=":")
-        for line, colour, marker, dash in ((before, _FIRST, "o", "--"), (after, _SECOND, "s", "-")):
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=":")
+        for line, colour, marker, dash in ((before, FIRST, "o", "--"), (after, SECOND, "s", "-")):
             if line is not None:
                 axes.plot(line.xs, line.ys, color=colour, marker=marker, linestyle=dash, zorder=3)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel=y_label)
 
-    return _svg(draw, (3.4, 3.2), name)
+    return draw_svg(draw, (3.4, 3.2), name)
 
 
-def _svg(draw: Any, size: tuple[float, float], name: str) -> Html:
+def draw_svg(draw: Callable[[Axes], None], size: tuple[float, float], name: str) -> Html:
+    """What `draw` draws in the placeholder colours; `size` is in inches, `name` unique on the page."""
     check_plotter()
     import matplotlib
     from matplotlib.figure import Figure
