@@ -14,6 +14,7 @@ from torch import Tensor
 from kernels.lora_add import LoraSlots, copy_slot, empty_slots, fixed_lora, lora_add, pack_lora, padded_rank, plan_lora
 from kernels.lora_add.reference import LoraParts, lora_add_reference
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 CPU = torch.device("cpu")
 # Rows of a step: one, a prime, whole tiles and a remainder; gaps are rows without an adapter.
 RUNS = {

@@ -14,6 +14,7 @@ from kernels.paged_attention import FixedPlan, PagedPlan, decode_rows, merge_att
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.paged_attention.torch_op import paged_attention_torch
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 CPU = torch.device("cpu")
 NUM_BLOCKS = 64
 
