@@ -129,6 +129,31 @@ def test_any_number_of_rows_and_columns_is_written_whole_no_rows_included(backen
 
 
 @pytest.mark.parametrize("backend", WITH_TRITON)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_any_tokens_and_heads_are_rotated_and_stored_where_their_slots_say(backend, data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    kv_heads, dim = data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from([2, 16, 24, 80]))
+    heads = kv_heads * data.draw(st.integers(1, 8))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16]))
+    chosen = data.draw(st.lists(st.integers(0, 47), max_size=7, unique=True))
+    slots = torch.tensor([-1 if slot % 5 == 0 else slot for slot in chosen], dtype=torch.long)
+    qkv, angle = torch.randn(len(slots), (heads + 2 * kv_heads) * dim).to(dtype), torch.randn(len(slots), dim // 2)
+    keys, values = (torch.empty(3, 16, kv_heads, dim, dtype=dtype) for _ in range(2))
+    query = kv_write(qkv, angle.cos(), angle.sin(), slots, keys, values, num_heads=heads, backend=backend)
+    turned = rope(qkv.float().view(len(slots), heads + 2 * kv_heads, dim), angle.cos(), angle.sin())
+    stored = slots >= 0
+    step = max(torch.finfo(dtype).eps, 1e-6)
+    torch.testing.assert_close(query.float(), turned[:, :heads], rtol=step, atol=step)
+    torch.testing.assert_close(
+        keys.flatten(0, 1)[slots[stored]].float(), turned[stored, heads : heads + kv_heads], rtol=step, atol=step
+    )
+    own = qkv.view(len(slots), heads + 2 * kv_heads, dim)[stored, heads + kv_heads :]
+    assert torch.equal(values.flatten(0, 1)[slots[stored]], own)
+    assert values.isnan().sum() == values.numel() - int(stored.sum()) * kv_heads * dim  # nothing else was written
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_step_without_tokens_writes_nothing_to_the_cache(backend):
     keys, values = (torch.empty(2, 16, 2, 8) for _ in range(2))
     empty, slots = torch.empty(0, 4), torch.empty(0, dtype=torch.long)
