@@ -1,4 +1,4 @@
-"""What the GPU bench is to show, beside what it has shown: one line for each figure, read from the parts' result files."""
+"""What the GPU bench is to show beside what it has shown: a line for each figure, read from the result files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Contents = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure that is to be `goal` or more. `find` gives it from the content of the result files, None where absent."""
+    """A figure that is to be `goal` or more; `find` reads it from the result files, None where it is absent."""
 
     figure: str
     goal: float

@@ -13,8 +13,8 @@ from typing import Any
 
 from engine.config import GeneratorSettings, usable_cores
 from engine.generation.engine import Engine
-from loadtest.generation import adapters
 from loadtest.bench_format import OURS
+from loadtest.generation import adapters
 from loadtest.generation.plan import BATCH, GENERATE
 from loadtest.generation.systems import OurEngine, System, TransformersPeer, transformers_worker
 from loadtest.generation.workloads import Job, Trace, free_jobs, read_trace
@@ -54,7 +54,14 @@ FULL = Plan(
     lora_rounds=3,
 )
 QUICK = Plan((("free", 64, 64), ("free", 8, 8), ("free", 1, 1), ("rag", 8, 8)), rounds=2, lora={32: 32}, lora_rounds=2)
-DRY = Plan((("free", 64, 64), ("free", 1, 1), ("rag", 2, 2)), rounds=1, lora={2: 2}, lora_rounds=1, kv_tokens=16384, most_output=4)
+DRY = Plan(
+    (("free", 64, 64), ("free", 1, 1), ("rag", 2, 2)),
+    rounds=1,
+    lora={2: 2},
+    lora_rounds=1,
+    kv_tokens=16384,
+    most_output=4,
+)
 
 
 def race_shape(record: Record, shape: str, model: Path, device: str, plan: Plan, budget: Budget) -> None:

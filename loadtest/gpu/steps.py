@@ -68,9 +68,7 @@ NUM_KERNELS = 15
 Mark = Any  # a CUDA event, or seconds on a CPU
 
 
-def profile_steps(
-    record: Record, shape: str, model: Path, device: str, machine: Machine, plan: Plan
-) -> None:
+def profile_steps(record: Record, shape: str, model: Path, device: str, machine: Machine, plan: Plan) -> None:
     """Steps of bfloat16 decodes of several widths, launched and recorded, with and without adapters; prompt chunks.
 
     Those that are recorded come first, and last those that the engine takes no more.

@@ -1,4 +1,4 @@
-"""On a GPU every operation with a kernel there, in the dtype that Triton's interpreter does not compute, and the others."""
+"""Every operation that has a kernel on a GPU, there: also in bfloat16, in which Triton's interpreter does not compute."""
 
 from __future__ import annotations
 

@@ -88,7 +88,11 @@ def test_dry_run_searches_and_ends_with_the_table_of_what_is_to_be_shown(tmp_pat
 
 @pytest.mark.parametrize(("step_ms", "words"), [(4.0, "75 % | 75 % | met"), (4.1, "73.2 % | 75 % | MISSED")])
 def test_bar_is_met_where_the_figure_reaches_it(step_ms: float, words: str):
-    content = {"rows": [], "ratios": [], "steps": {"Mistral-7B decode 8x512 graph": {"step_ms": step_ms, "bound_ms": 3}}}
+    content = {
+        "rows": [],
+        "ratios": [],
+        "steps": {"Mistral-7B decode 8x512 graph": {"step_ms": step_ms, "bound_ms": 3}},
+    }
     (line,) = (line for line in bars.bar_lines([content]) if "batch 8:" in line)
     assert line.endswith(words)
 
