@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from engine.generation.adapters.files import AdapterWeights, target_shapes
 from engine.generation.adapters.store import AdapterStore
-from engine.generation.attention import base, gpu
 from engine.generation.attention.gpu import GpuAttention
-from engine.generation.decoder import matrix as matrix_module
-from engine.generation.decoder import model as decoder_module
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.graphs.sizes import graph_sizes, size_for
@@ -33,15 +24,8 @@ from loadtest.generation.bounds import Machine, product_operations, step_bound_s
 from loadtest.gpu import bars
 from loadtest.gpu.graphs import new_graphs
 from loadtest.gpu.record import Record
+from loadtest.gpu.step_parts import measured, summary
 
-# Of a step; where each part's function is looked up.
-_PARTS: dict[str, tuple[Any, str]] = {
-    "linear": (matrix_module, "linear"),
-    "attention": (gpu, "paged_attention"),
-    "rope and kv write": (base, "kv_write"),
-    "norm and residual": (decoder_module, "rms_norm"),
-    "activation": (decoder_module, "silu_mul"),
-}
 # Decodes by width and context, those of the bars first, and chunks of a prompt.
 BAR_DECODES = tuple((width, bars.CONTEXT) for width in (*bars.WIDTHS, bars.LORA_WIDTH))
 QUICK_DECODES = (*BAR_DECODES, (32, 1200))
@@ -63,9 +47,6 @@ FULL = Plan(DECODES, len(DECODES), 7, 3)
 QUICK = Plan(QUICK_DECODES, 2, 7, 3)
 DRY = Plan(BAR_DECODES, 1, 1, 1)
 MAX_MODEL_LEN = 4096  # the engine's default: what is recorded must serve every context
-NUM_KERNELS = 15
-
-Mark = Any  # a CUDA event, or seconds on a CPU
 
 
 def profile_steps(record: Record, shape: str, model: Path, device: str, machine: Machine, plan: Plan) -> None:
@@ -159,7 +140,7 @@ def _note(record: Record, kind: _Kind, decoder: Decoder, store: AdapterStore, ma
         output = runner.run(step)
         choose(output.logits, samplers, best=output.best)  # its ids are read, so the device is waited for
 
-    found = measured(run, plan, is_cuda=decoder.device.type == "cuda")
+    found = measured(run, plan.num_runs, plan.num_profiled, is_cuda=decoder.device.type == "cuda")
     if kind.is_recorded and not runner.num_recorded:
         raise RuntimeError("the step was not recorded")
     found["bound_ms"] = round(1000 * bound_s(decoder, machine, width, context, num_new), 4)
@@ -186,98 +167,3 @@ def _filled_store(decoder: Decoder) -> AdapterStore:
     for slot in range(NUM_ADAPTERS):
         store.put(slot, replace(packed, digest=str(slot)))
     return store
-
-
-def measured(run: Callable[[], None], plan: Plan, *, is_cuda: bool) -> dict[str, Any]:
-    """Milliseconds of a step alone, of its parts, and of its kernels. A part's time includes gaps between kernels."""
-    for _ in range(min(3, plan.num_runs)):
-        run()
-    times = []
-    for _ in range(plan.num_runs):
-        started = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - started))
-    parts = _part_ms(run, is_cuda)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
-    with profile(activities=activities) as profiled:
-        for _ in range(plan.num_profiled):
-            run()
-    events: list[Any] = list(profiled.key_averages())
-    where = "CUDA" if is_cuda else "CPU"
-    kernels = [
-        (e.key, _self_us(e, is_cuda) / 1000 / plan.num_profiled, e.count)
-        for e in events
-        if str(e.device_type).endswith(where)
-    ]
-    kernels.sort(key=lambda kernel: -kernel[1])
-    waits = sum(event.count for event in events if "Synchronize" in event.key) / plan.num_profiled
-    return {
-        "step_ms": round(median(times), 3),
-        "kernel_ms": round(sum(ms for _, ms, _ in kernels), 3),
-        "num_kernels": round(sum(count for _, _, count in kernels) / plan.num_profiled),
-        "num_waits": round(waits),
-        "part_ms": {name: round(ms, 3) for name, ms in parts.items()},
-        "kernels": [
-            {"name": name[:90], "ms": round(ms, 4), "count": round(count / plan.num_profiled)}
-            for name, ms, count in kernels[:NUM_KERNELS]
-        ],
-    }
-
-
-def summary(found: dict[str, Any]) -> str:
-    """One line."""
-    share = found["kernel_ms"] / found["step_ms"]
-    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["part_ms"].items() if ms)
-    bound = "launch-bound" if share < 0.8 else "device-bound"
-    return (
-        f"{found['step_ms']:.2f} ms, kernels {found['kernel_ms']:.2f} ms in {found['num_kernels']} launches "
-        f"({100 * share:.0f} %: {bound}), {found['num_waits']} waits; {parts}; "
-        f"{100 * found['bound_ms'] / found['step_ms']:.0f} % of what the device could"
-    )
-
-
-def _self_us(event: Any, is_cuda: bool) -> float:
-    return float(event.self_device_time_total if is_cuda else event.self_cpu_time_total)
-
-
-def _part_ms(run: Callable[[], None], is_cuda: bool) -> dict[str, float]:
-    """By part, in one step, as the device's clock sees it."""
-    with _marked(is_cuda) as marks:
-        run()
-    if is_cuda:
-        torch.cuda.synchronize()
-        return {name: sum(start.elapsed_time(end) for start, end in pairs) for name, pairs in marks.items()}
-    return {name: sum(1000 * (end - start) for start, end in pairs) for name, pairs in marks.items()}
-
-
-@contextmanager
-def _marked(is_cuda: bool) -> Iterator[dict[str, list[tuple[Mark, Mark]]]]:
-    """While open, every call of a part leaves its beginning and end."""
-    marks: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in _PARTS}
-    originals = {name: getattr(module, function) for name, (module, function) in _PARTS.items()}
-
-    new_event: Any = torch.cuda.Event
-
-    def mark() -> Mark:
-        if not is_cuda:
-            return time.perf_counter()
-        event = new_event(enable_timing=True)
-        event.record()
-        return event
-
-    def wrapped(name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = mark()
-            result = originals[name](*args, **kwargs)
-            marks[name].append((start, mark()))
-            return result
-
-        return call
-
-    try:
-        for name, (module, function) in _PARTS.items():
-            setattr(module, function, wrapped(name))
-        yield marks
-    finally:
-        for name, (module, function) in _PARTS.items():
-            setattr(module, function, originals[name])

@@ -1,4 +1,4 @@
-"""Every operation that has a kernel on a GPU, there: also in bfloat16, in which Triton's interpreter does not compute."""
+"""Operations on a GPU, also in bfloat16, in which Triton's interpreter does not compute."""
 
 from __future__ import annotations
 

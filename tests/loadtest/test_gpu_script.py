@@ -21,7 +21,7 @@ from loadtest.generation.plan import BATCH, GENERATE
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
 from loadtest.generation.workloads import Job
 from loadtest.gpu import __main__ as script
-from loadtest.gpu import bars, graphs, operations, parity, reference, speed, steps
+from loadtest.gpu import bars, graphs, operations, parity, reference, speed, step_parts
 from loadtest.gpu.record import Budget, Record
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_dry_run_times_a_tiny_shape_and_the_parts_of_its_steps(tmp_path: Path):
     assert raced >= {("tiny free c=64", GENERATE), ("tiny free c=64", BATCH), ("tiny lora8 c=2", "base")}
     decode = content["steps"]["tiny decode 1x512"]
     assert all(decode["part_ms"][part] > 0 for part in ("linear", "attention", "rope and kv write", "activation"))
-    assert 0 < len(decode["kernels"]) <= steps.NUM_KERNELS
+    assert 0 < len(decode["kernels"]) <= step_parts.NUM_KERNELS
     for kind in (" graph", " lora8", " lora8 graph"):
         found = content["steps"][f"tiny decode 1x512{kind}"]
         assert found["step_ms"] > 0 and found["num_kernels"] > 0 and found["bound_ms"] > 0
@@ -270,7 +270,7 @@ def test_part_that_takes_longer_than_the_limit_is_ended():
 
 def test_timing_the_parts_of_a_step_leaves_the_engine_as_it_was():
     before = matrix_module.linear
-    with pytest.raises(RuntimeError, match="in the step"), steps._marked(is_cuda=False):
+    with pytest.raises(RuntimeError, match="in the step"), step_parts._marked(is_cuda=False):
         assert matrix_module.linear is not before
         raise RuntimeError("in the step")
     assert matrix_module.linear is before
