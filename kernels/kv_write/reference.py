@@ -23,7 +23,7 @@ def kv_write_reference(
 ) -> Tensor:
     """See `kv_write`."""
     kv_heads, dim = keys.shape[2:]
-    heads = qkv.view(len(qkv), -1, dim)
+    heads = qkv.view(len(qkv), num_heads + 2 * kv_heads, dim)
     query, key, value = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
     if q_norm is not None and k_norm is not None:
         query, key = rms_norm_reference(query, q_norm, eps), rms_norm_reference(key, k_norm, eps)

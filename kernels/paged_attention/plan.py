@@ -67,7 +67,10 @@ class Cascade(NamedTuple):
 
 @dataclass(frozen=True)
 class PagedPlan:
-    """Request i brings `num_new[i]` query tokens, the last of `contexts[i]`; `tables` [S, max blocks] int32."""
+    """Request i brings `num_new[i]` query tokens, the last of `contexts[i]`; `tables` [S, max blocks] int32.
+
+    A request may bring none; its blocks are then read for nobody.
+    """
 
     num_new: tuple[int, ...]
     contexts: tuple[int, ...]
@@ -116,7 +119,8 @@ class PagedPlan:
         ends = [-(-context // BLOCK_TOKENS) for context in self.contexts]
         # Only blocks before everybody's new tokens can be shared: those are full, and visible to every query.
         settled = [(c - n) // BLOCK_TOKENS for c, n in zip(self.contexts, self.num_new, strict=True)]
-        runs = list(_runs(table, settled, ends, list(range(len(ends))), 0, self.min_shared_blocks))
+        asking = [request for request, new in enumerate(self.num_new) if new]
+        runs = list(_runs(table, settled, ends, asking, 0, self.min_shared_blocks))
         total = sum(run.last - run.first for run in runs)
         longest = max(-(-total // (_ITEMS_PER_THREAD * torch.get_num_threads())), _MIN_ITEM_BLOCKS)
         if self.tables.is_cuda:
@@ -170,7 +174,7 @@ def plan_paged(
     Raises: ValueError when the lengths disagree, a context is shorter than its new tokens, or a table too short.
     """
     for new, context, table in zip(num_new, contexts, block_tables, strict=True):
-        if not 0 < new <= context or len(table) * BLOCK_TOKENS < context:
+        if not 0 <= new <= context or len(table) * BLOCK_TOKENS < context:
             raise ValueError(f"plan_paged: {new} new tokens of {context}, in {len(table)} blocks of {BLOCK_TOKENS}")
     width = max(-(-context // BLOCK_TOKENS) for context in contexts)
     padded = np.zeros((len(contexts), width), dtype=np.int32)

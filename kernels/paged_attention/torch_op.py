@@ -13,14 +13,15 @@ def paged_attention_torch(
     query: Tensor, keys: Tensor, values: Tensor, plan: PagedPlan, *, scale: float, window: int = 0
 ) -> Tensor:
     """See `paged_attention`."""
-    num_single = next((i for i, n in enumerate(plan.num_new) if n > 1), len(plan.num_new))
+    num_single = next((i for i, n in enumerate(plan.num_new) if n != 1), len(plan.num_new))
     out = torch.empty_like(query)
     if num_single:
         out[:num_single] = _decode(query[:num_single], keys, values, plan, num_single, scale, window)
     start = num_single
     for index in range(num_single, len(plan.num_new)):
         stop = start + plan.num_new[index]
-        out[start:stop] = _chunk(query[start:stop], keys, values, plan, index, scale, window)
+        if start < stop:
+            out[start:stop] = _chunk(query[start:stop], keys, values, plan, index, scale, window)
         start = stop
     return out
 

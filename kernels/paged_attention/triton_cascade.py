@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.paged_attention.plan import PagedPlan, decode_rows
+from kernels.paged_attention.triton_keys import attend_keys
 
 _LOG2_E = 1.4426950408889634
 _TILE_ROWS = 64
@@ -104,35 +105,26 @@ def _attend_items(
     if HAS_WINDOW:
         oldest = tl.min(tl.where(is_row, position, 2147483647), 0) - window + 1
         begin = tl.maximum(begin, oldest // 16 * 16)
-    best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_ROWS], tl.float32)
-    sums = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    for start in range(begin, end, BLOCK_KEYS):
-        place = start + tl.arange(0, BLOCK_KEYS)
-        is_key = place < end
-        block = tl.load(tables + request * table_width + place // 16, is_key, 0).to(tl.int64)
-        offset = ((block * 16 + place % 16) * KV_HEADS + kv_head) * DIM
-        is_wanted = is_key[:, None] & is_column[None, :]
-        key = tl.load(keys + offset[:, None] + column[None, :], is_wanted, 0.0)
-        value = tl.load(values + offset[:, None] + column[None, :], is_wanted, 0.0)
-        if IS_EXACT:
-            scores = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
-        else:
-            scores = tl.dot(asked, tl.trans(key)) * scale
-        is_visible = is_key[None, :] & (place[None, :] <= position[:, None])
-        if HAS_WINDOW:
-            is_visible = is_visible & (place[None, :] > position[:, None] - window)
-        scores = tl.where(is_visible, scores, float("-inf"))
-        higher = tl.maximum(best, tl.max(scores, 1))
-        anchor = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
-        weights = tl.exp2(scores - anchor[:, None])
-        fade = tl.exp2(best - anchor)
-        total = total * fade + tl.sum(weights, 1)
-        if IS_EXACT:
-            sums = sums * fade[:, None] + tl.dot(weights, value, input_precision="ieee")
-        else:
-            sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value)
-        best = higher
+    best, total, sums = attend_keys(
+        asked,
+        position,
+        keys,
+        values,
+        tables + request * table_width,
+        kv_head,
+        begin,
+        end,
+        end,
+        scale,
+        window,
+        KV_HEADS=KV_HEADS,
+        DIM=DIM,
+        HAS_WINDOW=HAS_WINDOW,
+        IS_EXACT=IS_EXACT,
+        BLOCK_DIM=BLOCK_DIM,
+        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_KEYS=BLOCK_KEYS,
+    )
 
     left = pair * (KV_HEADS * GROUP) + own
     tl.store(parts + left[:, None] * DIM + column[None, :], sums, is_query)
@@ -172,7 +164,7 @@ def _merge_pairs(
         total += tl.load(stats + left * 2 + 1) * share
         sums += tl.load(parts + left * DIM + column, is_column, 0.0) * share
     target = token * HEADS + head
+    total = tl.where(total > 0, total, 1.0)
     if HAS_LSE:
         tl.store(lse + target + tl.arange(0, 1), (highest + tl.log2(total)) * 0.6931471805599453)
-    total = tl.where(total > 0, total, 1.0)
     tl.store(out + target * DIM + column, (sums / total).to(out.dtype.element_ty), is_column)

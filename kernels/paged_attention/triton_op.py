@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.paged_attention.plan import FixedPlan, PagedPlan, decode_rows
+from kernels.paged_attention.triton_keys import attend_keys
 
 _LOG2_E = 1.4426950408889634
 # Programs that keep a large GPU busy, and the fewest keys that are worth a program of their own.
@@ -138,36 +139,26 @@ def _attend(
         begin = tl.maximum(first_position - window + 1, 0) // BLOCK_KEYS * BLOCK_KEYS
     each = tl.cdiv(tl.cdiv(end - begin, BLOCK_KEYS), num_splits) * BLOCK_KEYS
     begin += split * each
-    best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_ROWS], tl.float32)
-    sums = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    for start in range(begin, tl.minimum(begin + each, end), BLOCK_KEYS):
-        place = start + tl.arange(0, BLOCK_KEYS)
-        is_key = place < end
-        block = tl.load(tables + request * table_width + place // 16, is_key, 0).to(tl.int64)
-        offset = ((block * 16 + place % 16) * KV_HEADS + kv_head) * DIM
-        # What lies behind the end may never have been written.
-        is_wanted = is_key[:, None] & is_column[None, :]
-        key = tl.load(keys + offset[:, None] + column[None, :], is_wanted, 0.0)
-        value = tl.load(values + offset[:, None] + column[None, :], is_wanted, 0.0)
-        if IS_EXACT:
-            scores = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
-        else:
-            scores = tl.dot(asked, tl.trans(key)) * scale
-        is_visible = is_key[None, :] & (place[None, :] <= position[:, None])
-        if HAS_WINDOW:
-            is_visible = is_visible & (place[None, :] > position[:, None] - window)
-        scores = tl.where(is_visible, scores, float("-inf"))
-        higher = tl.maximum(best, tl.max(scores, 1))
-        anchor = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
-        weights = tl.exp2(scores - anchor[:, None])
-        fade = tl.exp2(best - anchor)
-        total = total * fade + tl.sum(weights, 1)
-        if IS_EXACT:
-            sums = sums * fade[:, None] + tl.dot(weights, value, input_precision="ieee")
-        else:
-            sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value)
-        best = higher
+    best, total, sums = attend_keys(
+        asked,
+        position,
+        keys,
+        values,
+        tables + request * table_width,
+        kv_head,
+        begin,
+        tl.minimum(begin + each, end),
+        end,
+        scale,
+        window,
+        KV_HEADS=KV_HEADS,
+        DIM=DIM,
+        HAS_WINDOW=HAS_WINDOW,
+        IS_EXACT=IS_EXACT,
+        BLOCK_DIM=BLOCK_DIM,
+        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_KEYS=BLOCK_KEYS,
+    )
 
     if IS_SPLIT:
         part = split.to(tl.int64) * num_tokens * (KV_HEADS * GROUP) + head
@@ -175,9 +166,9 @@ def _attend(
         tl.store(stats + part * 2, best, is_row)
         tl.store(stats + part * 2 + 1, total, is_row)
     else:
-        if HAS_LSE:  # log2(0) is minus infinity, and so is `best` where nothing was seen
-            tl.store(lse + head, (best + tl.log2(total)) * 0.6931471805599453, is_row)
         total = tl.where(total > 0, total, 1.0)  # a token of nobody, and rows without a token
+        if HAS_LSE:  # minus infinity where nothing was seen, as `best` is
+            tl.store(lse + head, (best + tl.log2(total)) * 0.6931471805599453, is_row)
         result = (sums / total[:, None]).to(out.dtype.element_ty)
         tl.store(out + head[:, None] * DIM + column[None, :], result, is_query)
 
@@ -207,9 +198,9 @@ def _merge(
     highest = tl.max(best, 0)
     share = tl.exp2(best - tl.where(highest == float("-inf"), 0.0, highest))
     total = tl.sum(tl.load(stats + part * 2 + 1, is_split, 0.0) * share, 0)
+    total = tl.where(total > 0, total, 1.0)
     if HAS_LSE:
         tl.store(lse + head, (highest + tl.log2(total)) * 0.6931471805599453)
-    total = tl.where(total > 0, total, 1.0)
     sums = tl.load(parts + part[:, None] * DIM + column[None, :], is_split[:, None] & is_column[None, :], 0.0)
     merged = tl.sum(sums * share[:, None], 0) / total
     tl.store(out + head * DIM + column, merged.to(out.dtype.element_ty), is_column)

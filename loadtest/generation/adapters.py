@@ -64,6 +64,9 @@ async def race(
                     engine.unload_adapter(name)
                 rates.setdefault("off", []).append(_tokens(jobs) / await ours.seconds(jobs, clients))
             _add(found, f"{prefix}lora8 c={clients}", "one adapter", rates["eight"], rates["one"])
+            # The base's prompts share more of the prefix cache than those of eight adapters can.
+            of_base = paired_ratio(rates["eight"], rates["off"], higher_is_better=True)
+            found.ratios.append(Ratio(f"{prefix}lora8 c={clients}", METRIC, "base", *of_base))
             _add(found, f"{prefix}base with adapters on c={clients}", "adapters off", rates["on"], rates["off"])
             # Text computed with another adapter cannot be used again: a part of the difference that no kernel closes.
             found.extra.setdefault("ideal_reuse", {})[f"{prefix}lora8 c={clients}"] = {

@@ -46,6 +46,11 @@ def check_operations(record: Record, device: str) -> None:
                 wrong.append(f"{dtype}: error {error:.3g}, allowed {allowed:.3g}")
         words = "; ".join(wrong) or f"at most {worst:.2f} of the error allowed"
         record.check(f"operation {name}", is_right=not wrong, words=words)
+    check_exact(record, device)
+
+
+def check_exact(record: Record, device: str) -> None:
+    """Those whose results are equal to the definition's, not near them."""
     record.attempt("operation masked_topk", lambda: _check_masked(record, device))
     if device == INTERPRETER:
         return

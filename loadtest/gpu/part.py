@@ -10,14 +10,15 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
+from loadtest.generation.bounds import Machine
 from loadtest.generation.random_checkpoint import write_checkpoint
 from loadtest.gpu.record import Budget, Record
 from loadtest.gpu.reference import free_memory
+from loadtest.kernels.clock import CpuClock, GpuClock, measure_ceiling
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +27,12 @@ def main(argv: list[str]) -> int:
     budget, console = Budget(float(budget_s)), Console(highlight=False, width=160)
     record = Record(f"gpu_{part}", Path(file), budget, console)
     record.found.extra["workload"] = f"random weights, seed 0, on {device}; {plan} plan"
-    run: Callable[..., None] = {"parity": run_parity, "speed": run_speed, "encoder": run_encoder}[part]
+    run: Callable[..., None] = {
+        "parity": run_parity,
+        "search": run_search,
+        "speed": run_speed,
+        "encoder": run_encoder,
+    }[part]
     record.attempt(part, lambda: run(record, shapes, device, plan, Path(work), budget))
     return 1 if record.failed else 0
 
@@ -56,14 +62,25 @@ def run_speed(record: Record, shapes: list[str], device: str, plan: str, work: P
 
     (shape,) = shapes
     model = write_checkpoint(work / "model", shape, device=device)
-    if device == "cuda":
-        record.found.extra["device"] = device_rates()
-    decodes = {"dry": steps.DECODES[:1], "quick": steps.QUICK_DECODES, "full": steps.DECODES}[plan]
-    record.attempt("steps", lambda: steps.profile_steps(record, shape, model, device, decodes=decodes))
+    machine = device_rates(device)
+    record.found.extra["device"] = {
+        "copy_gb_s": round(machine.read_bytes_s / 1e9),
+        "bf16_tflop_s": round(machine.flops_s / 1e12, 3),
+    }
+    free_memory()
+    chosen = {"dry": steps.DRY, "quick": steps.QUICK, "full": steps.FULL}[plan]
+    record.attempt("steps", lambda: steps.profile_steps(record, shape, model, device, machine, chosen))
     # The peer runs in another process, for which memory that torch keeps here is taken.
     free_memory()
     cases = {"dry": speed.DRY, "quick": speed.QUICK, "full": speed.FULL}[plan]
     speed.race_shape(record, shape, model, device, cases, budget)
+
+
+def run_search(record: Record, shapes: list[str], device: str, plan: str, work: Path, budget: Budget) -> None:
+    """Exact search of a million rows."""
+    from loadtest.gpu import search
+
+    search.race_search(record, device, is_dry=plan == "dry")
 
 
 def run_encoder(record: Record, shapes: list[str], device: str, plan: str, work: Path, budget: Budget) -> None:
@@ -73,30 +90,10 @@ def run_encoder(record: Record, shapes: list[str], device: str, plan: str, work:
     encoders.race_encoders(record, device, work, is_dry=plan == "dry", budget=budget)
 
 
-def device_rates() -> dict[str, float]:
-    """What the device can do at best: bytes moved in a large copy (read and written) and operations of a product."""
-    source = torch.randn(1 << 29, device="cuda")
-    target = torch.empty_like(source)
-    copy_s = _device_s(lambda: target.copy_(source))
-    x, y = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product_s = _device_s(lambda: x @ y)
-    return {
-        "copy_gb_s": round(2 * source.numel() * 4 / copy_s / 1e9),
-        "bf16_tflop_s": round(2 * 8192**3 / product_s / 1e12),
-    }
-
-
-def _device_s(work: Callable[[], object], repeats: int = 10) -> float:
-    for _ in range(3):
-        work()
-    new_event: Any = torch.cuda.Event
-    start, end = (new_event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(repeats):
-        work()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1000 / repeats
+def device_rates(device: str) -> Machine:
+    """What the device can do at best: bytes a second of a large copy, and operations of a bfloat16 product."""
+    ceiling = measure_ceiling(GpuClock() if device == "cuda" else CpuClock(), device, torch.bfloat16)
+    return Machine(ceiling.bytes_s, ceiling.flops_s)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from engine.generation.adapters.files import AdapterWeights, target_shapes
 from engine.generation.adapters.store import AdapterStore
-from engine.generation.attention import base, gpu
 from engine.generation.attention.gpu import GpuAttention
-from engine.generation.decoder import matrix as matrix_module
-from engine.generation.decoder import model as decoder_module
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.graphs.sizes import graph_sizes, size_for
@@ -29,45 +20,52 @@ from engine.generation.sampler import Sampler, choose
 from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
 from loadtest.generation.adapters import NUM_ADAPTERS, RANK
+from loadtest.generation.bounds import Machine, product_operations, step_bound_s
+from loadtest.gpu import bars
 from loadtest.gpu.graphs import new_graphs
 from loadtest.gpu.record import Record
+from loadtest.gpu.step_parts import measured, summary
 
-# Of a step; where each part's function is looked up.
-_PARTS: dict[str, tuple[Any, str]] = {
-    "linear": (matrix_module, "linear"),
-    "attention": (gpu, "paged_attention"),
-    "rope and kv write": (base, "kv_write"),
-    "norm and residual": (decoder_module, "rms_norm"),
-    "activation": (decoder_module, "silu_mul"),
-}
-# Decodes by width and context, and one chunk of a prompt.
-DECODES = ((1, 128), (8, 128), (32, 128), (32, 1200), (128, 256))
-QUICK_DECODES = ((1, 128), (8, 128), (32, 1200))
-PROMPT_TOKENS = 512
+# Decodes by width and context, those of the bars first, and chunks of a prompt.
+BAR_DECODES = tuple((width, bars.CONTEXT) for width in (*bars.WIDTHS, bars.LORA_WIDTH))
+QUICK_DECODES = (*BAR_DECODES, (32, 1200))
+DECODES = (*QUICK_DECODES, (128, 256))
+PROMPTS = (bars.PROMPT_TOKENS, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Decodes that are recorded, how many of these are launched one by one as well, and runs of each step."""
+
+    decodes: tuple[tuple[int, int], ...]
+    num_launched: int
+    num_runs: int
+    num_profiled: int
+
+
+FULL = Plan(DECODES, len(DECODES), 7, 3)
+QUICK = Plan(QUICK_DECODES, 2, 7, 3)
+DRY = Plan(BAR_DECODES, 1, 1, 1)
 MAX_MODEL_LEN = 4096  # the engine's default: what is recorded must serve every context
-NUM_RUNS = 7
-NUM_PROFILED = 3
-NUM_KERNELS = 15
-
-Mark = Any  # a CUDA event, or seconds on a CPU
 
 
-def profile_steps(
-    record: Record, shape: str, model: Path, device: str, *, decodes: tuple[tuple[int, int], ...]
-) -> None:
-    """Steps of bfloat16 decodes of several widths, launched and recorded, with and without adapters; a prompt chunk."""
+def profile_steps(record: Record, shape: str, model: Path, device: str, machine: Machine, plan: Plan) -> None:
+    """Steps of bfloat16 decodes of several widths, launched and recorded, with and without adapters; prompt chunks.
+
+    Those that are recorded come first, and last those that the engine takes no more.
+    """
     spec = read_spec(model)
     decoder = Decoder(model, spec, dtype=torch.bfloat16, device=device)
     store = _filled_store(decoder)
     kinds = [
         _Kind(f"{shape} decode {width}x{context}{' lora8' * has_adapters}{' graph' * is_recorded}", width, context, 1)
+        for is_recorded, decodes in ((True, plan.decodes), (False, plan.decodes[: plan.num_launched]))
         for width, context in decodes
         for has_adapters in (False, True)
-        for is_recorded in (False, True)
     ]
-    kinds.append(_Kind(f"{shape} prompt 1x{PROMPT_TOKENS}", 1, PROMPT_TOKENS, PROMPT_TOKENS))
-    for kind in kinds:
-        record.attempt(f"step {kind.name}", partial(_note, record, kind, decoder, store), estimate_s=5)
+    prompts = [_Kind(f"{shape} prompt 1x{n}", 1, n, n) for n in PROMPTS]
+    for kind in sorted([*prompts, *kinds], key=lambda kind: (not kind.is_recorded, kind.num_new == 1)):
+        record.attempt(f"step {kind.name}", partial(_note, record, kind, decoder, store, machine, plan), estimate_s=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,21 @@ class _Kind:
         return self.name.endswith(" graph")
 
 
-def _note(record: Record, kind: _Kind, decoder: Decoder, store: AdapterStore) -> None:
+def bound_s(decoder: Decoder, machine: Machine, width: int, context: int, num_new: int) -> float:
+    """Least seconds of a base step: of a decode the larger of reading and computing, of a prompt computing.
+
+    Reading is of all weights once, and of each request's keys and values.
+    """
+    spec = decoder.spec
+    if num_new == 1:
+        weight_bytes = decoder.product_bytes
+        return step_bound_s(spec, machine, decoder.dtype, width=width, context=context, weight_bytes=weight_bytes)
+    pairs = width * (num_new * (context - num_new) + num_new * (num_new + 1) // 2)
+    attention = 4 * pairs * spec.num_layers * spec.num_heads * spec.head_dim
+    return (product_operations(spec, num_tokens=width * num_new, num_logits=width) + attention) / machine.flops_s
+
+
+def _note(record: Record, kind: _Kind, decoder: Decoder, store: AdapterStore, machine: Machine, plan: Plan) -> None:
     width, context, num_new = kind.width, kind.context, kind.num_new
     each = num_blocks_for(context)
     attention = GpuAttention(
@@ -128,9 +140,10 @@ def _note(record: Record, kind: _Kind, decoder: Decoder, store: AdapterStore) ->
         output = runner.run(step)
         choose(output.logits, samplers, best=output.best)  # its ids are read, so the device is waited for
 
-    found = measured(run, is_cuda=decoder.device.type == "cuda")
+    found = measured(run, plan.num_runs, plan.num_profiled, is_cuda=decoder.device.type == "cuda")
     if kind.is_recorded and not runner.num_recorded:
         raise RuntimeError("the step was not recorded")
+    found["bound_ms"] = round(1000 * bound_s(decoder, machine, width, context, num_new), 4)
     record.found.extra.setdefault("steps", {})[kind.name] = found
     record.console.print(f"{kind.name}: {summary(found)}", markup=False, soft_wrap=True)
 
@@ -154,97 +167,3 @@ def _filled_store(decoder: Decoder) -> AdapterStore:
     for slot in range(NUM_ADAPTERS):
         store.put(slot, replace(packed, digest=str(slot)))
     return store
-
-
-def measured(run: Callable[[], None], *, is_cuda: bool) -> dict[str, Any]:
-    """Milliseconds of a step alone, of its parts, and of its kernels. A part's time includes gaps between kernels."""
-    for _ in range(3):
-        run()
-    times = []
-    for _ in range(NUM_RUNS):
-        started = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - started))
-    parts = _part_ms(run, is_cuda)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
-    with profile(activities=activities) as profiled:
-        for _ in range(NUM_PROFILED):
-            run()
-    events: list[Any] = list(profiled.key_averages())
-    where = "CUDA" if is_cuda else "CPU"
-    kernels = [
-        (e.key, _self_us(e, is_cuda) / 1000 / NUM_PROFILED, e.count)
-        for e in events
-        if str(e.device_type).endswith(where)
-    ]
-    kernels.sort(key=lambda kernel: -kernel[1])
-    waits = sum(event.count for event in events if "Synchronize" in event.key) / NUM_PROFILED
-    return {
-        "step_ms": round(median(times), 3),
-        "kernel_ms": round(sum(ms for _, ms, _ in kernels), 3),
-        "num_kernels": round(sum(count for _, _, count in kernels) / NUM_PROFILED),
-        "num_waits": round(waits),
-        "part_ms": {name: round(ms, 3) for name, ms in parts.items()},
-        "kernels": [
-            {"name": name[:90], "ms": round(ms, 4), "count": round(count / NUM_PROFILED)}
-            for name, ms, count in kernels[:NUM_KERNELS]
-        ],
-    }
-
-
-def summary(found: dict[str, Any]) -> str:
-    """One line."""
-    share = found["kernel_ms"] / found["step_ms"]
-    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["part_ms"].items() if ms)
-    bound = "launch-bound" if share < 0.8 else "device-bound"
-    return (
-        f"{found['step_ms']:.2f} ms, kernels {found['kernel_ms']:.2f} ms in {found['num_kernels']} launches "
-        f"({100 * share:.0f} %: {bound}), {found['num_waits']} waits; {parts}"
-    )
-
-
-def _self_us(event: Any, is_cuda: bool) -> float:
-    return float(event.self_device_time_total if is_cuda else event.self_cpu_time_total)
-
-
-def _part_ms(run: Callable[[], None], is_cuda: bool) -> dict[str, float]:
-    """By part, in one step, as the device's clock sees it."""
-    with _marked(is_cuda) as marks:
-        run()
-    if is_cuda:
-        torch.cuda.synchronize()
-        return {name: sum(start.elapsed_time(end) for start, end in pairs) for name, pairs in marks.items()}
-    return {name: sum(1000 * (end - start) for start, end in pairs) for name, pairs in marks.items()}
-
-
-@contextmanager
-def _marked(is_cuda: bool) -> Iterator[dict[str, list[tuple[Mark, Mark]]]]:
-    """While open, every call of a part leaves its beginning and end."""
-    marks: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in _PARTS}
-    originals = {name: getattr(module, function) for name, (module, function) in _PARTS.items()}
-
-    new_event: Any = torch.cuda.Event
-
-    def mark() -> Mark:
-        if not is_cuda:
-            return time.perf_counter()
-        event = new_event(enable_timing=True)
-        event.record()
-        return event
-
-    def wrapped(name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = mark()
-            result = originals[name](*args, **kwargs)
-            marks[name].append((start, mark()))
-            return result
-
-        return call
-
-    try:
-        for name, (module, function) in _PARTS.items():
-            setattr(module, function, wrapped(name))
-        yield marks
-    finally:
-        for name, (module, function) in _PARTS.items():
-            setattr(module, function, originals[name])

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 KV_BLOCK_TOKENS = 32
@@ -48,6 +48,9 @@ class Peer:
     @torch.inference_mode()
     def generate_batch(self, prompts: list[list[int]], num_output: list[int], clients: int) -> float:
         """All prompts through transformers' continuous batching, `clients` at a time. Returns seconds."""
+        # Not every transformers that we run with has it, and `generate` needs none.
+        from transformers import ContinuousBatchingConfig
+
         longest = max(len(prompt) + wanted for prompt, wanted in zip(prompts, num_output, strict=True))
         config = ContinuousBatchingConfig(
             page_size=KV_BLOCK_TOKENS,

@@ -14,6 +14,7 @@ from torch import Tensor
 from kernels.lora_add import LoraSlots, copy_slot, empty_slots, fixed_lora, lora_add, pack_lora, padded_rank, plan_lora
 from kernels.lora_add.reference import LoraParts, lora_add_reference
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 CPU = torch.device("cpu")
 # Rows of a step: one, a prime, whole tiles and a remainder; gaps are rows without an adapter.
 RUNS = {
@@ -204,6 +205,36 @@ def test_triton_gives_runs_of_rows_their_adapter_in_one_launch_and_reads_no_othe
     exact = lora_add_reference(out, x, adapters, parts, runs)
     assert_earned(result[covered], exact[covered], eager(out, x, adapters, parts, runs)[covered])
     assert torch.equal(result[~covered], out[~covered])
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize("is_in_runs", [False, True])
+@pytest.mark.parametrize("rank", [8, 16, 32, 64, 128])
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_triton_adds_every_rank_in_any_shape_and_rows_without_an_adapter_stay(is_in_runs, rank, data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16]))
+    parts, inputs = data.draw(st.sampled_from([(1,), (24, 8, 8), (67,)])), data.draw(st.sampled_from([1, 37, 128]))
+    of_row = data.draw(st.lists(st.sampled_from([-1, 0, 1]), max_size=9))  # none at all is one of them
+    ranks = [rank, 8]
+    adapters = [drawn_adapter(each, parts, inputs, dtype) for each in ranks]
+    slots = filled(adapters, ranks, parts, inputs, dtype=dtype, backend="torch")
+    out, x = torch.randn(len(of_row), sum(parts)).to(dtype), torch.randn(len(of_row), inputs).to(dtype)
+    x[torch.tensor(of_row, dtype=torch.long) < 0] = float("nan")
+    runs = [(row, row + 1, slot) for row, slot in enumerate(of_row) if slot >= 0]
+    if is_in_runs:
+        plan = plan_lora(runs, ranks, num_slots=2, dtype=dtype, device=CPU, backend="triton")
+    else:
+        on_device = torch.tensor(of_row, dtype=torch.int32)
+        plan = fixed_lora(on_device, num_slots=2, dtype=dtype, backend="triton")
+    result = out.clone()
+    lora_add(result, x, slots, plan)
+    has_one = torch.tensor(of_row, dtype=torch.long) >= 0
+    assert torch.equal(result[~has_one], out[~has_one])
+    if runs:
+        exact = lora_add_reference(out, x, adapters, parts, runs)
+        assert_earned(result[has_one], exact[has_one], eager(out, x, adapters, parts, runs)[has_one])
 
 
 @NEEDS_TRITON

@@ -14,6 +14,7 @@ from kernels.masked_topk.reference import masked_topk_reference
 from kernels.masked_topk.select import BLOCK_ROWS, best_keys, pack_keys, search_in_parts, unpack_keys
 from kernels.masked_topk.torch_op import unpack_mask
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 NO_ROW = float("-inf")
 BACKENDS = ["torch", pytest.param("triton", marks=NEEDS_TRITON)]
 

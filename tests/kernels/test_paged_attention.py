@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
+from kernel_checks import BACKENDS, DTYPES, NEEDS_TRITON, WITH_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 
 from kernels.paged_attention import FixedPlan, PagedPlan, decode_rows, merge_attention, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.paged_attention.torch_op import paged_attention_torch
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 CPU = torch.device("cpu")
 NUM_BLOCKS = 64
 
@@ -87,11 +88,12 @@ def test_shared_blocks_read_once_give_the_same(backend, dtype, window):
 
 @NEEDS_TRITON
 @pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("contexts", [[1, 17, 70, 33, 300], [300, 290]])  # whole, and split among programs
-def test_logarithms_of_the_sums_equal_float32(contexts, window):
+def test_logarithms_of_the_sums_equal_float32(contexts, dtype, window):
     for backend in ("torch", "triton"):
         plan = plan_paged([1] * len(contexts), contexts, tables_for(contexts), device=CPU)
-        check(plan, 4, 2, 16, torch.float32, window, backend, has_lse=True)
+        check(plan, 4, 2, 16, dtype, window, backend, has_lse=True)
 
 
 @NEEDS_TRITON
@@ -183,6 +185,35 @@ def test_any_batch_equals_float32(backend, data):
     dim = data.draw(st.sampled_from([16, 24, 64, 128]))
     dtype = data.draw(st.sampled_from(DTYPES))
     check(plan, heads, kv_heads, dim, dtype, data.draw(st.sampled_from([0, 1, 7, 33])), backend)
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
+@pytest.mark.parametrize("group", range(1, 9))
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_any_new_tokens_after_any_prefix_equal_float32_in_every_group(backend, group, data):
+    prefixes = data.draw(st.lists(st.sampled_from([0, 1, 15, 16, 17, 61]), min_size=1, max_size=3))
+    num_new = [data.draw(st.sampled_from([0, 1, 2, 7])) for _ in prefixes]
+    contexts = [max(prefix + new, 1) for prefix, new in zip(prefixes, num_new, strict=True)]
+    assume(sum(num_new))
+    kv_heads, dim = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([16, 24]))
+    dtype, window = data.draw(st.sampled_from([torch.float32, torch.float16])), data.draw(st.sampled_from([0, 1, 20]))
+    has_lse = backend != "native" and data.draw(st.booleans())
+    plan = plan_paged(num_new, contexts, tables_for(contexts), device=CPU)
+    check(plan, kv_heads * group, kv_heads, dim, dtype, window, backend, has_lse=has_lse)
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
+@pytest.mark.parametrize("minimum", [1, 1 << 30])
+def test_request_without_new_tokens_gets_nothing_and_takes_nothing_from_the_others(backend, minimum):
+    contexts, num_new = [70, 81, 64, 50], [1, 0, 0, 2]
+    tables = tables_for(contexts, num_shared=3)
+    plan = plan_paged(num_new, contexts, tables, device=CPU, min_shared_blocks=minimum)
+    assert {request for item in plan.items for request in item.requests} == {0, 3}
+    check(plan, 4, 2, 16, torch.float32, 0, backend)
+    nobody = plan_paged([0, 0], [16, 5], [[0], [1]], device=CPU)
+    cache = torch.zeros(2, 16, 2, 16)
+    assert paged_attention(torch.empty(0, 4, 16), cache, cache, nobody, scale=1.0, backend=backend).shape == (0, 4, 16)
 
 
 @settings(max_examples=60, deadline=None)

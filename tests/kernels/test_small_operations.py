@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_checks import WITH_TRITON, WITH_TRITON_AND_DTYPE, assert_earned, poison
 from torch.nn.functional import silu
 
@@ -13,6 +15,8 @@ from kernels.rms_norm import rms_norm
 from kernels.rms_norm.reference import rms_norm_reference
 from kernels.rope import rope
 from kernels.silu_mul import silu_mul
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.mark.parametrize(("backend", "dtype"), WITH_TRITON_AND_DTYPE)
@@ -103,6 +107,58 @@ def test_kv_write_rotates_and_scatters_and_leaves_other_slots_alone(backend, dty
     step = torch.finfo(dtype).eps * (4 if has_norm else 1)
     for ours, exact in ((query, exact_query), (keys_, exact_keys), (values_, exact_values)):
         assert (ours.float() - exact).abs().max() <= max(step, 1e-6) * exact.abs().max()
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_any_number_of_rows_and_columns_is_written_whole_no_rows_included(backend, data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    rows, width = data.draw(st.sampled_from([0, 1, 3, 17])), data.draw(st.sampled_from([1, 2, 31, 64, 129]))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16]))
+    x, weight, residual = (torch.randn(shape).to(dtype) for shape in ((rows, width), (width,), (rows, width)))
+    stream = residual + x
+    exact = rms_norm_reference(stream.float(), weight.float(), 1e-5)
+    gate_up = torch.randn(rows, 2 * width).to(dtype)
+    gate, up = gate_up.chunk(2, -1)
+    found = rms_norm(x, weight, 1e-5, residual=residual, backend=backend), silu_mul(gate_up, backend=backend)
+    assert [each.shape for each in found] == [(rows, width)] * 2 and torch.equal(residual, stream)
+    if rows:
+        assert_earned(found[0], exact, rms_norm_reference(stream, weight, 1e-5))
+        assert_earned(found[1], silu(gate.float()) * up.float(), silu(gate) * up)
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_any_tokens_and_heads_are_rotated_and_stored_where_their_slots_say(backend, data):
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    kv_heads, dim = data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from([2, 16, 24, 80]))
+    heads = kv_heads * data.draw(st.integers(1, 8))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16]))
+    chosen = data.draw(st.lists(st.integers(0, 47), max_size=7, unique=True))
+    slots = torch.tensor([-1 if slot % 5 == 0 else slot for slot in chosen], dtype=torch.long)
+    qkv, angle = torch.randn(len(slots), (heads + 2 * kv_heads) * dim).to(dtype), torch.randn(len(slots), dim // 2)
+    keys, values = (torch.empty(3, 16, kv_heads, dim, dtype=dtype) for _ in range(2))
+    query = kv_write(qkv, angle.cos(), angle.sin(), slots, keys, values, num_heads=heads, backend=backend)
+    turned = rope(qkv.float().view(len(slots), heads + 2 * kv_heads, dim), angle.cos(), angle.sin())
+    stored = slots >= 0
+    step = max(torch.finfo(dtype).eps, 1e-6)
+    torch.testing.assert_close(query.float(), turned[:, :heads], rtol=step, atol=step)
+    torch.testing.assert_close(
+        keys.flatten(0, 1)[slots[stored]].float(), turned[stored, heads : heads + kv_heads], rtol=step, atol=step
+    )
+    own = qkv.view(len(slots), heads + 2 * kv_heads, dim)[stored, heads + kv_heads :]
+    assert torch.equal(values.flatten(0, 1)[slots[stored]], own)
+    assert values.isnan().sum() == values.numel() - int(stored.sum()) * kv_heads * dim  # nothing else was written
+
+
+@pytest.mark.parametrize("backend", WITH_TRITON)
+def test_step_without_tokens_writes_nothing_to_the_cache(backend):
+    keys, values = (torch.empty(2, 16, 2, 8) for _ in range(2))
+    empty, slots = torch.empty(0, 4), torch.empty(0, dtype=torch.long)
+    query = kv_write(torch.empty(0, 64), empty, empty, slots, keys, values, num_heads=4, backend=backend)
+    assert query.shape == (0, 4, 8) and keys.isnan().all() and values.isnan().all()
 
 
 def test_operations_name_both_sides_of_a_mismatch():

@@ -17,9 +17,11 @@ from engine.generation.decoder import matrix as matrix_module
 from engine.values import Grammar
 from loadtest.generation import random_checkpoint
 from loadtest.generation.adapters import write_adapter
+from loadtest.generation.plan import BATCH, GENERATE
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint
+from loadtest.generation.workloads import Job
 from loadtest.gpu import __main__ as script
-from loadtest.gpu import graphs, operations, parity, reference, steps
+from loadtest.gpu import bars, graphs, operations, parity, reference, speed, step_parts
 from loadtest.gpu.record import Budget, Record
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,15 +58,88 @@ def test_dry_run_checks_operations_tokens_adapters_drafts_and_grammars(tmp_path:
 
 def test_dry_run_times_a_tiny_shape_and_the_parts_of_its_steps(tmp_path: Path):
     content = dry_run("speed", tmp_path)
-    assert {row["case"] for row in content["rows"]} >= {"tiny free c=1", "tiny rag c=2", "tiny lora8 c=2"}
+    cases = {"tiny free c=64", "tiny free c=1", "tiny rag c=2", "tiny lora8 c=2"}
+    assert {row["case"] for row in content["rows"]} >= cases
     assert all(ratio["value"] > 0 for ratio in content["ratios"])
-    decode = content["steps"]["tiny decode 1x128"]
+    raced = {(ratio["case"], ratio["ours_over"]) for ratio in content["ratios"]}
+    assert raced >= {("tiny free c=64", GENERATE), ("tiny free c=64", BATCH), ("tiny lora8 c=2", "base")}
+    decode = content["steps"]["tiny decode 1x512"]
     assert all(decode["part_ms"][part] > 0 for part in ("linear", "attention", "rope and kv write", "activation"))
-    assert 0 < len(decode["kernels"]) <= steps.NUM_KERNELS
+    assert 0 < len(decode["kernels"]) <= step_parts.NUM_KERNELS
     for kind in (" graph", " lora8", " lora8 graph"):
-        found = content["steps"][f"tiny decode 1x128{kind}"]
-        assert found["step_ms"] > 0 and found["num_kernels"] > 0
+        found = content["steps"][f"tiny decode 1x512{kind}"]
+        assert found["step_ms"] > 0 and found["num_kernels"] > 0 and found["bound_ms"] > 0
     assert "tiny prompt 1x512" in content["steps"]
+    # Every bar but those of the search, which is a part of its own.
+    missing = [bar.figure for bar in bars.bars("tiny") if bar.find([content]) is None]
+    assert missing and all(figure.startswith("search") for figure in missing)
+
+
+def test_dry_run_searches_and_ends_with_the_table_of_what_is_to_be_shown(tmp_path: Path, capfd: Any):
+    assert script.main(["--dry-run", "--parts", "search", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "gpu_search.json").read_text())
+    assert content["parity"].keys() == {"search engine", "search masked_topk"}
+    assert {row["system"] for row in content["rows"]} == {"engine", "masked_topk", "torch"}
+    assert content["missing"]["faiss"].startswith("no FAISS")
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith(("search of", "tiny"))]
+    assert len(lines) == len(bars.bars())
+    assert all(line.endswith("dry run" if line.startswith("search") else "not measured") for line in lines)
+
+
+@pytest.mark.parametrize(("step_ms", "words"), [(4.0, "75 % | 75 % | met"), (4.1, "73.2 % | 75 % | MISSED")])
+def test_bar_is_met_where_the_figure_reaches_it(step_ms: float, words: str):
+    content = {
+        "rows": [],
+        "ratios": [],
+        "steps": {"Mistral-7B decode 8x512 graph": {"step_ms": step_ms, "bound_ms": 3}},
+    }
+    (line,) = (line for line in bars.bar_lines([content]) if "batch 8:" in line)
+    assert line.endswith(words)
+
+
+def test_engine_is_held_to_generate_batch_and_adapters_to_base():
+    steps_ = {
+        f"Mistral-7B decode 32x512{kind} graph": {"step_ms": ms, "bound_ms": 1}
+        for kind, ms in (("", 9.5), (" lora8", 10.0))
+    }
+    ratio = {"case": "Mistral-7B free c=64", "ours_over": BATCH, "value": 2.9}
+    found = bars.bar_lines([{"rows": [], "ratios": [ratio], "steps": steps_}])
+    assert [line.rsplit(" | ", 3)[1:] for line in found if "adapters" in line or "64 requests" in line] == [
+        ["0.95 x", "0.9 x", "met"],
+        ["2.9 x", "3 x", "MISSED"],
+    ]
+
+
+def test_nothing_is_timed_while_parity_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    ran = []
+
+    def run(arguments: list[str], limit_s: float) -> int:
+        ran.append(arguments[0])
+        return 1
+
+    monkeypatch.setattr(script, "_run", run)
+    assert script.main(["--dry-run", "--out", str(tmp_path)]) == 1
+    assert ran == ["parity"]
+    assert "parity is red, so nothing is timed" in capsys.readouterr().out
+
+
+async def test_peer_that_is_absent_is_named_and_the_others_race_on():
+    class Made:
+        def __init__(self, name: str, error: str = "") -> None:
+            self.name, self._error = name, error
+
+        async def seconds(self, jobs: Any, clients: int) -> float:
+            if self._error:
+                raise RuntimeError(self._error)
+            return 0.5
+
+    record = new_record()
+    systems = (Made("switchyard"), Made(GENERATE), Made(BATCH, "ImportError: ContinuousBatchingConfig"))
+    await speed._race(record, "tiny free c=1", [Job((5, 6), 4)], 1, systems, 1, Budget(60))
+    assert [ratio.ours_over for ratio in record.found.ratios] == [GENERATE]
+    assert record.found.extra["missing"] == {f"tiny free c=1: {BATCH}": "ImportError: ContinuousBatchingConfig"}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await speed._race(record, "c", [Job((5,), 4)], 1, (Made("switchyard", "out of memory"),), 1, Budget(60))
 
 
 def test_dry_run_compares_the_encoder_with_sentence_transformers(tmp_path: Path):
@@ -76,7 +151,7 @@ def test_dry_run_compares_the_encoder_with_sentence_transformers(tmp_path: Path)
 def test_script_needs_neither_ray_nor_faiss():
     code = (
         "import sys; from loadtest import gpu_retrieval\n"
-        "from loadtest.gpu import __main__, part, parity, operations, graphs, speed, steps, encoders\n"
+        "from loadtest.gpu import __main__, part, parity, operations, graphs, search, speed, steps, encoders\n"
         "print([name for name in ('ray', 'faiss', 'sqlalchemy', 'tantivy', 'fastapi') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
@@ -195,7 +270,7 @@ def test_part_that_takes_longer_than_the_limit_is_ended():
 
 def test_timing_the_parts_of_a_step_leaves_the_engine_as_it_was():
     before = matrix_module.linear
-    with pytest.raises(RuntimeError, match="in the step"), steps._marked(is_cuda=False):
+    with pytest.raises(RuntimeError, match="in the step"), step_parts._marked(is_cuda=False):
         assert matrix_module.linear is not before
         raise RuntimeError("in the step")
     assert matrix_module.linear is before
