@@ -64,9 +64,7 @@ def sample(
     if chosen_backend == "native":
         ids = torch.empty(len(logits), dtype=torch.int64)
         pointers = (column.data_ptr() for column in columns)
-        _native()(
-            ids.data_ptr(), logits.data_ptr(), *logits.shape, logits.stride(0), DTYPES[logits.dtype], *pointers
-        )
+        _native()(ids.data_ptr(), logits.data_ptr(), *logits.shape, logits.stride(0), DTYPES[logits.dtype], *pointers)
     elif chosen_backend == "triton":
         from kernels.sampling.triton_op import sample_triton
 

@@ -136,9 +136,7 @@ def _heat(temperature, row):
 
 
 @triton.jit
-def _winner(
-    logits, start, stop, best, heat, least, low, high, last, last_id, RANGE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _winner(logits, start, stop, best, heat, least, low, high, last, last_id, RANGE: tl.constexpr, BLOCK: tl.constexpr):
     """Score and id of the token that wins among [start, stop), of those before token `last_id` of logit `last`."""
     score = tl.full([], float("-inf"), tl.float32)
     chosen = tl.full([], 0x7FFFFFFF, tl.int32)
