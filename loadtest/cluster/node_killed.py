@@ -113,7 +113,7 @@ def run(out: Path, *, seconds: float, rate: float, generator: str, encoder: str,
         cluster.start_head(num_cpus=1)
         doomed = cluster.add_node(num_cpus=1)
         url = cluster.deploy(serve_config(out.absolute() / "data", free_port(), generator, encoder))
-        ingest = [SWITCHYARD, "ingest", REPOSITORY / "docs", "--url", url, "--json"]
+        ingest = [str(SWITCHYARD), "ingest", str(REPOSITORY / "docs"), "--url", url, "--json"]
         subprocess.run(ingest, check=True, capture_output=True)
         writer = Writer(url)
         writer.start()
