@@ -59,9 +59,7 @@ class Checkpoint:
         """
         return self.read_stacked([name], [shape], part)
 
-    def read_stacked(
-        self, names: Sequence[str], shapes: Sequence[Sequence[int]], part: Part | None = None
-    ) -> Tensor:
+    def read_stacked(self, names: Sequence[str], shapes: Sequence[Sequence[int]], part: Part | None = None) -> Tensor:
         """Several tensors, or the same part of each, as one along their first dimension. Raises: as `read`."""
         sizes = [_size(shape, part) for shape in shapes]
         rows = sum(size[0] for size in sizes)

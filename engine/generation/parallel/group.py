@@ -40,8 +40,8 @@ class Ranks:
         """The least of all ranks' values, place by place."""
         return list(values)
 
-    def wait_for_all(self, timeout_s: float = ANSWER_S) -> None:
-        """Return when every rank is here."""
+    def wait_for_all(self, timeout_s: float | None = None) -> None:
+        """Return when every rank is here; `timeout_s` is how long one may take, by default as for any answer."""
 
     def close(self) -> None:
         """Leave the others, who notice; calling it again does nothing."""
@@ -52,16 +52,26 @@ class RankGroup(Ranks):
 
     Numbers of the host, messages included, go over gloo, bound to loopback; on GPUs, sums between layers go over NCCL.
     Sums are of the activations' dtype. Each element is summed once and copied, so all ranks go on with the same bits.
-    Every method but `close` raises RankLost when another rank died, closed or says nothing for ANSWER_S.
+    Every method but `close` raises RankLost when another rank died, closed or says nothing for `answer_s`.
     """
 
-    def __init__(self, folder: Path, rank: int, size: int, *, device: str = "cpu", start_s: float = START_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        size: int,
+        *,
+        device: str = "cpu",
+        start_s: float = START_S,
+        answer_s: float = ANSWER_S,
+    ) -> None:
         """Meet the others in `folder`, which nobody else may write to and no other group ever uses.
 
         Raises: RankLost when they do not come within `start_s`.
         """
         self.rank = rank
         self.size = size
+        self._answer_s = answer_s
         self._data: Any = None
         self._control: Any = None
         with _lost_after(start_s):
@@ -72,15 +82,15 @@ class RankGroup(Ranks):
             options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
             options._timeout = timedelta(seconds=start_s)
             self._control = dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, options)
-            self._control._set_default_timeout(timedelta(seconds=ANSWER_S))
+            self._control._set_default_timeout(timedelta(seconds=answer_s))
             self._data = self._control
             if device.startswith("cuda"):
                 fast: Any = dist.ProcessGroupNCCL.Options()
-                fast._timeout = timedelta(seconds=ANSWER_S)
+                fast._timeout = timedelta(seconds=answer_s)
                 self._data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, fast)
 
     def sum(self, x: Tensor) -> Tensor:
-        with _lost_after(ANSWER_S):
+        with _lost_after(self._answer_s):
             self._data.allreduce([x]).wait()
         return x
 
@@ -89,7 +99,7 @@ class RankGroup(Ranks):
         if x.shape[1] < most:
             x = torch.nn.functional.pad(x, (0, most - x.shape[1]))
         parts = [[torch.empty_like(x) for _ in range(self.size)]] if self.rank == 0 else []
-        with _lost_after(ANSWER_S):
+        with _lost_after(self._answer_s):
             self._data.gather(parts, [x.contiguous()], dist.GatherOptions()).wait()
         return torch.cat(parts[0], 1)[:, :width] if parts else x
 
@@ -103,10 +113,11 @@ class RankGroup(Ranks):
         least: list[int] = numbers.tolist()
         return least
 
-    def wait_for_all(self, timeout_s: float = ANSWER_S) -> None:
+    def wait_for_all(self, timeout_s: float | None = None) -> None:
+        limit_s = self._answer_s if timeout_s is None else timeout_s
         options = dist.AllreduceOptions()
-        options.timeout = timedelta(seconds=timeout_s)
-        with _lost_after(timeout_s):
+        options.timeout = timedelta(seconds=limit_s)
+        with _lost_after(limit_s):
             self._control.allreduce([torch.zeros(1, dtype=torch.int32)], options).wait()
 
     def send(self, message: Tensor) -> None:
@@ -132,12 +143,12 @@ class RankGroup(Ranks):
 
     def send_to(self, rank: int, content: Tensor) -> None:
         """Give one rank a tensor of the host."""
-        with _lost_after(ANSWER_S):
+        with _lost_after(self._answer_s):
             self._control.send([content], rank, 0).wait()
 
     def receive_into(self, content: Tensor) -> None:
         """Take the tensor that the first rank gives."""
-        with _lost_after(ANSWER_S):
+        with _lost_after(self._answer_s):
             self._control.recv([content], 0, 0).wait()
 
     def close(self) -> None:
@@ -147,7 +158,7 @@ class RankGroup(Ranks):
     def _broadcast(self, content: Tensor) -> None:
         if self._control is None:
             raise RankLost("the generator's processes have parted")
-        with _lost_after(ANSWER_S):
+        with _lost_after(self._answer_s):
             self._control.broadcast([content], dist.BroadcastOptions()).wait()
 
 

@@ -41,6 +41,7 @@ class ParallelRunner(Runner):
         """`parts` are those of a Runner, computed with by this rank."""
         super().__init__(*parts)
         self._ranks = ranks
+        self._is_in_step = True
 
     @torch.inference_mode()
     def compute(self, inputs: StepInputs) -> Tensor:
@@ -60,8 +61,9 @@ class ParallelRunner(Runner):
             self._ranks.wait_for_all()
 
     def close(self) -> None:
-        with suppress(RankLost):  # the others end as well when they are left alone
-            self._ranks.send(encode(Operation.STOP))
+        if self._is_in_step:  # else they wait for something else, and end when they are left alone
+            with suppress(RankLost):
+                self._ranks.send(encode(Operation.STOP))
         self._ranks.close()
 
     def place(self, slot: int, adapter: PackedAdapter) -> None:
@@ -77,8 +79,10 @@ class ParallelRunner(Runner):
         try:
             yield
         except RankLost:
+            self._is_in_step = False
             raise
         except Exception as error:
+            self._is_in_step = False
             raise RankLost(
                 f"a step failed on one of the generator's processes: {type(error).__name__}: {error}"
             ) from error
