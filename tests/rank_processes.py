@@ -101,7 +101,7 @@ class RankPool:
             self.others = others = self.start(Path(name), other_model or model, settings)
             ranks = None
             try:
-                ranks = RankGroup(Path(name), 0, settings.tensor_parallel, start_s=120, answer_s=answer_s)
+                ranks = RankGroup(Path(name), 0, settings.tensor_parallel, meet_s=120, answer_s=answer_s)
                 yield ranks
             finally:
                 if ranks is not None:

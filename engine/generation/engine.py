@@ -45,7 +45,7 @@ from engine.generation.graphs.build import build_graphs
 from engine.generation.intake import Intake
 from engine.generation.jobs import Jobs
 from engine.generation.parallel.adapters import AdapterSplitter
-from engine.generation.parallel.group import START_S, RankGroup, Ranks
+from engine.generation.parallel.group import LOAD_S, RankGroup, Ranks
 from engine.generation.parallel.runner import ParallelRunner
 from engine.generation.parallel.split import part_spec
 from engine.generation.progress import Progress
@@ -322,7 +322,7 @@ class Engine:
             # No graphs: sums between processes are not recorded.
             parts = (decoder, attention, self._store, self._library.weights)
             self._runner = self.parallel_runner_class(self._ranks, *parts)
-            self._ranks.wait_for_all(START_S)
+            self._ranks.wait_for_all(LOAD_S)
             return
         graphs = build_graphs(decoder, attention, self._store, self._settings, max_model_len=self.max_model_len)
         self._runner = self.runner_class(decoder, attention, self._store, self._library.weights, graphs)

@@ -48,7 +48,8 @@ def empty_adapter(store: AdapterStore, place: AdapterPlace) -> PackedAdapter:
 def fill(adapter: PackedAdapter, content: Tensor) -> None:
     """Write what `flat` made into an empty one."""
     tensors = [tensor for slots in adapter.linears.values() for tensor in (slots.a, slots.b)]
-    for tensor, part in zip(tensors, content.split([each.numel() for each in tensors]), strict=True):
+    parts = torch.split(content, [each.numel() for each in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
 

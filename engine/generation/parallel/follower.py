@@ -15,7 +15,7 @@ from engine.generation.cache_size import cache_size
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.parallel.adapters import empty_adapter, fill, num_elements
-from engine.generation.parallel.group import START_S, RankGroup
+from engine.generation.parallel.group import LOAD_S, RankGroup
 from engine.generation.parallel.messages import Operation, decode_copy, decode_put, decode_step, operation_of
 from engine.generation.parallel.split import part_spec
 from engine.generation.runner import Runner
@@ -49,7 +49,7 @@ class Follower:
 
     def run(self) -> None:
         """Follow until the first rank closes. Raises: RankLost when it is gone; whatever a step raises."""
-        self._ranks.wait_for_all(START_S)
+        self._ranks.wait_for_all(LOAD_S)
         while True:
             message = self._ranks.receive()
             match operation_of(message):

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore, PrefixStore
 
 from engine.errors import RankLost
 
 # A rank that does not answer within this is lost. Far above a step, far below what a client waits.
 ANSWER_S = 60.0
-# To start the processes and to read the weights, which takes some of them longer than others.
-START_S = 600.0
+# Processes that have started find each other within this.
+MEET_S = 120.0
+# To read the weights, which takes some ranks longer than others.
+LOAD_S = 600.0
 # Numbers in the part of a message that every one has; longer ones have a second part.
 FRAME = 1024
 
@@ -62,32 +65,32 @@ class RankGroup(Ranks):
         size: int,
         *,
         device: str = "cpu",
-        start_s: float = START_S,
+        meet_s: float = MEET_S,
         answer_s: float = ANSWER_S,
     ) -> None:
         """Meet the others in `folder`, which nobody else may write to and no other group ever uses.
 
-        Raises: RankLost when they do not come within `start_s`.
+        Raises: RankLost when they do not come within `meet_s`.
         """
         self.rank = rank
         self.size = size
         self._answer_s = answer_s
         self._data: Any = None
         self._control: Any = None
-        with _lost_after(start_s):
-            store = dist.FileStore(str(folder / "ranks"), size)
+        with _lost_after(meet_s):
+            store = FileStore(str(folder / "ranks"), size)
             # The classes behind torch.distributed's module-wide groups: those know no timeout of one call, and one
             # process could not have two of them.
             options: Any = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-            options._timeout = timedelta(seconds=start_s)
-            self._control = dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, options)
+            options._timeout = timedelta(seconds=meet_s)
+            self._control = dist.ProcessGroupGloo(PrefixStore("control", store), rank, size, options)
             self._control._set_default_timeout(timedelta(seconds=answer_s))
             self._data = self._control
             if device.startswith("cuda"):
                 fast: Any = dist.ProcessGroupNCCL.Options()
                 fast._timeout = timedelta(seconds=answer_s)
-                self._data = dist.ProcessGroupNCCL(dist.PrefixStore("data", store), rank, size, fast)
+                self._data = dist.ProcessGroupNCCL(PrefixStore("data", store), rank, size, fast)
 
     def sum(self, x: Tensor) -> Tensor:
         with _lost_after(self._answer_s):
@@ -107,8 +110,8 @@ class RankGroup(Ranks):
         numbers = torch.tensor(values, dtype=torch.int64)
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MIN  # type: ignore[assignment]
-        options.timeout = timedelta(seconds=START_S)
-        with _lost_after(START_S):
+        options.timeout = timedelta(seconds=LOAD_S)
+        with _lost_after(LOAD_S):
             self._control.allreduce([numbers], options).wait()
         least: list[int] = numbers.tolist()
         return least
@@ -144,12 +147,12 @@ class RankGroup(Ranks):
     def send_to(self, rank: int, content: Tensor) -> None:
         """Give one rank a tensor of the host."""
         with _lost_after(self._answer_s):
-            self._control.send([content], rank, 0).wait()
+            self._control.send([content], rank, 0).wait(timedelta(seconds=self._answer_s))
 
     def receive_into(self, content: Tensor) -> None:
         """Take the tensor that the first rank gives."""
         with _lost_after(self._answer_s):
-            self._control.recv([content], 0, 0).wait()
+            self._control.recv([content], 0, 0).wait(timedelta(seconds=self._answer_s))
 
     def close(self) -> None:
         # Their destructors close the connections.

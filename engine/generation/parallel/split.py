@@ -41,9 +41,9 @@ def part_spec(spec: DecoderSpec, size: int) -> DecoderSpec:
     if common % size:
         allowed = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
         raise ConfigError(
-            f"generator.tensor_parallel={size} does not fit the model: each process takes whole heads, and this one has "
-            f"{spec.num_heads} heads, {spec.num_kv_heads} heads of keys and values and {spec.intermediate_size} columns "
-            f"of its MLP. Set it to one of: {allowed}."
+            f"generator.tensor_parallel={size} does not fit the model: each process takes whole heads, and it has "
+            f"{spec.num_heads} heads, {spec.num_kv_heads} heads of keys and values and {spec.intermediate_size} "
+            f"columns of its MLP. Set it to one of: {allowed}."
         )
     return replace(
         spec,

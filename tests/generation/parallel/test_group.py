@@ -23,7 +23,7 @@ def together(groups: list[RankGroup], work: Callable[[RankGroup], Any]) -> list[
 
 def meet(folder: Path, size: int, **limits: float) -> list[RankGroup]:
     with ThreadPoolExecutor(size) as threads:
-        return list(threads.map(lambda rank: RankGroup(folder, rank, size, start_s=30, **limits), range(size)))
+        return list(threads.map(lambda rank: RankGroup(folder, rank, size, meet_s=30, **limits), range(size)))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_tensor_parallel_rank_that_says_nothing_is_lost_after_the_limit(tmp_path
 
 def test_tensor_parallel_rank_whose_peers_never_come_gives_up(tmp_path: Path):
     with pytest.raises(RankLost, match="did not answer"):
-        RankGroup(tmp_path, 0, 2, start_s=0.5)
+        RankGroup(tmp_path, 0, 2, meet_s=0.5)
 
 
 def test_tensor_parallel_ranks_are_joined_over_loopback_alone(three: list[RankGroup]):

@@ -21,7 +21,7 @@ from engine.generation.cache_size import cache_size
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.engine import Engine
-from engine.generation.parallel.group import START_S, RankGroup
+from engine.generation.parallel.group import LOAD_S, RankGroup
 from engine.generation.parallel.runner import ParallelRunner
 from engine.generation.parallel.split import part_spec
 from engine.generation.runner import Runner
@@ -69,7 +69,7 @@ def parallel_runner(path: Path, settings: GeneratorSettings, ranks: RankGroup) -
         dtype=torch.float32,
         device=decoder.device,
     )
-    ranks.wait_for_all(START_S)
+    ranks.wait_for_all(LOAD_S)
     return ParallelRunner(ranks, decoder, attention)
 
 
@@ -191,7 +191,7 @@ async def test_tensor_parallel_answers_in_bfloat16_stay_near_those_of_one_proces
         "split": {"dtype": "bfloat16"},
     }.items():
         with rank_pool.engine(tiny_model, SETTINGS.model_copy(update=settings)) as engine:
-            first = [delta async for delta in engine.submit(asked)][0]
+            first, *_ = [delta async for delta in engine.submit(asked)]
             assert first.prompt is not None
             found[name] = torch.tensor([each.logprob for each in first.prompt.logprobs if each is not None])
     assert (found["split"] - found["exact"]).norm() <= 2 * (found["whole"] - found["exact"]).norm()
