@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ MEET_S = 120.0
 LOAD_S = 600.0
 # Numbers in the part of a message that every one has; longer ones have a second part.
 FRAME = 1024
+
+_log = logging.getLogger(__name__)
 
 
 class Ranks:
@@ -93,7 +96,7 @@ class RankGroup(Ranks):
                 self._data = dist.ProcessGroupNCCL(PrefixStore("data", store), rank, size, fast)
 
     def sum(self, x: Tensor) -> Tensor:
-        with _lost_after(self._answer_s):
+        with self._reaching():
             self._data.allreduce([x]).wait()
         return x
 
@@ -102,16 +105,16 @@ class RankGroup(Ranks):
         if x.shape[1] < most:
             x = torch.nn.functional.pad(x, (0, most - x.shape[1]))
         parts = [[torch.empty_like(x) for _ in range(self.size)]] if self.rank == 0 else []
-        with _lost_after(self._answer_s):
+        with self._reaching():
             self._data.gather(parts, [x.contiguous()], dist.GatherOptions()).wait()
-        return torch.cat(parts[0], 1)[:, :width] if parts else x
+        return torch.cat(parts[0], 1)[:, :width].contiguous() if parts else x
 
     def least(self, values: Sequence[int]) -> list[int]:
         numbers = torch.tensor(values, dtype=torch.int64)
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MIN  # type: ignore[assignment]
         options.timeout = timedelta(seconds=LOAD_S)
-        with _lost_after(LOAD_S):
+        with self._reaching(LOAD_S):
             self._control.allreduce([numbers], options).wait()
         least: list[int] = numbers.tolist()
         return least
@@ -120,7 +123,7 @@ class RankGroup(Ranks):
         limit_s = self._answer_s if timeout_s is None else timeout_s
         options = dist.AllreduceOptions()
         options.timeout = timedelta(seconds=limit_s)
-        with _lost_after(limit_s):
+        with self._reaching(limit_s):
             self._control.allreduce([torch.zeros(1, dtype=torch.int32)], options).wait()
 
     def send(self, message: Tensor) -> None:
@@ -146,31 +149,39 @@ class RankGroup(Ranks):
 
     def send_to(self, rank: int, content: Tensor) -> None:
         """Give one rank a tensor of the host."""
-        with _lost_after(self._answer_s):
+        with self._reaching():
             self._control.send([content], rank, 0).wait(timedelta(seconds=self._answer_s))
 
     def receive_into(self, content: Tensor) -> None:
         """Take the tensor that the first rank gives."""
-        with _lost_after(self._answer_s):
+        with self._reaching():
             self._control.recv([content], 0, 0).wait(timedelta(seconds=self._answer_s))
 
     def close(self) -> None:
+        if self._data is not self._control:
+            with suppress(RuntimeError):
+                self._data.abort()  # what still waits on the device for ranks that are gone
         # Their destructors close the connections.
         self._data = self._control = None
 
     def _broadcast(self, content: Tensor) -> None:
-        if self._control is None:
-            raise RankLost("the generator's processes have parted")
-        with _lost_after(self._answer_s):
+        with self._reaching():
             self._control.broadcast([content], dist.BroadcastOptions()).wait()
+
+    @contextmanager
+    def _reaching(self, timeout_s: float | None = None) -> Iterator[None]:
+        if self._control is None:
+            raise RankLost("the processes of generator.tensor_parallel have parted")
+        with _lost_after(self._answer_s if timeout_s is None else timeout_s):
+            yield
 
 
 @contextmanager
 def _lost_after(timeout_s: float) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, AttributeError) as error:
-        why = " ".join(str(error).split())
+    except RuntimeError as error:
+        _log.warning("ranks lost each other: %s", " ".join(str(error).split()))
         raise RankLost(
-            f"a process of generator.tensor_parallel died, or did not answer within {timeout_s:.0f} s ({why[:200]})"
+            f"a process of generator.tensor_parallel died, or did not answer within {timeout_s:g} s"
         ) from None

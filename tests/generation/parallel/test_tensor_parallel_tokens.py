@@ -35,12 +35,19 @@ SETTINGS = GeneratorSettings(
 
 
 def write_model(folder: Path, family: str) -> Path:
-    """A tiny model whose biases and norms are no zeros and ones; "biases" is a llama with all that its config knows."""
+    """A tiny model whose biases and norms are no zeros and ones.
+
+    "biases" is a llama with all biases that its config knows, and a vocabulary that two ranks cannot halve.
+    """
     path = write_tiny_model(folder, architecture="llama" if family == "biases" else family, seed=1)
     weights = load_file(path / "model.safetensors")
     if family == "biases":
         config = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(json.dumps(config | {"attention_bias": True, "mlp_bias": True}))
+        config |= {"attention_bias": True, "mlp_bias": True, "vocab_size": config["vocab_size"] // 2 * 2 + 1}
+        (path / "config.json").write_text(json.dumps(config))
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            missing = config["vocab_size"] - len(weights[name])
+            weights[name] = torch.cat([weights[name], weights[name][:missing] / 2])
         for name in [name for name in weights if name.endswith("_proj.weight")]:
             weights[name.replace(".weight", ".bias")] = torch.zeros(len(weights[name]))
     drawn = torch.Generator().manual_seed(3)
