@@ -78,7 +78,7 @@ async def test_tensor_parallel_engine_that_is_idle_notices_a_killed_rank(rank_po
 
 
 async def test_tensor_parallel_engine_gives_up_on_a_rank_that_hangs(rank_pool: RankPool, tiny_model: Path):
-    with rank_pool.group(tiny_model, SETTINGS, answer_s=3.0) as ranks:
+    with rank_pool.group(tiny_model, SETTINGS, answer_s=10.0) as ranks:
         engine = RestlessEngine(tiny_model, SETTINGS, ranks=ranks)
         other = rank_pool.others[0].process
         other.send_signal(signal.SIGSTOP)
