@@ -45,6 +45,7 @@ class RankProcesses:
         self._device = device
         self._actors: list[Any] = []
         self._ends: list[Future[None]] = []
+        self._folder: Path | None = None
 
     def start(self, model: ModelFiles) -> Engine:
         """Start them, and the engine that is the first rank.
@@ -52,7 +53,7 @@ class RankProcesses:
         Raises: as Engine, with the error of the rank that failed first where it was another one.
         """
         # On this machine's disk, which all bundles share, and readable by this user alone.
-        folder = Path(tempfile.mkdtemp(prefix="switchyard-ranks-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="switchyard-ranks-"))
         try:
             self._start_actors(folder, model)
             ranks = RankGroup(folder, 0, self._settings.tensor_parallel, device=self._device)
@@ -69,7 +70,8 @@ class RankProcesses:
             self.stop()
             raise
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # they have met
+            if self._device == "cpu":  # gloo has met; NCCL goes on looking there
+                shutil.rmtree(folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raises: ComponentUnavailable when one has ended."""
@@ -83,6 +85,8 @@ class RankProcesses:
         for actor in self._actors:
             ray.kill(actor)
         self._actors, self._ends = [], []
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start_actors(self, folder: Path, model: ModelFiles) -> None:
         settings = self._settings
