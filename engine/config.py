@@ -222,7 +222,16 @@ class GeneratorSettings(Settings):
     num_replicas: int = Field(
         1, ge=1, description="Generator processes, each with the model and every adapter; see threads for one machine."
     )
-    num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that Ray reserves for each.")
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes of one machine that share the model of a replica, each with a part of every layer; on "
+        "GPUs one GPU each. It must divide the model's heads of keys and values.",
+    )
+    num_cpus: float = Field(
+        0.5, ge=0, description="Logical CPUs that Ray reserves for each process of generator.tensor_parallel."
+    )
     num_gpus: float = Field(0.9, ge=0, description="Share of a GPU where the profile is gpu.")
     threads: int | None = Field(None, ge=1, description="Threads of a forward; default: every core of this process.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -274,6 +283,12 @@ class GeneratorSettings(Settings):
     def lossy_weights(self) -> str | None:
         """The format that the weights were rounded to by choice; None: they are the file's."""
         return self.weights if self.weights in ("int8", "int4") else None
+
+    @model_validator(mode="after")
+    def _packed_weights_are_whole(self) -> Self:
+        if self.lossy_weights and self.tensor_parallel > 1:
+            raise ValueError(f"weights={self.weights} needs tensor_parallel 1, it is {self.tensor_parallel}")
+        return self
 
     @model_validator(mode="after")
     def _packed_weights_are_multiplied_with_bfloat16(self) -> Self:

@@ -10,6 +10,7 @@
     |   |-- TrainingDiverged         the loss grew or is not finite
     |   `-- CheckpointMismatch       a stopped run is of other data or settings than it is asked to go on with
     |-- InvalidRouter                a router's files are missing, damaged or not what they say
+    |-- RankLost                     a process of a tensor-parallel generator died; the generator ends and is replaced
     |-- ServerUnreachable            a client command found no server
     `-- RequestError                 one HTTP request failed; `api.error_table` maps each class to a status
         |-- InvalidRequest           a field is missing, malformed or out of range
@@ -113,6 +114,12 @@ class CheckpointMismatch(TrainingError):
     """A folder holds a stopped run of other data or settings."""
 
     code = "checkpoint_mismatch"
+
+
+class RankLost(SwitchyardError):
+    """A process of a tensor-parallel generator died or does not answer, so that none of them can go on."""
+
+    code = "rank_lost"
 
 
 class InvalidRouter(SwitchyardError):

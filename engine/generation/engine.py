@@ -19,7 +19,15 @@ from typing import ClassVar
 import torch
 
 from engine.config import GeneratorSettings
-from engine.errors import ComponentUnavailable, DeadlineExceeded, InvalidRequest, Overloaded, SwitchyardError
+from engine.errors import (
+    ComponentUnavailable,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RankLost,
+    SwitchyardError,
+)
 from engine.generation import model_files
 from engine.generation.adapters.files import AdapterWeights, read_adapter
 from engine.generation.adapters.host import AdapterInfo
@@ -28,6 +36,7 @@ from engine.generation.adapters.slots import SlotTable
 from engine.generation.adapters.store import AdapterStore
 from engine.generation.attention import build_attention
 from engine.generation.budget import StepBudget
+from engine.generation.cache_size import cache_size
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.grammar.compiler import GrammarCompiler
@@ -35,6 +44,10 @@ from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.graphs.build import build_graphs
 from engine.generation.intake import Intake
 from engine.generation.jobs import Jobs
+from engine.generation.parallel.adapters import AdapterSplitter
+from engine.generation.parallel.group import LOAD_S, RankGroup, Ranks
+from engine.generation.parallel.runner import ParallelRunner
+from engine.generation.parallel.split import part_spec
 from engine.generation.progress import Progress
 from engine.generation.prompt import PromptBuilder
 from engine.generation.protocol import EngineStats
@@ -56,32 +69,47 @@ class Engine:
     """A GenerationEngine. Every public method may be called from any thread."""
 
     runner_class: ClassVar[Callable[..., Runner]] = Runner
+    parallel_runner_class: ClassVar[Callable[..., Runner]] = ParallelRunner
     stalled_after_s: ClassVar[float] = 120.0
 
     def __init__(
-        self, model_path: Path, settings: GeneratorSettings, *, device: str = "cpu", model_digest: str = ""
+        self,
+        model_path: Path,
+        settings: GeneratorSettings,
+        *,
+        device: str = "cpu",
+        model_digest: str = "",
+        ranks: RankGroup | None = None,
     ) -> None:
         """Load the model, start the thread and warm up. `model_digest` is the content hash of the model's files.
 
+        With `tensor_parallel` above 1 this is the first of `ranks`, the others run a Follower of the same model and
+        settings; they end with this engine, which closes `ranks`.
         Raises: ModelSourceError when the folder does not hold a supported model, ConfigError when a setting does not
-            fit the machine, ComponentUnavailable when warming up fails.
+            fit the machine, ComponentUnavailable when warming up fails, RankLost when another rank dies meanwhile.
         """
         self._settings = settings
+        self._ranks: Ranks = ranks or Ranks()
+        if self._ranks.size != settings.tensor_parallel:
+            raise ConfigError(
+                f"generator.tensor_parallel={settings.tensor_parallel} needs as many processes, here "
+                f"{self._ranks.size} run one engine. A server starts them; elsewhere set it to 1."
+            )
         self._model_digest = model_digest
         tokenizer = model_files.load_tokenizer(model_path)
         eos_ids = model_files.eos_token_ids(model_path, tokenizer)
         self._spec = spec = read_spec(model_path)
         self._dtype = dtype = model_files.resolve_dtype(settings.dtype, device)
-        self.max_model_len = min(settings.max_model_len, spec.max_positions)
-        self._num_blocks = model_files.num_kv_blocks(
-            spec, dtype, device, kv_tokens=settings.kv_tokens, at_least=self.max_model_len
-        )
-        self.max_model_len = min(self.max_model_len, self._num_blocks * BLOCK_TOKENS)
+        size = cache_size(spec, settings, dtype, device, self._ranks)
+        self._num_blocks, self.max_model_len = size.num_blocks, size.max_model_len
+        self._part = part_spec(spec, self._ranks.size)
         self.vocab_size = spec.vocab_size
-        self._store = AdapterStore(spec, num_slots=settings.adapter_slots, dtype=dtype, device=torch.device(device))
+        self._store = AdapterStore(
+            self._part, num_slots=settings.adapter_slots, dtype=dtype, device=torch.device(device)
+        )
         self._library = AdapterLibrary(
             self._read_adapter,
-            self._store.pack,
+            AdapterSplitter(self._store, self._ranks.size).pack if self._ranks.size > 1 else self._store.pack,
             num_kept=_KEPT_FOR_A_SLOT * settings.adapter_slots,
             on_change=self._wake,
         )
@@ -266,20 +294,36 @@ class Engine:
             _log.exception("the generation thread died")
             self._stop(f"its thread died of {type(error).__name__}: {error}")
         finally:
+            if hasattr(self, "_runner"):
+                self._runner.close()
+            self._ranks.close()
             self._is_ready.set()
 
     def _load(self, model_path: Path, device: str) -> None:
         # In this thread, so that no other one of this process ever runs a parallel region: with a second team of
         # threads, OpenMP sees more threads than cores and puts them to sleep between regions, 8 ms a step on 2 cores.
-        decoder = Decoder(model_path, self._spec, dtype=self._dtype, device=device, weights=self._settings.weights)
+        decoder = Decoder(
+            model_path,
+            self._spec,
+            dtype=self._dtype,
+            device=device,
+            weights=self._settings.weights,
+            ranks=self._ranks,
+        )
         decoder.choose_formats()
         attention = build_attention(
-            self._spec,
+            self._part,
             num_blocks=self._num_blocks,
             max_model_len=self.max_model_len,
             dtype=self._dtype,
             device=decoder.device,
         )
+        if self._ranks.size > 1:
+            # No graphs: sums between processes are not recorded.
+            parts = (decoder, attention, self._store, self._library.weights)
+            self._runner = self.parallel_runner_class(self._ranks, *parts)
+            self._ranks.wait_for_all(LOAD_S)
+            return
         graphs = build_graphs(decoder, attention, self._store, self._settings, max_model_len=self.max_model_len)
         self._runner = self.runner_class(decoder, attention, self._store, self._library.weights, graphs)
 
@@ -308,9 +352,11 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         """Block while there is nothing to do. False: the engine is closing."""
-        with self._condition:
-            self._condition.wait_for(self._has_work)
-            return self._failure is None
+        while True:
+            with self._condition:
+                if self._condition.wait_for(self._has_work, self._runner.idle_s):
+                    return self._failure is None
+            self._runner.beat()
 
     def _has_work(self) -> bool:
         has_news = self._jobs.has_news or self._scorer.has_news or self._library.has_changes
@@ -364,6 +410,8 @@ class Engine:
             output = self._runner.run(step)
             self._scorer.read(step, output)  # first: it may be repeated, choosing may not
             choices = self._jobs.choose(step, output, self._masks)
+        except RankLost:
+            raise
         except Exception as error:
             if len(step.sequences) == 1:
                 self._fail(step.sequences[0], error)

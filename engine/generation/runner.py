@@ -10,12 +10,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from engine.generation.adapters.store import AdapterPlan, AdapterStore, PackedAdapter
+from engine.generation.adapters.store import AdapterStore, PackedAdapter
 from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.decode_graphs import DecodeGraphs
 from engine.generation.scheduler import Step
 from engine.generation.sequence import BLOCK_TOKENS, Sequence
+from engine.generation.step_inputs import StepInputs
 
 # Each new number of rows costs oneDNN a few milliseconds once, so on a CPU larger steps are rounded up.
 _MAX_EXACT_ROWS = 16
@@ -38,7 +39,9 @@ class StepLogits:
 
 
 class Runner:
-    """Runs steps. One thread calls it."""
+    """Runs steps. One thread calls it. `idle_s`: that it wants to `beat` so often while there is nothing to run."""
+
+    idle_s: float | None = None
 
     def __init__(
         self,
@@ -102,12 +105,32 @@ class Runner:
             repeated = self._graphs.run(token_ids, batch, runs)
             if repeated is not None:
                 return StepLogits(repeated[0], tuple(spans), repeated[1])
-        return StepLogits(self._forward(token_ids, batch, rows, self._adapters(runs)), tuple(spans))
+        return StepLogits(self.compute(StepInputs(token_ids, batch, rows, runs)), tuple(spans))
+
+    @torch.inference_mode()
+    def compute(self, inputs: StepInputs) -> Tensor:
+        """Logits [R, V] of one forward, operation by operation; the adapters of `inputs` lie in their slots."""
+        device, padding = self._decoder.device, inputs.batch.num_padding
+        adapters = self._store.plan(inputs.runs) if self._store is not None and inputs.runs else None
+        padded = torch.tensor(inputs.token_ids + [0] * padding, device=device)
+        wanted = torch.tensor(inputs.rows, dtype=torch.long, device=device)
+        return self._decoder.forward(padded, self._attention, self._attention.plan(inputs.batch), wanted, adapters)
 
     @torch.inference_mode()
     def copy_blocks(self, pairs: SequenceOf[tuple[int, int]]) -> None:
         """Copy the keys and values of KV blocks, (from, to), as if all at once."""
         self._attention.copy_blocks([source for source, _ in pairs], [target for _, target in pairs])
+
+    def place(self, slot: int, adapter: PackedAdapter) -> None:
+        """Put an adapter into a slot of the device."""
+        assert self._store is not None
+        self._store.put(slot, adapter)
+
+    def beat(self) -> None:
+        """See whether everything that steps need is there."""
+
+    def close(self) -> None:
+        """No step comes any more."""
 
     @torch.inference_mode()
     def measure(self, num_tokens: int, *, is_decode: bool, num_before: int = 0) -> float:
@@ -123,12 +146,10 @@ class Runner:
         rows = list(range(num_tokens)) if is_decode else [num_tokens - 1]
         started = perf_counter()
         repeated = self._graphs.run([0] * num_tokens, batch, []) if is_decode and self._graphs is not None else None
-        best = self._forward([0] * num_tokens, batch, rows).argmax(-1) if repeated is None else repeated[1]
+        inputs = StepInputs([0] * num_tokens, batch, rows)
+        best = self.compute(inputs).argmax(-1) if repeated is None else repeated[1]
         best.tolist()
         return perf_counter() - started
-
-    def _adapters(self, runs: SequenceOf[tuple[int, int, int]]) -> AdapterPlan | None:
-        return self._store.plan(runs) if self._store is not None and runs else None
 
     def _adapter_runs(self, step: Step, order: SequenceOf[int]) -> list[tuple[int, int, int]]:
         """Put the step's adapters where they are not yet; start, stop and slot of the rows that use them."""
@@ -153,15 +174,7 @@ class Runner:
             adapter = self._adapter_of(digest)
             if adapter is None:
                 raise RuntimeError(f"adapter {digest[:12]} has a slot and no weights")
-            self._store.put(sequence.slot, adapter)
-
-    def _forward(
-        self, token_ids: list[int], batch: FlatBatch, rows: list[int], adapters: AdapterPlan | None = None
-    ) -> Tensor:
-        device = self._decoder.device
-        padded = torch.tensor(token_ids + [0] * batch.num_padding, device=device)
-        wanted = torch.tensor(rows, dtype=torch.long, device=device)
-        return self._decoder.forward(padded, self._attention, self._attention.plan(batch), wanted, adapters)
+            self.place(sequence.slot, adapter)
 
     def _num_padding(self, num_tokens: int) -> int:
         if self._decoder.device.type != "cpu" or num_tokens <= _MAX_EXACT_ROWS:

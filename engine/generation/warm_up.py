@@ -36,7 +36,9 @@ def take_cores(settings: GeneratorSettings) -> None:
                 f"generator.cores={list(cores)} cannot be used ({error}); this process may use "
                 f"{usable_cores()} cores. Leave it empty to use all."
             ) from None
-    torch.set_num_threads(settings.threads or len(cores) or usable_cores())
+    # Ranks on the CPUs of one machine share its cores.
+    shared = max(1, (len(cores) or usable_cores()) // settings.tensor_parallel)
+    torch.set_num_threads(settings.threads or shared)
 
 
 def measure_steps(runner: Runner, *, max_decodes: int, max_tokens: int) -> dict[int, float]:

@@ -27,6 +27,7 @@ from engine.serving.deltas.sender import DeltaSender
 from engine.serving.deltas.wire import ReplyTo
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
+from engine.serving.ranks import RankProcesses
 from engine.values import ContinuationScore, GenerationRequest, ScoreRequest
 
 # To read every adapter that is to be served, on a busy machine.
@@ -44,7 +45,12 @@ class GeneratorDeployment:
         bind_replica_to_loopback()
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
-        self._engine = Engine(model.path, settings, device=device(profile), model_digest=model.digest)
+        self._ranks: RankProcesses | None = None
+        if settings.tensor_parallel > 1:
+            self._ranks = RankProcesses(settings, device(profile))
+            self._engine = self._ranks.start(model)
+        else:
+            self._engine = Engine(model.path, settings, device=device(profile), model_digest=model.digest)
         self._model = ModelInfo(
             name=settings.name or model.name,
             digest=model.digest,
@@ -126,6 +132,8 @@ class GeneratorDeployment:
         Serve then replaces this replica.
         """
         self._engine.check_health()
+        if self._ranks is not None:
+            self._ranks.check()
         if self._follower is not None:
             self._follower.check_health()
 
@@ -139,3 +147,6 @@ class GeneratorDeployment:
             follower.close()
         if hasattr(self, "_engine"):
             self._engine.close()
+        ranks: RankProcesses | None = getattr(self, "_ranks", None)
+        if ranks is not None:
+            ranks.stop()

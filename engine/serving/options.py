@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.config import EngineConfig, Profile
+from engine.config import EngineConfig, GeneratorSettings, Profile
+from engine.errors import ConfigError
 
 # A replica whose check fails three times in a row is replaced: at most 45 s after it stopped making progress.
 HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
@@ -68,6 +69,7 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         "max_queued_requests": ongoing,
         "ray_actor_options": _resources(generator.num_cpus, generator.num_gpus, profile),
         "graceful_shutdown_timeout_s": 10,
+        **_ranks_options(generator, profile),
         **HEALTH,
     }
 
@@ -82,6 +84,24 @@ def adapters_options(config: EngineConfig) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": 0},
         "graceful_shutdown_timeout_s": 2,
         **HEALTH,
+    }
+
+
+def _ranks_options(generator: GeneratorSettings, profile: Profile) -> dict[str, Any]:
+    """One placement group a replica, all of it on one machine; the replica itself is in the first bundle."""
+    if generator.tensor_parallel == 1:
+        return {}
+    if profile == "gpu" and generator.num_gpus <= 0.5:
+        raise ConfigError(
+            f"generator.tensor_parallel={generator.tensor_parallel} needs a GPU for each process, and with "
+            f"generator.num_gpus={generator.num_gpus} two may get the same. Set that above 0.5."
+        )
+    bundle = {"CPU": generator.num_cpus, "GPU": generator.num_gpus if profile == "gpu" else 0}
+    # Ray takes no empty bundle.
+    wanted = {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.01}
+    return {
+        "placement_group_bundles": [wanted] * generator.tensor_parallel,
+        "placement_group_strategy": "STRICT_PACK",
     }
 
 

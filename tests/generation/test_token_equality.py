@@ -26,7 +26,8 @@ from engine.generation.sequence import Sequence as TokenSequence
 from engine.models import resolve_model
 
 FAMILIES = ("llama", "llama3", "mistral", "qwen2", "qwen3")
-FACTORS = {
+Factors = dict[str, Sequence[Any]]
+FACTORS: Factors = {
     "prefix": ("cold", "warm"),
     "chunk": (16, 64, 100_000),
     "preempted": (False, True),
@@ -76,15 +77,20 @@ class Stack:
         chunk: int,
         dtype: torch.dtype = torch.float32,
         decoder: Decoder | None = None,
+        runner: Runner | None = None,
     ) -> None:
+        """`runner` computes in place of one made of the rest."""
+        self.scheduler = Scheduler(num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk))
+        self.num_steps = 0
+        if runner is not None:
+            self._runner = runner
+            return
         decoder = decoder or Decoder(path, read_spec(path), dtype=dtype, device="cpu")
         backend = CpuAttention if attention == "cpu" else GpuAttention
         cache: Any = backend(
             decoder.spec, num_blocks=NUM_BLOCKS, max_model_len=1024, dtype=dtype, device=torch.device("cpu")
         )
         graphs = eager_graphs(decoder, cache) if attention == "graphs" else None
-        self.scheduler = Scheduler(num_blocks=NUM_BLOCKS, max_num_seqs=16, max_waiting=64, budget=FixedBudget(chunk))
-        self.num_steps = 0
         self._runner = Runner(decoder, cache, graphs=graphs)
 
     def answer(
@@ -184,10 +190,12 @@ def num_excused(reference: Reference, sequences: Iterable[TokenSequence], num_ne
     return excused, total
 
 
-def check_cover(path: Path, reference: Reference, lengths: Sequence[int]) -> None:
+def check_cover(
+    path: Path, reference: Reference, lengths: Sequence[int], factors: Factors = FACTORS, runner: Runner | None = None
+) -> None:
     excused = total = 0
-    for row in pairwise(FACTORS):
-        stack = Stack(path, row["attention"], row["chunk"])
+    for row in pairwise(factors):
+        stack = Stack(path, row["attention"], row["chunk"], runner=runner)
         prompts = some_prompts(reference.vocab_size, lengths)
         if row["prefix"] == "warm":
             # Longer and shorter relatives of the prompts leave full, partial and foreign blocks in the tree.

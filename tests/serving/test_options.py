@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.config import parse_config
+from engine.errors import ConfigError
 from engine.serving.options import adapters_options, generator_options
 
 
@@ -14,3 +17,19 @@ def test_generator_has_as_many_replicas_as_its_setting_says_and_their_adapters_o
     assert options["num_replicas"] == 1
     # Each replica waits there for news all the time, and one that it replaced may for a while.
     assert options["max_ongoing_requests"] >= 2 * 3 + 2
+
+
+def test_tensor_parallel_processes_are_one_placement_group_on_one_machine():
+    config = parse_config({"generator": {"tensor_parallel": 3, "num_cpus": 2}}, "test")
+    on_gpus = generator_options(config, "gpu")
+    assert on_gpus["placement_group_bundles"] == [{"CPU": 2, "GPU": 0.9}] * 3
+    assert on_gpus["placement_group_strategy"] == "STRICT_PACK"
+    assert generator_options(config, "cpu")["placement_group_bundles"] == [{"CPU": 2}] * 3
+    assert "placement_group_bundles" not in generator_options(parse_config({}, "test"), "gpu")
+
+
+def test_tensor_parallel_processes_do_not_share_a_gpu():
+    config = parse_config({"generator": {"tensor_parallel": 2, "num_gpus": 0.5}}, "test")
+    with pytest.raises(ConfigError, match=r"num_gpus=0\.5 two may get the same"):
+        generator_options(config, "gpu")
+    assert generator_options(config, "cpu")["placement_group_bundles"] == [{"CPU": 0.5}] * 2

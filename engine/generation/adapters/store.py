@@ -103,10 +103,14 @@ class AdapterStore:
             for fused, targets in FUSED.items():
                 parts = [weights.pairs.get((layer, target)) for target in targets]
                 if any(part is not None for part in parts):
-                    slots = self._empty(fused, 1, padded_rank(weights.rank), torch.device("cpu"))
+                    slots = self.empty_linear(fused, padded_rank(weights.rank))
                     pack_lora(slots, 0, parts)
                     linears[layer, fused] = slots
         return PackedAdapter(weights.digest, padded_rank(weights.rank), linears)
+
+    def empty_linear(self, fused: Fused, rank: int) -> LoraSlots:
+        """One slot of a linear on the CPU, as `pack` fills it; `rank` is padded."""
+        return self._empty(fused, 1, rank, torch.device("cpu"))
 
     def holds(self, slot: int, digest: str) -> bool:
         """Whether the slot has that adapter's weights."""

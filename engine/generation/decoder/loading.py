@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import ModelSourceError
+from engine.generation.parallel.split import Part
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -51,18 +52,22 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        """One tensor. Raises: ModelSourceError when it is absent, or of another shape or kind of number."""
-        return self.read_stacked([name], [shape])
+    def read(self, name: str, shape: Sequence[int], part: Part | None = None) -> Tensor:
+        """One tensor, or `part` of it, of which alone the file is read.
 
-    def read_stacked(self, names: Sequence[str], shapes: Sequence[Sequence[int]]) -> Tensor:
-        """Several tensors as one, along their first dimension. Raises: as `read`."""
-        rows = sum(shape[0] for shape in shapes)
-        stacked = torch.empty((rows, *shapes[0][1:]), dtype=self._dtype, device=self._device)
+        Raises: ModelSourceError when it is absent, or of another shape or kind of number.
+        """
+        return self.read_stacked([name], [shape], part)
+
+    def read_stacked(self, names: Sequence[str], shapes: Sequence[Sequence[int]], part: Part | None = None) -> Tensor:
+        """Several tensors, or the same part of each, as one along their first dimension. Raises: as `read`."""
+        sizes = [_size(shape, part) for shape in shapes]
+        rows = sum(size[0] for size in sizes)
+        stacked = torch.empty((rows, *sizes[0][1:]), dtype=self._dtype, device=self._device)
         row = 0
-        for name, shape in zip(names, shapes, strict=True):
-            stacked[row : row + shape[0]] = self._tensor(name, shape)
-            row += shape[0]
+        for name, shape, size in zip(names, shapes, sizes, strict=True):
+            stacked[row : row + size[0]] = self._tensor(name, shape, part)
+            row += size[0]
         return stacked
 
     def refuse_unread(self, ignored: Iterable[str]) -> None:
@@ -74,7 +79,7 @@ class Checkpoint:
                 "config.json gives no place to. Name another model with generator.model."
             )
 
-    def _tensor(self, name: str, shape: Sequence[int]) -> Tensor:
+    def _tensor(self, name: str, shape: Sequence[int], part: Part | None) -> Tensor:
         file = self._file_of.get(name)
         if file is None:
             raise ModelSourceError(f"{self._path}: the weights lack {name}. Save the model anew.")
@@ -89,8 +94,17 @@ class Checkpoint:
                 f"{self._path}: {name} has shape {list(stored.get_shape())}; config.json asks for {list(shape)}."
             )
         self._unread.discard(name)
-        tensor: Tensor = file.get_tensor(name)
+        tensor: Tensor = file.get_tensor(name) if part is None else stored[_cut(shape, part)]
         return tensor
+
+
+def _cut(shape: Sequence[int], part: Part) -> tuple[slice, ...]:
+    """What is read of each dimension."""
+    return tuple(part.of(length) if part.dim == dim else slice(0, length) for dim, length in enumerate(shape))
+
+
+def _size(shape: Sequence[int], part: Part | None) -> Sequence[int]:
+    return shape if part is None else [cut.stop - cut.start for cut in _cut(shape, part)]
 
 
 def _file_names(path: Path) -> list[str]:

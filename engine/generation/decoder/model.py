@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from engine.generation.decoder.loading import Checkpoint
 from engine.generation.decoder.matrix import Matrix, choose_formats
 from engine.generation.decoder.spec import DecoderSpec
 from engine.generation.decoder.weight_format import WeightPacker
+from engine.generation.parallel.group import Ranks
+from engine.generation.parallel.split import Part, part_spec
 from kernels.decoder_forward import AdapterStep, DecoderForward, LayerWeights, forward_absence
 from kernels.lora_add import LoraPlan, LoraSlots, lora_add
 from kernels.rms_norm import rms_norm
@@ -49,28 +51,44 @@ class Layer:
 
 
 class Decoder:
-    """Llama, SmolLM2, Mistral, Qwen2.5 or Qwen3, by its spec. Holds weights only: keys and values are `attention`'s."""
+    """Llama, SmolLM2, Mistral, Qwen2.5 or Qwen3, by its spec. Holds weights only: keys and values are `attention`'s.
+
+    Of several ranks each holds its heads and its columns of the MLP (Megatron-LM, arXiv:1909.08053), and a run of the
+    head's rows; embedding and norms are whole. They are not packed then, and a step runs operation by operation.
+    """
 
     def __init__(
-        self, path: Path, spec: DecoderSpec, *, dtype: torch.dtype, device: str, weights: WeightFormat = "auto"
+        self,
+        path: Path,
+        spec: DecoderSpec,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        weights: WeightFormat = "auto",
+        ranks: Ranks | None = None,
     ) -> None:
-        """Load the checkpoint in folder `path`, of which `spec` was read.
+        """Load the checkpoint in folder `path`, of which `spec` was read; of `ranks`, this one's part.
 
-        Raises: ModelSourceError; ConfigError when `weights` asks for a format that this machine or model has not.
+        Raises: ModelSourceError; ConfigError when `weights` asks for a format that this machine or model has not, or
+        the model cannot be split.
         """
-        self.spec = spec
+        self._ranks = ranks or Ranks()
+        whole, is_split = spec, self._ranks.size > 1
+        part = Part(self._ranks.rank, self._ranks.size)
+        self.spec = part_spec(spec, self._ranks.size)
         self.dtype = dtype
         self.device = torch.device(device)
-        packer = WeightPacker(weights, dtype, self.device)
+        packer = WeightPacker("plain" if is_split else weights, dtype, self.device)
         with Checkpoint(path, dtype, device) as stored, Codes(path if packer.takes_codes else None) as codes:
             size = (self.spec.vocab_size, self.spec.hidden_size)
             self._embedding = stored.read("model.embed_tokens.weight", size)
-            reader = _Reader(stored, codes, packer)
-            self._layers = [_read_layer(reader, self.spec, index) for index in range(self.spec.num_layers)]
+            reader = _Reader(stored, codes, packer, part if is_split else None)
+            self._layers = [_read_layer(reader, whole, index) for index in range(whole.num_layers)]
             self._norm = stored.read("model.norm.weight", (self.spec.hidden_size,))
             # A packed head is a second copy of a tied embedding: the lookup needs its rows as they are.
             name = "model.embed_tokens.weight" if self.spec.is_tied else "lm_head.weight"
-            head = self._embedding if self.spec.is_tied else stored.read(name, size)
+            rows = part.of(size[0])
+            head = self._embedding[rows] if self.spec.is_tied else stored.read(name, size, part if is_split else None)
             self._head = packer.pack_head(head, codes.read_stacked([name], head))
             stored.refuse_unread({"lm_head.weight"} if self.spec.is_tied else ())
         self._limits: frozenset[int] = frozenset()  # rows beyond which some matrix changes its format
@@ -103,9 +121,9 @@ class Decoder:
         """Logits [R, V] (the model's dtype) after the tokens at `rows` of the flat batch.
 
         `token_ids` [T] int64; `plan` is what `attention` made of the step; `rows` [R] int64 indices into T; `adapters`
-        is None where no row uses one.
+        is None where no row uses one. Of several ranks, the first alone has logits; the others' result says nothing.
         """
-        step = attention.native_step(plan)
+        step = attention.native_step(plan) if self._ranks.size == 1 else None
         native = None if step is None else self._native_forward(len(token_ids))
         head = self._head.form(len(rows))
         if step is not None and native is not None and head.is_packed:
@@ -126,7 +144,7 @@ class Decoder:
             lora_rows = None if adapters is None else adapters.rows
             qkv = _linear(x, layer.qkv, slots.qkv, lora_rows)
             attended = attention.run(index, qkv, layer.head_norms, plan)  # [T, H * D]
-            x = _linear(attended, layer.output, slots.output, lora_rows)
+            x = self._ranks.sum(_linear(attended, layer.output, slots.output, lora_rows))
             x = rms_norm(x, layer.mlp_norm, eps, residual=residual)
             x = silu_mul(_linear(x, layer.gate_up, slots.gate_up, lora_rows))
             x = _linear(x, layer.down, slots.down, lora_rows)
@@ -134,9 +152,10 @@ class Decoder:
                 # Only these rows are looked at; the others' last norm and logits would be thrown away.
                 if len(rows) == 0:
                     return x.new_empty((0, self.spec.vocab_size))
-                x, residual = x[rows], residual[rows]
-                return self._head.multiply(rms_norm(x, self._norm, eps, residual=residual))
-            x = rms_norm(x, self._layers[index + 1].attention_norm, eps, residual=residual)
+                x, residual = self._ranks.sum(x[rows]), residual[rows]
+                logits = self._head.multiply(rms_norm(x, self._norm, eps, residual=residual))
+                return self._ranks.join_columns(logits, self.spec.vocab_size)
+            x = rms_norm(self._ranks.sum(x), self._layers[index + 1].attention_norm, eps, residual=residual)
         raise AssertionError("a decoder has at least one layer")
 
     def _native_forward(self, num_rows: int) -> DecoderForward | None:
@@ -182,14 +201,19 @@ class _Reader:
     weights: Checkpoint
     codes: Codes
     packer: WeightPacker
+    part: Part | None
 
-    def matrix(self, names: list[str], out: list[int], features: int, has_bias: bool) -> Matrix:
-        """Several linears as one, along their outputs."""
+    def matrix(self, names: list[str], out: list[int], features: int, has_bias: bool, cut: int = 0) -> Matrix:
+        """Several linears as one, along their outputs. `cut`: which dimension of each is split between ranks."""
         stored = [f"{name}.weight" for name in names]
-        weight = self.weights.read_stacked(stored, [(rows, features) for rows in out])
+        part = self.part and replace(self.part, dim=cut)
+        weight = self.weights.read_stacked(stored, [(rows, features) for rows in out], part)
         bias = None
         if has_bias:
-            bias = self.weights.read_stacked([f"{name}.bias" for name in names], [(rows,) for rows in out])
+            # Ranks that split the inputs sum whole outputs, to which one of them adds the bias.
+            of_bias = part if cut == 0 else None
+            bias = self.weights.read_stacked([f"{name}.bias" for name in names], [(rows,) for rows in out], of_bias)
+            bias = None if cut == 1 and part is not None and part.rank > 0 else bias
         return self.packer.pack(weight, bias, self.codes.read_stacked(stored, weight))
 
 
@@ -198,8 +222,8 @@ def _read_layer(reader: _Reader, spec: DecoderSpec, index: int) -> Layer:
     hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim
     kv_heads = spec.num_kv_heads * spec.head_dim
 
-    def read(block: str, names: list[str], out: list[int], features: int, has_bias: bool) -> Matrix:
-        return reader.matrix([f"{prefix}.{block}.{name}_proj" for name in names], out, features, has_bias)
+    def read(block: str, names: list[str], out: list[int], features: int, has_bias: bool, cut: int = 0) -> Matrix:
+        return reader.matrix([f"{prefix}.{block}.{name}_proj" for name in names], out, features, has_bias, cut)
 
     norms = None
     if spec.has_qk_norm:
@@ -209,8 +233,8 @@ def _read_layer(reader: _Reader, spec: DecoderSpec, index: int) -> Layer:
         attention_norm=reader.weights.read(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=read("self_attn", ["q", "k", "v"], [heads, kv_heads, kv_heads], hidden, spec.has_qkv_bias),
         head_norms=norms,
-        output=read("self_attn", ["o"], [hidden], heads, spec.has_output_bias),
+        output=read("self_attn", ["o"], [hidden], heads, spec.has_output_bias, cut=1),
         mlp_norm=reader.weights.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
         gate_up=read("mlp", ["gate", "up"], [inner, inner], hidden, spec.has_mlp_bias),
-        down=read("mlp", ["down"], [hidden], inner, spec.has_mlp_bias),
+        down=read("mlp", ["down"], [hidden], inner, spec.has_mlp_bias, cut=1),
     )
