@@ -37,6 +37,13 @@ class Job:
         """The request's."""
         return self.sequence.id
 
+    @property
+    def needs_no_host(self) -> bool:
+        """Whether the device can choose its next token, and go on with that, before anybody has seen it."""
+        params = self.sampler.params
+        is_free = self.grammar is None and self.sampler.matcher is None and not self.sampler.has_penalty
+        return is_free and params.logprobs is None and params.temperature == 0
+
     def start(self) -> None:
         """It is part of a step; only the first counts."""
         if not self.has_started:

@@ -19,6 +19,7 @@ from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.buffers import StepBuffers
 from engine.generation.graphs.capture import Capture
+from engine.generation.graphs.readback import Readback
 from engine.generation.graphs.sizes import size_for
 from kernels.paged_attention import decode_rows
 
@@ -54,6 +55,7 @@ class DecodeGraphs:
         self._rows = torch.arange(sizes[-1], device=device)
         self._logits = torch.empty((sizes[-1], spec.vocab_size), dtype=decoder.dtype, device=device)
         self._best = torch.empty(sizes[-1], dtype=torch.int64, device=device)
+        self._readback = Readback(sizes[-1], device)
         self._recorded: dict[tuple[int, bool], Callable[[], None]] = {}
         self._layout = 0  # of the adapters' tensors that the recordings read
         self._is_off = False
@@ -94,25 +96,54 @@ class DecodeGraphs:
         repeat()
         return self._logits[: len(token_ids)], self._best[: len(token_ids)]
 
-    def _find(self, num_tokens: int, has_adapters: bool) -> tuple[int, Callable[[], None]] | None:
+    @torch.inference_mode()
+    def launch(
+        self,
+        tokens: Sequence[int],
+        batch: FlatBatch,
+        runs: Sequence[tuple[int, int, int]],
+        *,
+        is_ahead: bool = False,
+    ) -> Callable[[], list[int]] | None:
+        """Begin the same without waiting. What is returned waits for the best tokens, and is called before the second
+        launch after this one.
+
+        `is_ahead`: `tokens` are rows of the step launched before, and stand for its best tokens. None: not recorded, or
+        only by overwriting those.
+        """
+        found = self._find(len(tokens), bool(runs), may_record=not is_ahead)
+        if found is None or max(batch.contexts) > self._max_model_len:
+            return None
+        size, repeat = found
+        self._buffers.write(tokens, batch, runs, size)
+        if is_ahead:
+            column = self._buffers.view(size).token_ids[: len(tokens)]
+            # No -1 reaches the embeddings: that step will be thrown away, and must not take the device with it.
+            column.copy_(self._best.index_select(0, column).clamp_(min=0))
+        repeat()
+        return self._readback.begin(self._best[: len(tokens)])
+
+    def _find(
+        self, num_tokens: int, has_adapters: bool, *, may_record: bool = True
+    ) -> tuple[int, Callable[[], None]] | None:
         """The smallest recording that holds such a step, made now where that may be."""
         size = size_for(num_tokens, self._sizes)
         if size is None or self._is_off:
             return None
-        repeat = self._recording(size, has_adapters)
+        repeat = self._recording(size, has_adapters, may_record=may_record)
         if repeat is not None:
             return size, repeat
         larger = sorted(known for known, has in self._recorded if known > size and has == has_adapters)
         return (larger[0], self._recorded[larger[0], has_adapters]) if larger and not self._is_off else None
 
-    def _recording(self, size: int, has_adapters: bool) -> Callable[[], None] | None:
+    def _recording(self, size: int, has_adapters: bool, *, may_record: bool = True) -> Callable[[], None] | None:
         if self._store is not None and self._store.layout != self._layout:
             # They would read tensors that are no longer the adapters'.
             self._layout = self._store.layout
             self._recorded = {key: repeat for key, repeat in self._recorded.items() if not key[1]}
         key = (size, has_adapters)
         if key not in self._recorded:
-            if self._capture.num_bytes >= self._max_bytes:
+            if not may_record or self._capture.num_bytes >= self._max_bytes:
                 return None
             self._buffers.write([], FlatBatch([], [], []), [], size)  # nobody's: recording it changes nothing
             try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from eager_capture import EagerCapture, eager_graphs
+from eager_capture import EagerCapture, eager_graphs, repeat_in_engines
 from tiny_adapter import write_tiny_adapter
 
 from engine.config import GeneratorSettings
@@ -24,7 +23,6 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.engine import Engine
 from engine.generation.graphs.build import build_graphs
-from engine.generation.graphs.decode_graphs import DecodeGraphs
 from engine.generation.runner import Runner
 from engine.generation.warm_up import measure_least_chunk, measure_steps
 from engine.values import GenerationRequest, Grammar, SamplingParams
@@ -103,6 +101,42 @@ def test_each_size_is_recorded_once_and_larger_steps_are_not(bench: Bench):
     assert (capture.num_recorded, capture.num_repeats) == (2, 5)
     graphs.prepare()
     assert graphs.num_recorded == capture.num_recorded == 3
+
+
+def test_launched_steps_take_their_tokens_from_the_step_before(bench: Bench):
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    tokens, batch = decodes(3)
+    first = bench.logits(tokens, batch).argmax(-1).tolist()
+    behind = FlatBatch([1, 1], [2, 2], [[2], [0]])  # of the third and the first
+    second = bench.logits([first[2], first[0]], behind).argmax(-1).tolist()
+    read_first = graphs.launch(tokens, batch, [])
+    read_second = graphs.launch([2, 0], behind, [], is_ahead=True)
+    assert read_first is not None and read_second is not None
+    assert read_first() == first and read_second() == second
+
+
+def test_step_ahead_is_launched_only_from_a_recording_that_is_there(bench: Bench):
+    capture = EagerCapture()
+    graphs = eager_graphs(bench.decoder, bench.attention, capture=capture, sizes=(1, 2, 4))
+    read = graphs.launch(*decodes(4), [])
+    best = bench.logits(*decodes(4)).argmax(-1).tolist()
+    assert read is not None
+    assert graphs.launch([3, 2], FlatBatch([1, 1], [2, 2], [[3], [2]]), [(0, 1, 0)], is_ahead=True) is None
+    assert graphs.launch([3], FlatBatch([1], [513], [[3]]), [], is_ahead=True) is None
+    assert capture.num_recorded == 1 and read() == best
+
+
+def test_step_ahead_of_logits_that_are_no_numbers_is_computed_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    forward = bench.decoder.forward
+    monkeypatch.setattr(bench.decoder, "forward", lambda *arguments: forward(*arguments) * float("nan"))
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    reads = [
+        graphs.launch(*decodes(1), []),
+        graphs.launch([0], FlatBatch([1], [2], [[0]]), [], is_ahead=True),
+    ]
+    assert [read() for read in reads if read is not None] == [[-1], [-1]]
 
 
 def test_contexts_beyond_the_longest_are_not_repeated(bench: Bench):
@@ -198,19 +232,8 @@ def test_cpu_and_settings_that_say_off_have_no_recordings(bench: Bench):
 
 
 @pytest.fixture
-def capture(monkeypatch: pytest.MonkeyPatch) -> Iterator[EagerCapture]:
-    """Engines have a GPU's attention and repeat steps by this."""
-    used = EagerCapture()
-
-    def graphs(
-        decoder: Decoder, attention: Any, store: AdapterStore, *others: object, max_model_len: int
-    ) -> DecodeGraphs:
-        return eager_graphs(decoder, attention, store, capture=used, max_model_len=max_model_len)
-
-    monkeypatch.setattr(engine_module, "build_attention", GpuAttention)
-    monkeypatch.setattr(engine_module, "AdapterStore", partial(AdapterStore, backend="torch"))
-    monkeypatch.setattr(engine_module, "build_graphs", graphs)
-    yield used
+def capture(monkeypatch: pytest.MonkeyPatch) -> EagerCapture:
+    return repeat_in_engines(monkeypatch)
 
 
 async def answers(engine: Engine) -> list[list[tuple[int, float]]]:
