@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import pytest
@@ -288,14 +289,18 @@ class Memory:
     def __init__(self) -> None:
         self.slots: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
 
-    def run(self, step: Step) -> None:
-        """Check that everything before the new tokens is the sequence's own, then write those."""
+    def run(self, step: Step, ahead: SequenceOf[int] = ()) -> None:
+        """Check that everything before the new tokens is the sequence's own, then write those. `ahead`: the token of
+        each sequence that the step before will turn out to have chosen.
+        """
         writes: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
-        for each, count in zip(step.sequences, step.num_tokens, strict=True):
-            for position in range(each.num_computed + count):
+        for index, (each, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
+            tokens = [*each.tokens, *ahead[index : index + 1]]
+            num_before = each.num_computed + step.is_ahead
+            for position in range(num_before + count):
                 slot = each.blocks[position // 16] * 16 + position % 16
-                content = (each.key, tuple(each.tokens[: position + 1]))
-                if position < each.num_computed:
+                content = (each.key, tuple(tokens[: position + 1]))
+                if position < num_before:
                     assert self.slots[slot] == content, f"{each.id} would read another's keys and values"
                 else:
                     assert slot not in writes, "two sequences write one slot"
@@ -352,9 +357,27 @@ def walk(books: Scheduler, memory: Memory, alive: list[Sequence], drawn: random.
         return
     memory.run(step)
     due = [s.num_computed + n == len(s.tokens) for s, n in zip(step.sequences, step.num_tokens, strict=True)]
-    books.finish_step(step, [[drawn.choice([0, 1])] if is_due else [] for is_due in due])
+    chosen = [[drawn.choice([0, 1])] if is_due else [] for is_due in due]
+    while all(each.is_decoding for each in step.sequences) and drawn.random() < 0.7:
+        after = books.step_after(step)
+        if after is None:
+            break
+        books.check()
+        token_of = dict(zip(step.sequences, chosen, strict=True))
+        memory.run(after, [token_of[each][0] for each in after.sequences])
+        finish(books, step, chosen, alive, drawn)
+        step, chosen = after, [[drawn.choice([0, 1])] if each.status == "running" else [] for each in after.sequences]
+        if drawn.random() < 0.1:
+            books.preempt_youngest()  # while its step is on its way
+    finish(books, step, chosen, alive, drawn)
+
+
+def finish(books: Scheduler, step: Step, chosen: list[list[int]], alive: list[Sequence], drawn: random.Random) -> None:
+    """Some end though their length does not say so."""
+    books.finish_step(step, chosen)
     for each in step.sequences:
-        if len(each.tokens) >= each.max_total_tokens:
+        is_over = len(each.tokens) >= each.max_total_tokens or drawn.random() < 0.02
+        if is_over and each.status == "running" and each in alive:
             books.finish(each)
             alive.remove(each)
 
