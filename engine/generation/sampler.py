@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.generation.grammar.matcher import MaskFiller, Matcher
+from engine.generation.seen_tokens import SeenTokens
+from engine.generation.verification import num_right, verify
 from engine.values import SamplingParams
+from kernels.penalise import penalise
 from kernels.sampling import sample
-
-_MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,44 +34,26 @@ class Sampler:
     def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
         self.params = params
         self.matcher: Matcher | None = None  # set before the first token of an answer that has a grammar
-        self.has_penalty = (
-            params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
-        )
-        self._seed = secrets.randbits(64) if params.seed is None else params.seed & _MASK
-        self._num_drawn = 0
-        self._prompt = frozenset(prompt_token_ids) if self.has_penalty else frozenset()
-        self._counts: Counter[int] = Counter()
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        # With the place of a token it makes its noise: batch mates, drafts and retries change no draw. As int64.
+        self.seed = (seed + 2**63) % 2**64 - 2**63
+        self.num_drawn = 0
+        self.seen: SeenTokens | None = None  # by requests with penalties alone
+        if params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1:
+            self.seen = SeenTokens(prompt_token_ids if params.repetition_penalty != 1 else ())
 
     @classmethod
     def greedy(cls) -> Self:
         """For a row that nobody reads."""
         return cls(SamplingParams(), ())
 
-    def uniform(self, num_ahead: int = 0) -> float:
-        """A number in [0, 1) for the token after the next `num_ahead`, by seed and position: batch mates, drafts and
-        retries change no draw.
-        """
-        return _splitmix(self._seed ^ _splitmix(self._num_drawn + num_ahead + 1)) / 2**64
-
     def note(self, token_id: int) -> None:
         """The next token was chosen."""
-        self._num_drawn += 1
-        if self.has_penalty:
-            self._counts[token_id] += 1
+        self.num_drawn += 1
+        if self.seen is not None:
+            self.seen.add(token_id)
         if self.matcher is not None:
             self.matcher.accept(token_id)
-
-    def penalise(self, logits: Tensor, ahead: Sequence[int] = ()) -> None:
-        """Apply the penalties to one row [V] float32, in place, as if the tokens `ahead` had been chosen too."""
-        chosen = self._counts + Counter(ahead)
-        if self.params.repetition_penalty != 1:
-            seen = torch.tensor(sorted(self._prompt | chosen.keys()), device=logits.device)
-            values, penalty = logits[seen], self.params.repetition_penalty
-            logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if chosen:
-            ids = torch.tensor(list(chosen), device=logits.device)
-            counts = torch.tensor(list(chosen.values()), device=logits.device, dtype=torch.float32)
-            logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
 
 
 # One row of logits: whose it is, and the drafts before it.
@@ -86,8 +69,8 @@ def choose(
 ) -> list[list[Choice]]:
     """The next tokens of each request: one, and with drafts those that it would have chosen anyway and one more.
 
-    Every row is drawn as if the drafts before it were chosen, with the random number of its position; the first that
-    differs from its draft ends the request's tokens. So drafts change no answer, greedy or sampled. Each sampler notes
+    Every row is drawn as if the drafts before it were chosen, with the noise of its position; the first that differs
+    from its draft ends the request's tokens. So drafts change no answer, greedy or sampled. Each sampler notes
     its tokens. A batch that is greedy and asks for nothing else costs one pass over the logits.
 
     Args:
@@ -108,7 +91,14 @@ def choose(
         scores = scores.clone() if scores is logits else scores
         scores[drawn] = _masked(scores, rows, drawn, masks)
     is_greedy = scores is logits and all(sampler.params.temperature == 0 for sampler, _ in rows)
-    token_ids = _read(best) if best is not None and is_greedy else _sample(scores, rows)
+    ids = best if best is not None and is_greedy else _sample(scores, rows)
+    right: list[int] | None = None
+    if ids.device.type == "cpu" or bound or not any(drafts):
+        # The ids are here, or a grammar may still change them: comparing lists costs less than any operation does.
+        token_ids = ids.tolist()
+    else:
+        token_ids, right = verify(ids, drafts)
+    _check(token_ids)
     # The best token is mostly one that may follow, and asking for one costs far less than a mask of all.
     greedy = [row for row in bound if row not in drawn]
     refused = {
@@ -116,15 +106,15 @@ def choose(
     }
     if refused:
         again = [row for row in greedy if rows[row][0] in refused]
-        allowed = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again])
+        allowed = _sample(_masked(scores, rows, again, masks), [rows[row] for row in again]).tolist()
+        _check(allowed)
         for row, token_id in zip(again, allowed, strict=True):
             token_ids[row] = token_id
     choices: list[list[Choice]] = []
     first = 0
-    for sampler, draft in zip(samplers, drafts, strict=True):
+    for request, (sampler, draft) in enumerate(zip(samplers, drafts, strict=True)):
         mine = token_ids[first : first + len(draft) + 1]
-        num_right = next((n for n, token in enumerate(draft) if mine[n] != token), len(draft))
-        kept = mine[: num_right + 1]
+        kept = mine[: 1 + (num_right(mine, draft) if right is None else right[request])]
         for number, token_id in enumerate(kept, start=1):
             sampler.note(token_id)
             if sampler.matcher is not None and sampler.matcher.is_complete:  # nor would an end token be asked for
@@ -140,15 +130,22 @@ def choose(
 
 def _with_penalties(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
     """`logits` itself where nobody has a penalty."""
-    penalised = [row for row, (sampler, _) in enumerate(rows) if sampler.has_penalty]
+    penalised = [(row, sampler, ahead) for row, (sampler, ahead) in enumerate(rows) if sampler.seen is not None]
     if not penalised:
         return logits
     scores = logits.float()
     if scores is logits:
         scores = logits.clone()
-    for row in penalised:
-        sampler, ahead = rows[row]
-        sampler.penalise(scores[row], ahead)
+    tables = []
+    strengths = np.zeros((3, len(rows)), np.float32)
+    strengths[0] = 1
+    for row, sampler, ahead in penalised:
+        assert sampler.seen is not None
+        table, params = sampler.seen.table(ahead), sampler.params
+        tables.append(np.concatenate([np.full((1, table.shape[1]), row, np.int32), table]))
+        strengths[:, row] = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+    seen = torch.from_numpy(np.concatenate(tables, axis=1))
+    penalise(scores, seen.to(scores.device), torch.from_numpy(strengths).to(scores.device))
     return scores
 
 
@@ -171,24 +168,24 @@ def _may_follow(sampler: Sampler, ahead: Sequence[int], token_id: int) -> bool:
     return matcher is None or matcher.num_allowed([*ahead, token_id]) > len(ahead)
 
 
-def _sample(scores: Tensor, rows: Sequence[_Row]) -> list[int]:
-    params, device = [sampler.params for sampler, _ in rows], scores.device
-    token_ids: list[int] = sample(
-        scores,
-        torch.tensor([each.temperature for each in params], device=device),
-        torch.tensor([each.top_k for each in params], device=device),
-        torch.tensor([each.top_p for each in params], device=device),
-        torch.tensor([each.min_p for each in params], device=device),
-        torch.tensor([sampler.uniform(len(ahead)) for sampler, ahead in rows], dtype=torch.float64, device=device),
-    ).tolist()
-    return token_ids
+def _sample(scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    """[R] int64 on the device, -1 where a row has no answer. Settings go there by one copy; nothing waits for it."""
+    reals = [(sampler.params.temperature, sampler.params.top_p, sampler.params.min_p) for sampler, _ in rows]
+    wholes = [
+        (min(sampler.params.top_k, scores.shape[1]), sampler.seed, sampler.num_drawn + len(ahead))
+        for sampler, ahead in rows
+    ]
+    columns = (np.array(wholes, np.int64), np.array(reals, np.float32))
+    packed = np.concatenate([np.ascontiguousarray(each.T).view(np.uint8).ravel() for each in columns])
+    parts = torch.from_numpy(packed).to(scores.device).split([column.nbytes for column in columns])
+    top_k, seed, position = parts[0].view(torch.int64).view(3, -1)
+    temperature, top_p, min_p = parts[1].view(torch.float32).view(3, -1)
+    return sample(scores, temperature, top_k, top_p, min_p, seed, position, is_checked=False)
 
 
-def _read(best: Tensor) -> list[int]:
-    token_ids: list[int] = best.tolist()
+def _check(token_ids: Sequence[int]) -> None:
     if -1 in token_ids:
         raise ValueError(f"choose: row {token_ids.index(-1)} of the logits has no finite maximum (NaN or infinity)")
-    return token_ids
 
 
 def score(logits: Tensor, token_ids: Sequence[int], num_best: int) -> list[Choice]:
@@ -204,11 +201,3 @@ def score(logits: Tensor, token_ids: Sequence[int], num_best: int) -> list[Choic
             token_ids, own, best.indices.tolist(), best.values.tolist(), strict=True
         )
     ]
-
-
-def _splitmix(x: int) -> int:
-    """SplitMix64's mixing of a 64-bit number (Steele et al., OOPSLA 2014)."""
-    x = (x + 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)

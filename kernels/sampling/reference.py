@@ -1,9 +1,11 @@
-"""Sampling in plain PyTorch and float64, one full sort: the definition."""
+"""Sampling in plain PyTorch and float64, one full sort and noise for each token: the definition."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from kernels.sampling.noise import gumbel, row_key, token_hash
 
 
 def probabilities_reference(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
@@ -22,19 +24,32 @@ def probabilities_reference(logits: Tensor, temperature: float, top_k: int, top_
     return result
 
 
+def noise_reference(seed: int, position: int, width: int) -> Tensor:
+    """[width] float64: the noise of each token of a row."""
+    key = row_key(seed, position)
+    return torch.tensor([gumbel(token_hash(key, token)) for token in range(width)], dtype=torch.float64)
+
+
 def sample_reference(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    position: Tensor,
 ) -> Tensor:
-    """See `sample`: the first token, in descending order of probability, where the cumulative sum passes `uniform`."""
+    """See `sample`, without its check: the largest sum of log-probability and noise, the lowest id among equals."""
     chosen = []
     for row in range(len(logits)):
+        if not bool(logits[row].max().isfinite()):
+            chosen.append(-1)
+            continue
         if temperature[row] == 0:
             chosen.append(int(logits[row].argmax()))
             continue
         settings = float(temperature[row]), int(top_k[row]), float(top_p[row]), float(min_p[row])
-        probabilities = probabilities_reference(logits[row], *settings)
-        order = probabilities.argsort(descending=True, stable=True)
-        cumulative = probabilities[order].cumsum(0)
-        index = int(torch.searchsorted(cumulative, uniform[row] * cumulative[-1], right=True))
-        chosen.append(int(order[min(index, len(order) - 1)]))
+        scores = probabilities_reference(logits[row], *settings).log()
+        scores += noise_reference(int(seed[row]), int(position[row]), len(scores))
+        chosen.append(int((scores == scores.max()).nonzero()[0]))
     return torch.tensor(chosen, dtype=torch.long)

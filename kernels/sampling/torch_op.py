@@ -1,70 +1,85 @@
-"""Sampling by torch operations: no sort of the whole vocabulary unless the distribution is almost flat."""
+"""Sampling by torch operations, all rows at once: a CPU without a compiler, or a GPU without Triton.
+
+Nothing is sorted. A row draws among all its tokens; if the one that won would not have been kept by top_k and top_p,
+those that are kept all come before it in order of probability, and the row draws again among these. A draw among more
+tokens that falls on one of fewer is the draw among the fewer, so the result is that of a sort.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Candidates sorted first; the whole vocabulary is sorted only where a row's draw lies beyond them.
-NUM_CANDIDATES = 256
+from kernels.sampling.noise import gumbel_torch, row_keys_torch
+
+# No token whose scaled logit is that far below the best one's can win.
+NOISE_RANGE = 27.0
 
 
 def sample_torch(
     logits: Tensor,
-    best: Tensor,
-    chosen: Tensor,
     temperature: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     min_p: Tensor,
-    uniform: Tensor,
+    seed: Tensor,
+    position: Tensor,
 ) -> Tensor:
-    """See `sample`. `best` and `chosen` [N] are the best logit and token of each row."""
-    if not bool(best.isfinite().all()):
-        bad = int((~best.isfinite()).nonzero()[0])
-        raise ValueError(f"sample: row {bad} of the logits has no finite maximum (NaN or infinity)")
-    drawn = (temperature > 0).nonzero().flatten()
-    if len(drawn) == 0:
-        return chosen
-    parameters = tuple(tensor[drawn] for tensor in (temperature, top_k, top_p, min_p, uniform))
-    chosen = chosen.clone()
-    chosen[drawn] = _draw(logits[drawn], parameters, NUM_CANDIDATES)
+    """See `sample`, without its check."""
+    best, chosen = logits.max(-1)
+    is_finite = best.isfinite()
+    chosen = chosen.masked_fill(~is_finite, -1)
+    drawn = (is_finite & (temperature > 0)).nonzero().flatten()
+    if len(drawn):
+        parameters = (each[drawn] for each in (best, temperature, top_k, top_p, min_p, seed, position))
+        chosen[drawn] = _draw(logits[drawn], *parameters)
     return chosen
 
 
-def _draw(logits: Tensor, parameters: tuple[Tensor, ...], num_candidates: int) -> Tensor:
-    """[R] ids. Rows whose answer the candidates do not hold are drawn again from the whole vocabulary."""
-    temperature, top_k, top_p, min_p, uniform = parameters
-    vocabulary = logits.shape[1]
-    num_candidates = min(num_candidates, vocabulary)
-    scaled = logits.double() / temperature.double()[:, None]  # [R, V]
-    if num_candidates == vocabulary:
-        best, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)
-    else:
-        best, ids = scaled.topk(num_candidates)
-    limit = torch.where(top_k > 0, top_k, vocabulary)[:, None]
-    rank = torch.arange(num_candidates, device=logits.device)[None]
-    # Of all tokens, or of the k best where those are among the candidates.
-    total = torch.where(
-        limit[:, 0] <= num_candidates,
-        best.masked_fill(rank >= limit, float("-inf")).logsumexp(-1),
-        scaled.logsumexp(-1),
-    )
-    probabilities = (best - total[:, None]).exp()
-    before = probabilities.cumsum(-1) - probabilities
-    kept = (rank < limit) & (before < top_p.double()[:, None])
-    kept &= probabilities >= min_p.double()[:, None] * probabilities[:, :1]
-    kept[:, 0] = True
-    # The candidates decide where something was cut off within them, or nothing is left outside.
-    is_whole = (~kept).any(-1) | (num_candidates == vocabulary)
-    weights = probabilities.masked_fill(~kept, 0.0).cumsum(-1)
-    point = uniform.double() * torch.where(is_whole, weights[:, -1], torch.ones_like(uniform, dtype=torch.double))
-    index = torch.searchsorted(weights, point[:, None], right=True).flatten()
-    last = kept.sum(-1) - 1
-    # Where something is cut off beyond the candidates, what is kept in all is not known here: drawn anew too.
-    is_cut = (top_p < 1) | (min_p > 0) | (limit[:, 0] < vocabulary)
-    beyond = (~is_whole & ((index > last) | is_cut)) | ((limit[:, 0] > num_candidates) & (limit[:, 0] < vocabulary))
-    chosen = ids.gather(1, torch.minimum(index, last)[:, None]).flatten()
-    if bool(beyond.any()):
-        chosen[beyond] = _draw(logits[beyond], tuple(tensor[beyond] for tensor in parameters), vocabulary)
-    return chosen
+def _draw(
+    logits: Tensor,
+    best: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    position: Tensor,
+) -> Tensor:
+    """[R] ids, of rows with a finite maximum and a temperature."""
+    width = logits.shape[1]
+    ids = torch.arange(width, device=logits.device)
+    scaled = (logits.double() - best.double()[:, None]) / temperature.double()[:, None]  # [R, V], the best one's is 0
+    limit = torch.where(top_k > 0, top_k, width).clamp(max=width)
+    scores = _noisy(scaled, min_p, seed, position)
+    weights = scaled.exp()
+    reach = top_p.double() * _mass_of_best(weights, limit)
+    while True:
+        chosen = (scores == scores.amax(-1, keepdim=True)).int().argmax(-1)  # the first of equals
+        value = scaled.gather(1, chosen[:, None])
+        is_before = (scaled > value) | ((scaled == value) & (ids < chosen[:, None]))
+        mass = weights.masked_fill(~is_before, 0.0).sum(-1)
+        is_left_out = (is_before.sum(-1) >= limit) | ((top_p < 1) & (mass >= reach))
+        is_left_out &= is_before.any(-1)  # the best token always stays
+        if not bool(is_left_out.any()):
+            return chosen
+        scores.masked_fill_(is_left_out[:, None] & ~is_before, float("-inf"))
+
+
+def _noisy(scaled: Tensor, min_p: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+    """Scaled logits with noise, minus infinity for those that min_p leaves out or that cannot win."""
+    may_win = (scaled > -NOISE_RANGE) & (scaled >= min_p.double().log()[:, None])
+    rows, ids = may_win.nonzero(as_tuple=True)
+    noise = gumbel_torch(row_keys_torch(seed, position)[rows], ids)
+    return torch.full_like(scaled, float("-inf")).index_put_((rows, ids), scaled[rows, ids] + noise)
+
+
+def _mass_of_best(weights: Tensor, limit: Tensor) -> Tensor:
+    """[R]: the sum of each row's `limit` largest weights."""
+    total, width = weights.sum(-1), weights.shape[1]
+    is_cut = limit < width
+    most = int(limit.masked_fill(~is_cut, 0).max())
+    if most == 0:
+        return total
+    sums = weights.topk(most, sorted=True).values.cumsum(-1)
+    return torch.where(is_cut, sums.gather(1, limit.clamp(max=most)[:, None] - 1)[:, 0], total)

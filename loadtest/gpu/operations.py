@@ -21,9 +21,8 @@ from kernels.masked_topk import masked_topk, pack_mask
 from kernels.masked_topk.reference import masked_topk_reference
 from kernels.paged_attention import paged_attention, plan_paged
 from kernels.rms_norm import rms_norm
-from kernels.sampling import sample
-from kernels.sampling.reference import sample_reference
 from kernels.silu_mul import silu_mul
+from loadtest.gpu.choosing import check_choosing
 from loadtest.gpu.record import Record
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -48,8 +47,9 @@ def check_operations(record: Record, device: str) -> None:
         record.check(f"operation {name}", is_right=not wrong, words=words)
     record.attempt("operation masked_topk", lambda: _check_masked(record, device))
     if device == INTERPRETER:
+        check_choosing(record, _place(device), "triton", vocabulary=300)
         return
-    record.attempt("operation sampling", lambda: _check_sampling(record, device))
+    check_choosing(record, device, "auto", vocabulary=5000)
     record.attempt("operation vector rows", lambda: _check_rows(record, device))
 
 
@@ -212,22 +212,6 @@ INTERPRETED: dict[str, Operation] = {
     "paged_attention, window": _paged(20, (33, 40), (1, 40), heads=(3, 1)),
     "paged_attention, shared": _paged(0, (70, 81, 49), (1, 8, 1), num_shared=3, heads=(3, 1)),
 }
-
-
-def _check_sampling(record: Record, device: str) -> None:
-    """Ids as the definition draws them in float64 on the CPU, greedy ones among them."""
-    random_ = torch.Generator().manual_seed(0)
-    logits = torch.randn(64, 5000, generator=random_) * 2
-    columns = [
-        torch.tensor([[0.0, 0.7, 1.0, 1.5][row % 4] for row in range(64)]),
-        torch.tensor([[0, 0, 50, 300][row // 4 % 4] for row in range(64)]),
-        torch.tensor([[1.0, 0.9][row // 16 % 2] for row in range(64)]),
-        torch.tensor([[0.0, 0.05][row // 32 % 2] for row in range(64)]),
-        torch.rand(64, generator=random_, dtype=torch.float64),
-    ]
-    ours = sample(logits.to(device), *(column.to(device) for column in columns)).cpu()
-    equal = int((ours == sample_reference(logits, *columns)).sum())
-    record.check("operation sampling", is_right=equal == 64, words=f"{equal} of 64 ids equal to the definition")
 
 
 def _check_masked(record: Record, device: str) -> None:

@@ -21,12 +21,12 @@ from kernels.lora_add.reference import LoraParts, lora_add_reference
 from kernels.paged_attention import PagedPlan, paged_attention, plan_paged
 from kernels.paged_attention.reference import paged_attention_reference
 from kernels.rms_norm import rms_norm
-from kernels.sampling import sample
 from kernels.silu_mul import silu_mul
 from loadtest.bench_format import OURS
 from loadtest.kernels.case import Case, Draw, Results
+from loadtest.kernels.choice_cases import TORCH, choice_cases
 
-TORCH, FLASH, NOT_SHARED = "torch", "flash-attention", "switchyard, shared blocks read for each"
+FLASH, NOT_SHARED = "flash-attention", "switchyard, shared blocks read for each"
 # Of all runs of rows in two launches, whatever the number of adapters.
 RUNS = "switchyard, runs by Triton"
 _EPS = 1e-5
@@ -70,9 +70,7 @@ def decoder_cases(device: str, dtype: torch.dtype, sizes: Sizes, *, is_short: bo
         yield _attention(draw, f"prompt {before}+{new}", [new], [before + new], sizes)
     if not is_short:
         yield _attention(draw, "decode 32x1200, 1024 shared", [1] * 32, [1200] * 32, sizes, num_shared=64)
-    for rows in (1, 32):
-        for is_peaked in (True, False):
-            yield _sampling(draw, rows, sizes, is_peaked)
+    yield from choice_cases(draw, sizes.vocabulary)
 
 
 def _norm(draw: Draw, tokens: int, sizes: Sizes) -> Case:
@@ -284,44 +282,6 @@ def _attention(
         *(op, f"{words} {heads}/{kv_heads}x{dim}", systems, results),
         2 * _bytes(query) + 2 * num_keys * kv_heads * dim * query.element_size(),
         *(4 * pairs * heads * dim, missing),
-    )
-
-
-def _sampling(draw: Draw, rows: int, sizes: Sizes, is_peaked: bool) -> Case:
-    """top_p 0.9 at temperature 0.8. Ids are compared with those that plain torch draws from the same numbers.
-
-    Few tokens matter in most steps of a model (peaked); hundreds do where it has no idea (flat).
-    """
-    logits = draw(rows, sizes.vocabulary) * 3
-    if is_peaked:
-        logits[:, :: max(sizes.vocabulary // 50, 1)] += 15
-    device = draw.device
-    columns = (
-        torch.full((rows,), 0.8, device=device),
-        torch.zeros(rows, dtype=torch.int64, device=device),
-        torch.full((rows,), 0.9, device=device),
-        torch.zeros(rows, device=device),
-        torch.rand(rows, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(device),
-    )
-
-    def ours() -> Tensor:
-        return sample(logits, *columns)
-
-    def by_torch() -> Tensor:
-        """One sort of the whole vocabulary."""
-        best, ids = (
-            (logits.double() / columns[0].double()[:, None]).softmax(-1).sort(dim=-1, descending=True, stable=True)
-        )
-        before = best.cumsum(-1) - best
-        kept = best.masked_fill(before >= columns[2].double()[:, None], 0).cumsum(-1)
-        index = torch.searchsorted(kept, columns[4][:, None] * kept[:, -1:], right=True)
-        return ids.gather(1, index).flatten()
-
-    return Case(
-        *("sampling", f"{rows}x{sizes.vocabulary} top_p {'peaked' if is_peaked else 'flat'}"),
-        {OURS: ours, TORCH: by_torch},
-        lambda: Results(ours(), by_torch(), by_torch()),
-        *(_bytes(logits), 3 * logits.numel()),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from engine.generation.sampler import Sampler, choose, score
+from engine.generation.sampler import Sampler, _with_penalties, choose, score
 from engine.values import SamplingParams
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.9, 0.0, -3.0])
@@ -39,33 +39,51 @@ def test_draw_depends_on_seed_and_position_and_not_on_the_batch():
     assert beside == alone
 
 
-def test_uniform_numbers_of_a_seed_fill_the_interval_evenly():
-    sampler = Sampler(SamplingParams(temperature=1.0, seed=0), ())
-    numbers = []
-    for _ in range(4000):
-        numbers.append(sampler.uniform())
-        sampler.note(0)
-    counts = torch.histc(torch.tensor(numbers), bins=20, min=0, max=1)
-    assert float(((counts - 200) ** 2 / 200).sum()) < 19 + 4.5 * 38**0.5
+def test_draws_of_one_seed_at_all_positions_have_the_exact_distribution():
+    """Chi-square over 6,000 tokens in a row (6 cells, 0.1 % critical value)."""
+    drawn = torch.tensor(draws(SamplingParams(temperature=1.3, seed=11), 6000))
+    expected = 6000 * (LOGITS / 1.3).softmax(-1)
+    counts = torch.bincount(drawn, minlength=6)
+    assert float(((counts - expected) ** 2 / expected).sum()) < 20.52  # 5 degrees of freedom
+
+
+@pytest.mark.parametrize("seed", [-(2**63), -1, 0, 2**63 - 1, 2**64 - 1])
+def test_seeds_of_64_bits_are_taken_whole(seed: int):
+    params = SamplingParams(temperature=2.0, seed=seed)
+    assert draws(params, 20) == draws(params, 20) != draws(SamplingParams(temperature=2.0, seed=seed ^ 2**40), 20)
+
+
+def test_limit_larger_than_any_vocabulary_is_none():
+    params = {"temperature": 2.0, "seed": 3}
+    assert draws(SamplingParams(top_k=10**30, **params), 20) == draws(SamplingParams(**params), 20)
+
+
+def penalised(params: SamplingParams, prompt: tuple[int, ...], answer: tuple[int, ...], draft: tuple[int, ...] = ()):
+    """Log-probabilities from which the token after each draft is drawn."""
+    sampler = Sampler(params, prompt)
+    for token in answer:
+        sampler.note(token)
+    rows = [(sampler, draft[:n]) for n in range(len(draft) + 1)]
+    return _with_penalties(LOGITS.expand(len(rows), -1), rows)
 
 
 def test_repetition_penalty_is_that_of_transformers_over_prompt_and_answer():
-    sampler = Sampler(SamplingParams(repetition_penalty=1.7), (2, 4))
-    sampler.note(1)
-    ours = LOGITS.clone()
-    sampler.penalise(ours)
+    (ours,) = penalised(SamplingParams(repetition_penalty=1.7), (2, 4), (1,))
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[2, 4, 1]]), LOGITS[None].clone())
     torch.testing.assert_close(ours, theirs[0])
 
 
 def test_presence_and_frequency_penalties_count_the_answer_alone():
-    sampler = Sampler(SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), (0, 1))
-    for token in (3, 3, 5):
-        sampler.note(token)
-    ours = LOGITS.clone()
-    sampler.penalise(ours)
+    (ours,) = penalised(SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), (0, 1), (3, 3, 5))
     expected = LOGITS - torch.tensor([0, 0, 0, 0.5 + 0.5, 0, 0.5 + 0.25])
     torch.testing.assert_close(ours, expected)
+
+
+def test_row_behind_drafts_is_penalised_as_if_they_were_said():
+    params = SamplingParams(repetition_penalty=1.7, frequency_penalty=0.25)
+    rows = penalised(params, (2, 4), (1,), (1, 5, 5))
+    for row, answer in zip(rows, [(1,), (1, 1), (1, 1, 5), (1, 1, 5, 5)], strict=True):
+        torch.testing.assert_close(row, penalised(params, (2, 4), answer)[0])
 
 
 def test_penalties_change_a_row_and_leave_its_neighbours_and_the_logits_alone():
@@ -99,10 +117,9 @@ def test_scores_of_given_tokens_are_their_log_probabilities():
 
 def test_failed_choice_moves_no_sampler_on():
     sampler = Sampler(SamplingParams(temperature=1.0, seed=3), ())
-    before = sampler.uniform()
     with pytest.raises(ValueError, match="row 1"):
         choose(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), [sampler, Sampler.greedy()])
-    assert sampler.uniform() == before
+    assert sampler.num_drawn == 0
 
 
 def test_best_tokens_that_are_known_are_not_looked_for_again():
@@ -128,4 +145,4 @@ def test_known_row_without_a_finite_best_token_is_refused_before_anything_is_not
     sampler = Sampler(SamplingParams(presence_penalty=0.0), ())
     with pytest.raises(ValueError, match="row 1 of the logits has no finite maximum"):
         choose(LOGITS.expand(2, -1), [sampler, Sampler.greedy()], best=torch.tensor([1, -1]))
-    assert sampler._num_drawn == 0
+    assert sampler.num_drawn == 0

@@ -48,9 +48,8 @@ def test_dry_run_checks_operations_tokens_adapters_drafts_and_grammars(tmp_path:
     assert found["drafts tiny"].startswith("8 of 8 answers equal to those without drafts")
     assert found["graphs tiny"].endswith("sizes recorded")
     assert found["grammars tiny"] == "6 of 6 answers follow their grammar"
-    assert {
-        f"operation {name}" for name in (*operations.OPERATIONS, "masked_topk", "sampling", "vector rows")
-    } <= found.keys()
+    others = ("masked_topk", "sampling", "penalise", "accept_drafts", "vector rows")
+    assert {f"operation {name}" for name in (*operations.OPERATIONS, *others)} <= found.keys()
     assert not any("WRONG" in words for words in found.values())
 
 

@@ -55,6 +55,8 @@ def test_every_operation_is_right_and_raced_against_torch(report):
         "paged_attention",
         "chunk_attention",
         "sampling",
+        "penalise",
+        "accept_drafts",
         "masked_topk",
     }
     assert all(ratio["value"] > 0 and ratio["metric"] == "latency_us" for ratio in report["ratios"])
@@ -110,7 +112,8 @@ def test_interpreter_checks_every_operation_that_has_a_triton_kernel():
     operations.check_operations(record, operations.INTERPRETER)
     assert not record.failed
     assert record.found.extra["parity"].keys() == {
-        f"operation {name}" for name in (*operations.INTERPRETED, "masked_topk")
+        f"operation {name}"
+        for name in (*operations.INTERPRETED, "masked_topk", "sampling", "penalise", "accept_drafts")
     }
 
 
@@ -121,6 +124,7 @@ def test_interpreter_names_a_kernel_that_is_off(monkeypatch):
 
     monkeypatch.setattr(operations, "INTERPRETED", {"ones": operation})
     monkeypatch.setattr(operations, "_check_masked", lambda record, device: None)
+    monkeypatch.setattr(operations, "check_choosing", lambda *_, **__: None)
     record = Record("interpreted", None, Budget(600), Console(quiet=True))
     operations.check_operations(record, operations.INTERPRETER)
     assert "operation ones" in record.failed
