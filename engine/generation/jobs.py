@@ -14,6 +14,7 @@ from engine.generation.budget import StepBudget
 from engine.generation.drafts import DraftRate, may_pay, share_drafts
 from engine.generation.grammar.compiler import MAX_COMPILE_S, Compiled, became_too_complex, compile_error, too_slow
 from engine.generation.grammar.matcher import MaskFiller
+from engine.generation.graphs.draws import NOBODYS_DRAW, Draw
 from engine.generation.job import Job
 from engine.generation.runner import StepLogits
 from engine.generation.sampler import Choice, choose
@@ -160,6 +161,13 @@ class Jobs:
             job is not None and job.needs_no_host and job.sequence.is_decoding and not job.sequence.drafts
             for job in jobs
         )
+
+    def draws(self, step: Step) -> list[Draw]:
+        """How the device draws the token of each sequence of a step of plain decodes; empty where all are greedy."""
+        jobs = [self.of(sequence) for sequence in step.sequences]
+        if all(job is None or job.sampler.params.temperature == 0 for job in jobs):
+            return []
+        return [NOBODYS_DRAW if job is None else job.draw(num_ahead=int(step.is_ahead)) for job in jobs]
 
     def start(self, step: Step) -> None:
         """A step is about to run."""

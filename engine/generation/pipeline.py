@@ -78,7 +78,7 @@ class Pipeline:
 
     def _launch(self, step: Step, before: Launched | None) -> Launched | None:
         try:
-            return self._runner.launch(step, before)
+            return self._runner.launch(step, self._jobs.draws(step), before)
         except Exception as error:
             _log.warning("a step of %d requests could not be launched", len(step.sequences), exc_info=error)
             return None

@@ -14,6 +14,7 @@ from engine.generation.adapters.store import AdapterPlan, AdapterStore, PackedAd
 from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.decode_graphs import DecodeGraphs
+from engine.generation.graphs.draws import Draw
 from engine.generation.scheduler import Step
 from engine.generation.sequence import BLOCK_TOKENS, Sequence
 
@@ -119,11 +120,12 @@ class Runner:
         return StepLogits(self._forward(token_ids, batch, rows, self._adapters(runs)), tuple(spans))
 
     @torch.inference_mode()
-    def launch(self, step: Step, before: Launched | None = None) -> Launched | None:
-        """Begin a step of decodes whose best tokens are wanted, and wait for nothing; None where it is not recorded.
+    def launch(self, step: Step, draws: SequenceOf[Draw] = (), before: Launched | None = None) -> Launched | None:
+        """Begin a step of decodes and wait for nothing; None where it is not recorded.
 
-        With `before`, which is on the device, `step` is ahead of it: its tokens are those that `before` chooses for the
-        same sequences. At most two launched steps may be unread at once.
+        `draws` say how the token of each sequence is drawn; empty: the best ones. With `before`, which is on the
+        device, `step` is ahead of it: its tokens are those that `before` chooses for the same sequences. At most two
+        launched steps may be unread at once.
         """
         if self._graphs is None:
             return None
@@ -139,7 +141,8 @@ class Runner:
             contexts=[sequence.num_computed + 1 + step.is_ahead for sequence in sequences],
             block_tables=[sequence.blocks for sequence in sequences],
         )
-        read = self._graphs.launch(tokens, batch, self._adapter_runs(step, order), is_ahead=step.is_ahead)
+        ordered = [draws[index] for index in order] if draws else ()
+        read = self._graphs.launch(tokens, batch, self._adapter_runs(step, order), ordered, is_ahead=step.is_ahead)
         if read is None:
             return None
         rows = [0] * len(order)

@@ -21,6 +21,7 @@ from tiny_model import write_tiny_model
 from engine.config import GeneratorSettings
 from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.generation.engine import Engine
+from engine.generation.graphs.draws import Draw
 from engine.generation.runner import Launched, Runner, StepLogits
 from engine.generation.scheduler import Step
 from engine.values import GenerationRequest, Grammar, SamplingParams, TokenDelta
@@ -52,8 +53,8 @@ class LoggingRunner(Runner):
         self.log.append(("run", len(step.sequences), sum(len(sequence.drafts) for sequence in step.sequences)))
         return super().run(step)
 
-    def launch(self, step: Step, before: Launched | None = None) -> Launched | None:
-        launched = super().launch(step, before)
+    def launch(self, step: Step, draws: Sequence[Draw] = (), before: Launched | None = None) -> Launched | None:
+        launched = super().launch(step, draws, before)
         if launched is None:
             return None
         number = len(self.known)
@@ -154,6 +155,22 @@ async def test_engine_that_must_not_overlap_never_does(tiny_model: Path):
     with running(tiny_model, overlap="off") as engine:
         await collect(engine.submit(request("a")))
         assert engine.runner.num_launched == 0
+
+
+async def test_sampled_answers_are_launched_ahead_too_and_each_draws_as_it_does_alone(tiny_model: Path):
+    asked = [
+        request(str(number), 20 + number, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
+        for number, (temperature, seed, top_k, top_p, min_p) in enumerate(
+            [(1.0, 7, 0, 1.0, 0.0), (0.0, 7, 0, 1.0, 0.0), (0.7, -1, 10**6, 0.9, 0.0), (1.3, 2**62, 40, 1.0, 0.05)]
+        )
+    ]
+    with running(tiny_model, overlap="off") as engine:
+        expected = [await text_of(engine, each) for each in asked]
+    with running(tiny_model) as engine:
+        assert [await text_of(engine, each) for each in asked] == expected
+        assert engine.runner.num_launched == 4 * 11
+        assert await asyncio.gather(*(text_of(engine, each) for each in asked)) == expected
+        assert engine.runner.num_launched > 4 * 11 + 8
 
 
 async def test_answer_that_ends_unforeseen_has_one_more_token_on_its_way_that_nobody_sees(tiny_model: Path):
@@ -273,11 +290,11 @@ class FailingRunner(LoggingRunner):
 
     fault = ""
 
-    def launch(self, step: Step, before: Launched | None = None) -> Launched | None:
+    def launch(self, step: Step, draws: Sequence[Draw] = (), before: Launched | None = None) -> Launched | None:
         if self.fault == "launch" and self.num_launched % 3 == 2:
             self.known.append([])
             raise RuntimeError("device error")
-        return super().launch(step, before)
+        return super().launch(step, draws, before)
 
     def read(self, number: int, launched: Launched) -> list[int]:
         ids = super().read(number, launched)

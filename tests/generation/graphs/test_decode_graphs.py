@@ -23,9 +23,11 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.engine import Engine
 from engine.generation.graphs.build import build_graphs
+from engine.generation.graphs.draws import Draw, DrawBuffers
 from engine.generation.runner import Runner
 from engine.generation.warm_up import measure_least_chunk, measure_steps
 from engine.values import GenerationRequest, Grammar, SamplingParams
+from kernels.sampling import sample
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=256, kv_tokens=4096, adapter_slots=2)
 NUM_NEW = 20
@@ -170,6 +172,37 @@ def test_recording_that_fails_is_said_once_and_steps_run_without(bench: Bench, c
         assert [graphs.run(*decodes(count), []) for count in (2, 4, 1)] == [None] * 3
         graphs.prepare()
     assert len(caplog.records) == 1 and "cannot be recorded" in caplog.text
+
+
+def test_drawn_tokens_are_those_of_the_step_itself_and_have_recordings_of_their_own(bench: Bench):
+    capture = EagerCapture()
+    graphs = eager_graphs(bench.decoder, bench.attention, capture=capture)
+    draws = [Draw(0.0, 0, 1.0, 0.0, 0, 0), Draw(1.0, 0, 0.9, 0.0, -5, 3), Draw(1.5, 7, 1.0, 0.01, 2**63 - 1, 4)]
+    columns = zip(*draws, strict=True)
+    types = (torch.float32, torch.int64, torch.float32, torch.float32, torch.int64, torch.int64)
+    settings = [torch.tensor(column, dtype=dtype) for column, dtype in zip(columns, types, strict=True)]
+    tokens, batch = decodes(3)
+    expected = sample(bench.logits(tokens, batch), *settings).tolist()
+    for given, wanted in ((draws, expected), ([], bench.logits(tokens, batch).argmax(-1).tolist()), (draws, expected)):
+        read = graphs.launch(tokens, batch, [], given)
+        assert read is not None and read() == wanted
+    assert expected != bench.logits(tokens, batch).argmax(-1).tolist()
+    assert capture.num_recorded == 2
+
+
+def test_draws_that_cannot_be_recorded_leave_the_recordings_without(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    monkeypatch.setattr(DrawBuffers, "sample", fail)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert graphs.launch(*decodes(1), [], [Draw(1.0, 0, 1.0, 0.0, 1, 1)]) is None
+            assert graphs.launch(*decodes(1), []) is not None
+    assert len(caplog.records) == 1 and "draws cannot be recorded" in caplog.text
 
 
 def test_adapters_whose_tensors_are_replaced_are_recorded_anew(bench: Bench, tiny_model: Path, tmp_path: Path):
