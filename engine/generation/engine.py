@@ -313,9 +313,8 @@ class Engine:
             *(self._runner, self._scheduler, self._jobs, self._scorer),
             *(self._budget, self._progress, masks),
         )
-        self._pipeline = Pipeline(
-            self._runner, self._scheduler, self._jobs, self._execution, is_on=settings.overlap != "off"
-        )
+        is_overlapped = settings.overlap != "off" and self._runner.max_repeated_tokens > 0
+        self._pipeline = Pipeline(self._runner, self._scheduler, self._jobs, self._execution, is_on=is_overlapped)
         pin_system_prompt(self._prompts, self._model_digest, self._scheduler, self._runner)
 
     def _wait_for_work(self) -> bool:
