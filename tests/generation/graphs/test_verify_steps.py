@@ -61,7 +61,7 @@ def test_step_takes_the_recording_of_its_drafts_and_gives_the_same(
     decoder = Decoder(tiny_model, spec, dtype=torch.float32, device="cpu")
     attention = GpuAttention(spec, num_blocks=8, max_model_len=64, dtype=torch.float32, device=CPU)
     for tensor in (attention._cache.keys, attention._cache.values):
-        tensor.normal_()
+        tensor.normal_(generator=torch.Generator().manual_seed(0))
     store = AdapterStore(spec, num_slots=2, dtype=torch.float32, device=CPU, backend="torch")
     _, weights = read_adapter(
         write_tiny_adapter(tmp_path / "A", tiny_model, seed=1),
@@ -84,5 +84,5 @@ def test_step_takes_the_recording_of_its_drafts_and_gives_the_same(
     repeated = Runner(decoder, attention, store, lambda digest: packed, graphs).run(step)
     assert capture.sizes == [size]
     for index, span in enumerate(repeated.spans):
-        torch.testing.assert_close(repeated.logits[slice(*span)], expected[index])
+        torch.testing.assert_close(repeated.logits[slice(*span)], expected[index], rtol=1e-4, atol=1e-4)
     assert repeated.best is not None and len(repeated.best) == sum(drafts) + len(drafts)
