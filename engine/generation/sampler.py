@@ -175,11 +175,11 @@ def _sample(scores: Tensor, rows: Sequence[_Row]) -> Tensor:
         (min(sampler.params.top_k, scores.shape[1]), sampler.seed, sampler.num_drawn + len(ahead))
         for sampler, ahead in rows
     ]
-    columns = (np.array(wholes, np.int64), np.array(reals, np.float32))
-    packed = np.concatenate([np.ascontiguousarray(each.T).view(np.uint8).ravel() for each in columns])
-    parts = torch.from_numpy(packed).to(scores.device).split([column.nbytes for column in columns])
-    top_k, seed, position = parts[0].view(torch.int64).view(3, -1)
-    temperature, top_p, min_p = parts[1].view(torch.float32).view(3, -1)
+    whole, real = np.array(wholes, np.int64), np.array(reals, np.float32)
+    packed = np.concatenate([np.ascontiguousarray(each.T).view(np.uint8).ravel() for each in (whole, real)])
+    numbers = torch.from_numpy(packed).to(scores.device)
+    top_k, seed, position = numbers[: whole.nbytes].view(torch.int64).view(3, -1)
+    temperature, top_p, min_p = numbers[whole.nbytes :].view(torch.float32).view(3, -1)
     return sample(scores, temperature, top_k, top_p, min_p, seed, position, is_checked=False)
 
 

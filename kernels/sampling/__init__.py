@@ -55,7 +55,7 @@ def sample(
         checked; RuntimeError for a backend that is absent.
     Source: a softmax's draw as an argmax, Gumbel (1954); noise by a counter as in Salmon et al., SC '11.
     """
-    columns = (temperature, top_k, top_p, min_p, seed, position)
+    columns: tuple[Tensor, ...] = (temperature, top_k, top_p, min_p, seed, position)
     _check_inputs(logits, columns)
     if len(logits) == 0:
         return torch.empty(0, dtype=torch.int64, device=logits.device)

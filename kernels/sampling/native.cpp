@@ -4,55 +4,13 @@
 // lie close to a limit are computed again.
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common.h"
+#include "native_best.h"
 
 namespace {
-
-// bfloat16 as integers of the same order. Those of NaN lie beyond those of infinity.
-inline int16_t ordered(bf16 x) { return int16_t(x.bits ^ ((int16_t(x.bits) >> 15) & 0x7fff)); }
-constexpr int16_t PLUS_INFINITY = 0x7f80, MINUS_INFINITY = int16_t(0xff80 ^ 0x7fff);
-
-void best(int64_t* index, float* value, const bf16* row, int64_t width) {
-  int16_t most = INT16_MIN, least = INT16_MAX;
-  for (int64_t i = 0; i < width; ++i) {
-    int16_t key = ordered(row[i]);
-    most = key > most ? key : most;
-    least = key < least ? key : least;
-  }
-  float largest = to_float(bf16{uint16_t(ordered(bf16{uint16_t(most)}))});
-  int64_t at = 0;
-  while (at + 1 < width && to_float(row[at]) != largest) ++at;  // 0 and -0 are equals
-  *index = at;
-  *value = most > PLUS_INFINITY || least < MINUS_INFINITY ? std::numeric_limits<float>::quiet_NaN() : largest;
-}
-
-void best(int64_t* index, float* value, const float* row, int64_t width) {
-  constexpr int LANES = 16;
-  float most[LANES], largest = -std::numeric_limits<float>::infinity();
-  int32_t has_nan[LANES] = {}, any_nan = 0;
-  for (float& lane : most) lane = largest;
-  int64_t i = 0;
-  for (; i + LANES <= width; i += LANES)
-    for (int lane = 0; lane < LANES; ++lane) {
-      float x = row[i + lane];
-      most[lane] = x > most[lane] ? x : most[lane];
-      has_nan[lane] |= x != x;
-    }
-  for (; i < width; ++i) {
-    largest = row[i] > largest ? row[i] : largest;
-    any_nan |= row[i] != row[i];
-  }
-  for (int lane = 0; lane < LANES; ++lane) {
-    largest = most[lane] > largest ? most[lane] : largest;
-    any_nan |= has_nan[lane];
-  }
-  int64_t at = 0;
-  while (at + 1 < width && row[at] != largest) ++at;
-  *index = at;
-  *value = any_nan ? std::numeric_limits<float>::quiet_NaN() : largest;
-}
 
 constexpr double NOISE_MOST = 22.88;
 // Relative error that sums of fast_exp stay far below.
@@ -105,15 +63,13 @@ class Row {
     int64_t chosen = winner(among);
     if (limit == width_ && !has_mass) return chosen;
     Before last = has_mass && limit < width_ ? best_of(limit) : Before();
-    double total = has_mass ? mass(last) : 0.0;
     while (chosen != best_) {  // which always stays
       among = {logits_[chosen], chosen};
       bool is_kept = limit == width_ || count(among) < limit;
       if (is_kept && has_mass) {
-        double before = mass(among), reach = settings_.top_p * total;
-        if (std::abs(before - reach) < CLOSE * total)
-          before = exact_mass(among), reach = settings_.top_p * exact_mass(last);
-        is_kept = before < reach;
+        auto [before, all] = masses(among, last);
+        if (std::abs(before - settings_.top_p * all) < CLOSE * all) before = exact_mass(among), all = exact_mass(last);
+        is_kept = before < settings_.top_p * all;
       }
       if (is_kept) break;
       chosen = winner(among);
@@ -176,25 +132,37 @@ class Row {
     return num;
   }
 
-  double mass(const Before& before) const {
-    double sum = 0.0;
-    for (int64_t start = 0; start < width_; start += BLOCK) {
-      int64_t num = std::min(BLOCK, width_ - start);
-      const float* x = logits_ + start;
-      int32_t split = int32_t(std::clamp(before.id - start, int64_t(0), BLOCK));
-      float weights[BLOCK] = {};
-      for (int32_t i = 0; i < num; ++i) {
-        bool is_before = (x[i] > before.logit) | ((x[i] == before.logit) & (i < split));
-        weights[i] = is_before ? weight(start + i) : 0.0f;
+  // Sums of weights before each of the two.
+  std::pair<double, double> masses(const Before& one, const Before& other) const {
+    constexpr int LANES = 16;
+    constexpr int64_t PART = 64 * LANES;  // summed in float
+    const int64_t whole = width_ - width_ % LANES;
+    double sums[2] = {};
+    for (int64_t start = 0; start < whole; start += PART) {
+      int64_t stop = std::min(start + PART, whole);
+      float ones[LANES] = {}, others[LANES] = {};
+      for (int64_t i = start; i < stop; i += LANES) {
+        int32_t split = lanes_before(one.id - i, LANES), other_split = lanes_before(other.id - i, LANES);
+        for (int32_t lane = 0; lane < LANES; ++lane) {
+          float x = logits_[i + lane], own = weight(x);
+          ones[lane] += (x > one.logit) | ((x == one.logit) & (lane < split)) ? own : 0.0f;
+          others[lane] += (x > other.logit) | ((x == other.logit) & (lane < other_split)) ? own : 0.0f;
+        }
       }
-      for (int64_t half = BLOCK / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; ++i) weights[i] += weights[i + half];
-      sum += weights[0];
+      for (int lane = 0; lane < LANES; ++lane) sums[0] += ones[lane], sums[1] += others[lane];
     }
-    return sum;
+    for (int64_t i = whole; i < width_; ++i) {
+      if (one.holds(logits_[i], i)) sums[0] += weight(logits_[i]);
+      if (other.holds(logits_[i], i)) sums[1] += weight(logits_[i]);
+    }
+    return {sums[0], sums[1]};
   }
 
-  float weight(int64_t i) const { return fast_exp((logits_[i] - most_) * inverse_); }
+  static int32_t lanes_before(int64_t distance, int32_t lanes) {
+    return int32_t(std::clamp(distance, int64_t(0), int64_t(lanes)));
+  }
+
+  float weight(float x) const { return fast_exp((x - most_) * inverse_); }
 
   double exact_mass(const Before& before) const {
     double sum = 0.0;

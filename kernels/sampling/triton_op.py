@@ -49,7 +49,7 @@ def sample_triton(
     chosen = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     grid = (num_rows, num_parts)
     stride = logits.stride(0)
-    all_parts = triton.next_power_of_2(num_parts)
+    all_parts = triton.next_power_of_2(num_blocks)  # whatever the batch, so that nothing is compiled for its size
     _best_of_parts[grid](peaks[0], ids[0], logits, stride, width, part, num_parts, BLOCK=block)
     _draws_of_parts[grid](
         *(peaks[1], ids[1], peaks[0], ids[0], logits, stride, temperature, min_p, seed, position),

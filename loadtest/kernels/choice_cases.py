@@ -65,7 +65,9 @@ def _sampling(draw: Draw, rows: int, vocabulary: int, top_p: float, is_peaked: b
 
     words = f"{'top_p ' if top_p < 1 else ''}{'peaked' if is_peaked else 'flat'}"
     return Case(
-        *("sampling", f"{rows}x{vocabulary} {words}", {OURS: ours, TORCH: by_torch}, results),
+        *("sampling", f"{rows}x{vocabulary} {words}"),
+        {OURS: ours, TORCH: by_torch},
+        results,
         *(logits.nbytes, 3 * logits.numel()),
     )
 
