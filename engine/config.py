@@ -252,6 +252,11 @@ class GeneratorSettings(Settings):
         description="On a GPU. auto: steps of answers are recorded once for each size and repeated by one launch where "
         "that works; off: their operations are launched one by one.",
     )
+    overlap: Literal["auto", "off"] = Field(
+        "auto",
+        description="On a GPU with recorded steps. auto: the next step of answers is launched before this one's tokens "
+        "are read, where it needs nothing of the host; off: one step after the other.",
+    )
     max_stretch: float = Field(
         2.5,
         ge=0,

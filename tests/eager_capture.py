@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import pytest
 import torch
 
+from engine.generation import engine as engine_module
 from engine.generation.adapters.store import AdapterStore
 from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
@@ -53,3 +57,18 @@ def eager_graphs(
         max_model_len=max_model_len,
         max_bytes=max_bytes,
     )
+
+
+def repeat_in_engines(monkeypatch: pytest.MonkeyPatch) -> EagerCapture:
+    """Engines have a GPU's attention from now on, and repeat steps by what is returned."""
+    capture = EagerCapture()
+
+    def graphs(
+        decoder: Decoder, attention: Any, store: AdapterStore, *others: object, max_model_len: int
+    ) -> DecodeGraphs:
+        return eager_graphs(decoder, attention, store, capture=capture, max_model_len=max_model_len)
+
+    monkeypatch.setattr(engine_module, "build_attention", GpuAttention)
+    monkeypatch.setattr(engine_module, "AdapterStore", partial(AdapterStore, backend="torch"))
+    monkeypatch.setattr(engine_module, "build_graphs", graphs)
+    return capture

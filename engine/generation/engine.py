@@ -1,9 +1,9 @@
 """The generation engine: requests join and leave a running batch whose steps mix decodes and prompt chunks.
 
 submit (any thread) -> intake -> jobs -> the engine's thread: scheduler -> runner -> sampler -> answer -> the caller's
-loop. A request with a grammar joins when that is compiled; its mask is applied before a token is sampled. An adapter is
-part of a sequence's prefix key and of the forward: what its name stood for when the request came. A draft is more than
-one new token of a decoding sequence.
+loop; on a GPU the next step may be launched before this one is read (`pipeline.py`). A request with a grammar joins
+when that is compiled; its mask is applied before a token is sampled. An adapter is part of a sequence's prefix key and
+of the forward: what its name stood for when the request came. A draft is one of several new tokens of a decode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import ClassVar
 
 import torch
@@ -25,7 +25,6 @@ from engine.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
-    RankLost,
     SwitchyardError,
 )
 from engine.generation import model_files
@@ -39,6 +38,7 @@ from engine.generation.budget import StepBudget
 from engine.generation.cache_size import cache_size
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
+from engine.generation.execution import Execution
 from engine.generation.grammar.compiler import GrammarCompiler
 from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.graphs.build import build_graphs
@@ -48,13 +48,14 @@ from engine.generation.parallel.adapters import AdapterSplitter
 from engine.generation.parallel.group import LOAD_S, RankGroup, Ranks
 from engine.generation.parallel.runner import ParallelRunner
 from engine.generation.parallel.split import part_spec
+from engine.generation.pipeline import Pipeline
 from engine.generation.progress import Progress
 from engine.generation.prompt import PromptBuilder
 from engine.generation.protocol import EngineStats
 from engine.generation.runner import Runner
-from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scheduler import Scheduler
 from engine.generation.scoring.scorer import Scorer, Scores
-from engine.generation.sequence import BLOCK_TOKENS, Sequence, num_blocks_for
+from engine.generation.sequence import BLOCK_TOKENS, num_blocks_for
 from engine.generation.stream import DeltaStream, post
 from engine.generation.warm_up import measure_least_chunk, measure_steps, pin_system_prompt, take_cores
 from engine.values import GenerationRequest, ScoreRequest
@@ -126,11 +127,12 @@ class Engine:
             model_digest=model_digest,
         )
         # The engine's thread only:
-        self._masks = MaskFiller(self.vocab_size, self._grammars.mask_size)
         self._runner: Runner
         self._budget: StepBudget
         self._scheduler: Scheduler
         self._slots: SlotTable
+        self._execution: Execution
+        self._pipeline: Pipeline
         self._condition = threading.Condition()  # guards what follows
         self._jobs = Jobs(self._condition, lambda job: self._intake.release(job.sequence.key))
         self._scorer = Scorer(self._condition, lambda job: self._intake.release(job.key))
@@ -287,6 +289,7 @@ class Engine:
             self._is_ready.set()
             while self._wait_for_work():
                 self._step()
+            self._pipeline.discard()
         except SwitchyardError as error:
             self._startup_error = error
             self._stop(str(error))
@@ -348,6 +351,13 @@ class Engine:
             slots=self._slots,
             is_loaded=self._library.is_loaded,
         )
+        masks = MaskFiller(self.vocab_size, self._grammars.mask_size)
+        self._execution = Execution(
+            *(self._runner, self._scheduler, self._jobs, self._scorer),
+            *(self._budget, self._progress, masks),
+        )
+        is_overlapped = settings.overlap != "off" and self._runner.max_repeated_tokens > 0
+        self._pipeline = Pipeline(self._runner, self._scheduler, self._jobs, self._execution, is_on=is_overlapped)
         pin_system_prompt(self._prompts, self._model_digest, self._scheduler, self._runner)
 
     def _wait_for_work(self) -> bool:
@@ -360,28 +370,28 @@ class Engine:
 
     def _has_work(self) -> bool:
         has_news = self._jobs.has_news or self._scorer.has_news or self._library.has_changes
-        return self._failure is not None or has_news or self._scheduler.has_work
+        has_work = self._scheduler.has_work or self._pipeline.is_flying
+        return self._failure is not None or has_news or has_work
 
     def _step(self) -> None:
         self._take_in()
-        if self._settings.max_draft_tokens:
-            self._jobs.draft(
-                self._scheduler.decoding(),
-                self._budget,
-                max_each=self._settings.max_draft_tokens,
-                max_tokens=self._settings.max_batched_tokens,
-            )
-        if copies := self._scorer.fork(self._scheduler):
-            self._runner.copy_blocks(copies)
-        step = self._scheduler.next_step()
-        if step is not None:
-            drafted = [len(sequence.drafts) for sequence in step.sequences if sequence.is_decoding]
-            num_decodes, num_drafts = len(drafted), sum(drafted)
-            started = perf_counter()
-            self._execute(step)
-            step_s = perf_counter() - started
-            self._budget.observe(num_decodes, num_drafts, step.num_total_tokens - num_decodes - num_drafts, step_s)
-            self._progress.observe(step_s)
+        decoding = self._scheduler.decoding() if self._settings.max_draft_tokens else []
+        drafts = self._jobs.drafts(
+            decoding,
+            self._budget,
+            max_each=self._settings.max_draft_tokens,
+            max_tokens=self._settings.max_batched_tokens,
+        )
+        if self._pipeline.is_flying:
+            self._pipeline.go_on(is_last=any(drafts))
+        else:
+            for sequence, draft in zip(decoding, drafts, strict=True):
+                sequence.drafts = draft
+            if copies := self._scorer.fork(self._scheduler):
+                self._runner.copy_blocks(copies)
+            step = self._scheduler.next_step()
+            if step is not None and not self._pipeline.begin(step):
+                self._execution.run(step)
         with self._condition:
             self._progress.publish(self._scheduler, self._slots.num_swaps)
 
@@ -402,32 +412,3 @@ class Engine:
             for scoring in self._scorer.jobs():
                 if scoring.key.adapter == digest:
                     self._scorer.end(scoring, error)
-
-    def _execute(self, step: Step) -> None:
-        """Run a step and deliver its tokens. Where it fails, each sequence runs alone and only those at fault end."""
-        self._jobs.start(step)
-        try:
-            output = self._runner.run(step)
-            self._scorer.read(step, output)  # first: it may be repeated, choosing may not
-            choices = self._jobs.choose(step, output, self._masks)
-        except RankLost:
-            raise
-        except Exception as error:
-            if len(step.sequences) == 1:
-                self._fail(step.sequences[0], error)
-                return
-            _log.warning("a step of %d requests failed; they run one by one", len(step.sequences), exc_info=error)
-            for sequence, num_tokens in zip(step.sequences, step.num_tokens, strict=True):
-                self._execute(Step((sequence,), (num_tokens,)))
-            return
-        self._scheduler.finish_step(step, [[choice.token_id for choice in each] for each in choices])
-        self._scorer.advance(step, self._scheduler)
-        self._progress.output_tokens += self._jobs.deliver(step, choices)
-        self._progress.note()
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        _log.error("request %s failed", sequence.id, exc_info=error)
-        self._progress.note()
-        self._scheduler.finish(sequence)
-        self._jobs.fail(sequence, error)
-        self._scorer.fail(sequence, error)

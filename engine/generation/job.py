@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.generation.answer import Answer
 from engine.generation.drafts import Drafting
+from engine.generation.graphs.draws import Draw
 from engine.generation.sampler import Choice, Sampler, score
 from engine.generation.sequence import Sequence
 from engine.generation.stream import Mailbox
@@ -36,6 +37,19 @@ class Job:
     def id(self) -> str:
         """The request's."""
         return self.sequence.id
+
+    @property
+    def needs_no_host(self) -> bool:
+        """Whether the device can choose its next token, and go on with that, before anybody has seen it."""
+        sampler = self.sampler
+        is_free = self.grammar is None and sampler.matcher is None and sampler.seen is None
+        return is_free and sampler.params.logprobs is None
+
+    def draw(self, num_ahead: int) -> Draw:
+        """How the token after the next `num_ahead` is drawn, as `sampler.choose` would."""
+        sampler = self.sampler
+        params, position = sampler.params, sampler.num_drawn + num_ahead
+        return Draw(params.temperature, params.top_k, params.top_p, params.min_p, sampler.seed, position)
 
     def start(self) -> None:
         """It is part of a step; only the first counts."""

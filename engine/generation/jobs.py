@@ -14,6 +14,7 @@ from engine.generation.budget import StepBudget
 from engine.generation.drafts import DraftRate, may_pay, share_drafts
 from engine.generation.grammar.compiler import MAX_COMPILE_S, Compiled, became_too_complex, compile_error, too_slow
 from engine.generation.grammar.matcher import MaskFiller
+from engine.generation.graphs.draws import NOBODYS_DRAW, Draw
 from engine.generation.job import Job
 from engine.generation.runner import StepLogits
 from engine.generation.sampler import Choice, choose
@@ -133,24 +134,40 @@ class Jobs:
         for job in ended:
             scheduler.finish(job.sequence)
 
-    def draft(self, decoding: SequenceOf[Sequence], budget: StepBudget, *, max_each: int, max_tokens: int) -> None:
-        """Give sequences that decode guesses of what comes next: at most `max_each` tokens, as far as they pay.
-
-        `max_tokens` bounds the step with them.
+    def drafts(
+        self, decoding: SequenceOf[Sequence], budget: StepBudget, *, max_each: int, max_tokens: int
+    ) -> list[list[int]]:
+        """Guesses of what comes next for each of the sequences that decode: at most `max_each` tokens, as far as they
+        pay, and none beyond a step of `max_tokens` in all.
         """
+        nothing: list[list[int]] = [[] for _ in decoding]
         jobs = [self.of(sequence) for sequence in decoding]
         rates = [job.drafting.rate if job is not None and job.drafting else DraftRate() for job in jobs]
         # With many answers at once no draft pays, and finding that out must not cost either.
         if not rates or not may_pay(rates, budget.draft_step_s(len(decoding), 1)):
-            return
+            return nothing
         guesses = [[] if job is None else job.guess(max_each) for job in jobs]
         if not any(guesses):
-            return
+            return nothing
         offers = [(rate, len(guess)) for rate, guess in zip(rates, guesses, strict=True)]
         most = min(sum(map(len, guesses)), max_tokens - len(decoding))
-        step_s = budget.draft_step_s(len(decoding), max(most, 0))
-        for sequence, guess, granted in zip(decoding, guesses, share_drafts(offers, step_s), strict=True):
-            sequence.drafts = guess[:granted]
+        granted = share_drafts(offers, budget.draft_step_s(len(decoding), max(most, 0)))
+        return [guess[:count] for guess, count in zip(guesses, granted, strict=True)]
+
+    def need_no_host(self, step: Step) -> bool:
+        """Whether every sequence gets one token that the device chooses, and the next after it."""
+        jobs = [self.of(sequence) for sequence in step.sequences]
+        return all(
+            job is not None and job.needs_no_host and job.sequence.is_decoding and not job.sequence.drafts
+            for job in jobs
+        )
+
+    def draws(self, step: Step) -> list[Draw]:
+        """How the device draws the token of each sequence of a step of plain decodes; empty where all are greedy."""
+        jobs = [self.of(sequence) for sequence in step.sequences]
+        if all(job is None or job.sampler.params.temperature == 0 for job in jobs):
+            return []
+        return [NOBODYS_DRAW if job is None else job.draw(num_ahead=int(step.is_ahead)) for job in jobs]
 
     def start(self, step: Step) -> None:
         """A step is about to run."""
@@ -184,6 +201,25 @@ class Jobs:
         for (index, job), each in zip(due, chosen, strict=True):
             job.note_drafts(each)
             choices[index] = each
+        return choices
+
+    def take_ids(self, step: Step, token_ids: SequenceOf[int]) -> list[list[Choice]]:
+        """The same where the device chose one token for each sequence, -1 where its logits are no numbers.
+
+        Sequences that left since the step was made get none. Raises: ValueError for -1; nothing is noted then.
+        """
+        due = [
+            (index, job)
+            for index, sequence in enumerate(step.sequences)
+            if sequence.status == "running" and (job := self.of(sequence)) is not None
+        ]
+        if any(token_ids[index] < 0 for index, _ in due):
+            raise ValueError("a row of the logits has no finite maximum (NaN or infinity)")
+        choices: list[list[Choice]] = [[] for _ in step.sequences]
+        for index, job in due:
+            choices[index] = [Choice(token_ids[index])]
+            job.sampler.note(token_ids[index])
+            job.note_drafts(choices[index])
         return choices
 
     def deliver(self, step: Step, choices: SequenceOf[SequenceOf[Choice]]) -> int:

@@ -14,6 +14,7 @@ from engine.generation.adapters.store import AdapterStore, PackedAdapter
 from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.decode_graphs import DecodeGraphs
+from engine.generation.graphs.draws import Draw
 from engine.generation.scheduler import Step
 from engine.generation.sequence import BLOCK_TOKENS, Sequence
 from engine.generation.step_inputs import StepInputs
@@ -36,6 +37,20 @@ class StepLogits:
     logits: Tensor
     spans: tuple[tuple[int, int], ...]
     best: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step on the device, in which row `rows[i]` is that of sequence i; `read` waits for the tokens of all rows."""
+
+    step: Step
+    rows: tuple[int, ...]
+    read: Callable[[], list[int]]
+
+    def token_ids(self) -> list[int]:
+        """The next token of each sequence, -1 where its logits are no numbers. Raises: what the device says."""
+        found = self.read()
+        return [found[row] for row in self.rows]
 
 
 class Runner:
@@ -115,6 +130,37 @@ class Runner:
         padded = torch.tensor(inputs.token_ids + [0] * padding, device=device)
         wanted = torch.tensor(inputs.rows, dtype=torch.long, device=device)
         return self._decoder.forward(padded, self._attention, self._attention.plan(inputs.batch), wanted, adapters)
+
+    @torch.inference_mode()
+    def launch(self, step: Step, draws: SequenceOf[Draw] = (), before: Launched | None = None) -> Launched | None:
+        """Begin a step of decodes and wait for nothing; None where it is not recorded.
+
+        `draws` say how the token of each sequence is drawn; empty: the best ones. With `before`, which is on the
+        device, `step` is ahead of it: its tokens are those that `before` chooses for the same sequences. At most two
+        launched steps may be unread at once.
+        """
+        if self._graphs is None:
+            return None
+        order = sorted(range(len(step.sequences)), key=lambda i: step.sequences[i].slot)
+        sequences = [step.sequences[index] for index in order]
+        if before is None:
+            tokens = [sequence.tokens[-1] for sequence in sequences]
+        else:
+            row_before = dict(zip(before.step.sequences, before.rows, strict=True))
+            tokens = [row_before[sequence] for sequence in sequences]
+        batch = FlatBatch(
+            num_new=[1] * len(sequences),
+            contexts=[sequence.num_computed + 1 + step.is_ahead for sequence in sequences],
+            block_tables=[sequence.blocks for sequence in sequences],
+        )
+        ordered = [draws[index] for index in order] if draws else ()
+        read = self._graphs.launch(tokens, batch, self._adapter_runs(step, order), ordered, is_ahead=step.is_ahead)
+        if read is None:
+            return None
+        rows = [0] * len(order)
+        for row, index in enumerate(order):
+            rows[index] = row
+        return Launched(step, tuple(rows), read)
 
     @torch.inference_mode()
     def copy_blocks(self, pairs: SequenceOf[tuple[int, int]]) -> None:

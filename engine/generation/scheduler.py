@@ -31,10 +31,14 @@ MAX_BRANCHES_BESIDE_OTHERS = 32
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the runner executes: `num_tokens[i]` new tokens of `sequences[i]`, whose block table has room for them."""
+    """What the runner executes: `num_tokens[i]` new tokens of `sequences[i]`, whose block table has room for them.
+
+    `is_ahead`: it follows a step that is not finished, so each sequence will stand one token further than it says.
+    """
 
     sequences: tuple[Sequence, ...]
     num_tokens: tuple[int, ...]
+    is_ahead: bool = False
 
     @property
     def num_total_tokens(self) -> int:
@@ -195,6 +199,28 @@ class Scheduler:
             return self._compose()
         return Step(tuple(chosen), tuple(num_tokens)) if chosen else None
 
+    def step_after(self, step: Step) -> Step | None:
+        """The step behind one of plain decodes that is not finished, as if no token of that one ended a sequence.
+
+        Those whose length ends with it are left out. None where nobody is left, where somebody who waits may come in or
+        another one runs, and where blocks lack, so that `next_step` has to decide when `step` is finished.
+        """
+        left = [
+            sequence
+            for sequence in step.sequences
+            if sequence.status == "running" and len(sequence.tokens) + 1 < sequence.max_total_tokens
+        ]
+        known = set(step.sequences)
+        if not left or any(sequence not in known for sequence in self._running) or self._may_admit():
+            return None
+        for sequence in left:
+            missing = num_blocks_for(sequence.num_computed + 2) - len(sequence.blocks)
+            if missing > self._pool.num_free and self._tree.evict(missing) == 0:
+                return None
+            sequence.blocks += self._pool.allocate(max(missing, 0))
+        self._slots.tick()
+        return Step(tuple(left), (1,) * len(left), is_ahead=True)
+
     def decoding(self) -> list[Sequence]:
         """The running sequences where all decode and nobody waits; else none: prompts come first then."""
         if self._waiting or not all(sequence.is_decoding for sequence in self._running):
@@ -342,6 +368,13 @@ class Scheduler:
                 self.prompt_tokens += sequence.num_prompt_tokens
             used += self._add_chunk(sequence, room - used, computing, chosen, num_tokens)
         return used
+
+    def _may_admit(self) -> bool:
+        """Whether `_admit` might let somebody in; only a slot could still be missing."""
+        if self._is_batch_full():
+            return False
+        first = next((sequence for sequence in self._waiting if self._can_run(sequence)), None)
+        return first is not None and self._fits(first)
 
     def _is_batch_full(self) -> bool:
         return sum(not sequence.is_branch for sequence in self._running) >= self._max_num_seqs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import pytest
@@ -205,20 +206,101 @@ def test_finished_sequence_in_a_step_is_passed_over():
     assert len(one.tokens) == 5 and len(two.tokens) == 6
 
 
+def started(books: Scheduler, *sequences: Sequence) -> Step:
+    """Their first decodes, which nobody has finished."""
+    for each in sequences:
+        books.add(each)
+    while not all(each.is_decoding for each in sequences):
+        advance(books)
+    step = books.next_step()
+    assert step is not None
+    return step
+
+
+def test_step_after_an_unfinished_one_has_its_blocks_and_leaves_out_whose_length_ends():
+    books = scheduler()
+    ends, full, goes_on = sequence("a", 5, max_new=2), sequence("b", 15, max_new=9), sequence("c", 30, max_new=9)
+    step = started(books, ends, full, goes_on)
+    assert [len(each.blocks) for each in (full, goes_on)] == [1, 2]
+    after = books.step_after(step)
+    assert after == Step((full, goes_on), (1, 1), is_ahead=True)
+    # Its tokens go behind those of the first step.
+    assert [len(each.blocks) for each in (full, goes_on)] == [2, 2]
+    assert [each.num_computed for each in (full, goes_on)] == [15, 30]
+    books.check()
+    advance(books, step)
+    assert ends.status == "finished" and advance(books, after) == {"b": 1, "c": 1}
+    assert [len(each.tokens) for each in (full, goes_on)] == [18, 33]
+
+
+def test_sequence_that_left_meanwhile_has_no_part_in_the_next_step_and_none_in_what_is_on_its_way():
+    books = scheduler()
+    one, two = sequence("a", 5), sequence("b", 5)
+    step = started(books, one, two)
+    after = books.step_after(step)
+    assert after is not None
+    books.finish(one)
+    advance(books, step)
+    further = books.step_after(after)
+    assert further is not None and further.sequences == (two,)
+    advance(books, after)
+    assert (len(one.tokens), len(two.tokens)) == (6, 8)
+    books.finish(two)
+    assert books.step_after(further) is None
+
+
+def test_nothing_follows_an_unfinished_step_while_somebody_may_come_in_or_another_runs():
+    books = scheduler(num_blocks=8, max_num_seqs=2)
+    step = started(books, sequence("a", 20))
+    assert books.step_after(step) is not None
+    waiting = sequence("b", 20)
+    books.add(waiting)
+    assert books.step_after(step) is None
+    books.finish(waiting)
+    longer = sequence("too long to come in", 100, max_new=20)
+    books.add(longer)
+    after = books.step_after(step)
+    assert after is not None
+    advance(books, step)
+    advance(books, after)
+    books.finish(longer)
+    books.add(sequence("c", 5))
+    advance(books)
+    both = books.next_step()
+    assert both is not None and len(both.sequences) == 2
+    assert books.step_after(Step(both.sequences[:1], (1,))) is None
+
+
+def test_nothing_follows_an_unfinished_step_where_blocks_lack_and_full_batches_are_no_hindrance():
+    books = scheduler(num_blocks=5, max_num_seqs=2)
+    step = started(books, sequence("a", 31, max_new=20), sequence("b", 31, max_new=20))
+    books.add(sequence("waits", 5))
+    assert books.step_after(step) is None
+    books.check()
+    advance(books, step)
+    assert books.num_preemptions == 0
+    advance(books)
+    assert books.num_preemptions == 1
+
+
 class Memory:
     """What each slot of the cache holds: for which key, and after which tokens, it was computed."""
 
     def __init__(self) -> None:
         self.slots: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
 
-    def run(self, step: Step) -> None:
-        """Check that everything before the new tokens is the sequence's own, then write those."""
+    def run(self, step: Step, ahead: SequenceOf[int] = ()) -> None:
+        """Check that everything before the new tokens is the sequence's own, then write those. `ahead`: the token of
+        each sequence that the step before will turn out to have chosen.
+        """
         writes: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}
-        for each, count in zip(step.sequences, step.num_tokens, strict=True):
-            for position in range(each.num_computed + count):
+        for index, (each, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
+            tokens = [*each.tokens, *ahead[index : index + 1]]
+            num_before = each.num_computed + step.is_ahead
+            for position in range(num_before + count):
                 slot = each.blocks[position // 16] * 16 + position % 16
-                content = (each.key, tuple(each.tokens[: position + 1]))
-                if position < each.num_computed:
+                content = (each.key, tuple(tokens[: position + 1]))
+                if position < num_before:
                     assert self.slots[slot] == content, f"{each.id} would read another's keys and values"
                 else:
                     assert slot not in writes, "two sequences write one slot"
@@ -275,9 +357,27 @@ def walk(books: Scheduler, memory: Memory, alive: list[Sequence], drawn: random.
         return
     memory.run(step)
     due = [s.num_computed + n == len(s.tokens) for s, n in zip(step.sequences, step.num_tokens, strict=True)]
-    books.finish_step(step, [[drawn.choice([0, 1])] if is_due else [] for is_due in due])
+    chosen = [[drawn.choice([0, 1])] if is_due else [] for is_due in due]
+    while all(each.is_decoding for each in step.sequences) and drawn.random() < 0.7:
+        after = books.step_after(step)
+        if after is None:
+            break
+        books.check()
+        token_of = dict(zip(step.sequences, chosen, strict=True))
+        memory.run(after, [token_of[each][0] for each in after.sequences])
+        finish(books, step, chosen, alive, drawn)
+        step, chosen = after, [[drawn.choice([0, 1])] if each.status == "running" else [] for each in after.sequences]
+        if drawn.random() < 0.1:
+            books.preempt_youngest()  # while its step is on its way
+    finish(books, step, chosen, alive, drawn)
+
+
+def finish(books: Scheduler, step: Step, chosen: list[list[int]], alive: list[Sequence], drawn: random.Random) -> None:
+    """Some end though their length does not say so."""
+    books.finish_step(step, chosen)
     for each in step.sequences:
-        if len(each.tokens) >= each.max_total_tokens:
+        is_over = len(each.tokens) >= each.max_total_tokens or drawn.random() < 0.02
+        if is_over and each.status == "running" and each in alive:
             books.finish(each)
             alive.remove(each)
 

@@ -1,6 +1,7 @@
 """Steps in which every token's logits are wanted (answers and their drafts), recorded for each size.
 
 A recording is made with adapters or without: the two small products of every linear cost nothing where nobody has one.
+And with a draw of each token or with the best ones alone, which greedy answers ask for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.buffers import StepBuffers
 from engine.generation.graphs.capture import Capture
+from engine.generation.graphs.draws import Draw, DrawBuffers
+from engine.generation.graphs.readback import Readback
 from engine.generation.graphs.sizes import size_for
 from kernels.paged_attention import decode_rows
 
@@ -27,6 +31,12 @@ _PREPARE_S = 20.0
 MAX_BYTES = 2 << 30
 
 _log = logging.getLogger(__name__)
+
+
+class _Kind(NamedTuple):
+    size: int
+    has_adapters: bool
+    is_drawn: bool
 
 
 class DecodeGraphs:
@@ -53,10 +63,12 @@ class DecodeGraphs:
         self._buffers = StepBuffers(sizes[-1], max_model_len, decode_rows(group) // group, device)
         self._rows = torch.arange(sizes[-1], device=device)
         self._logits = torch.empty((sizes[-1], spec.vocab_size), dtype=decoder.dtype, device=device)
-        self._best = torch.empty(sizes[-1], dtype=torch.int64, device=device)
-        self._recorded: dict[tuple[int, bool], Callable[[], None]] = {}
+        self._chosen = torch.empty(sizes[-1], dtype=torch.int64, device=device)
+        self._draws = DrawBuffers(sizes[-1], spec.vocab_size, device)
+        self._readback = Readback(sizes[-1], device)
+        self._recorded: dict[_Kind, Callable[[], None]] = {}
         self._layout = 0  # of the adapters' tensors that the recordings read
-        self._is_off = False
+        self._is_off = self._is_drawing_off = False
 
     @property
     def max_tokens(self) -> int:
@@ -75,7 +87,7 @@ class DecodeGraphs:
         for size in reversed(self._sizes):
             if monotonic() - started > _PREPARE_S or self._is_off:
                 break
-            self._recording(size, has_adapters=False)
+            self._recording(_Kind(size, has_adapters=False, is_drawn=False))
         _log.info("%d sizes of step recorded in %.1f s", len(self._recorded), monotonic() - started)
 
     @torch.inference_mode()
@@ -86,52 +98,98 @@ class DecodeGraphs:
 
         Both are overwritten by the next step. `runs` are start, stop and slot of rows that use an adapter.
         """
-        found = self._find(len(token_ids), bool(runs))
+        found = self._find(len(token_ids), has_adapters=bool(runs))
         if found is None or max(batch.contexts) > self._max_model_len:
             return None
         size, repeat = found
         self._buffers.write(token_ids, batch, runs, size)
         repeat()
-        return self._logits[: len(token_ids)], self._best[: len(token_ids)]
+        return self._logits[: len(token_ids)], self._chosen[: len(token_ids)]
 
-    def _find(self, num_tokens: int, has_adapters: bool) -> tuple[int, Callable[[], None]] | None:
+    @torch.inference_mode()
+    def launch(
+        self,
+        tokens: Sequence[int],
+        batch: FlatBatch,
+        runs: Sequence[tuple[int, int, int]],
+        draws: Sequence[Draw] = (),
+        *,
+        is_ahead: bool = False,
+    ) -> Callable[[], list[int]] | None:
+        """Begin the same without waiting. What is returned waits for the token of each row, and is called before the
+        second launch after this one.
+
+        `draws` say how each row's token is drawn; empty: the best ones. `is_ahead`: `tokens` are rows of the step
+        launched before, and stand for its tokens. None: not recorded, or only by overwriting those.
+        """
+        found = self._find(len(tokens), has_adapters=bool(runs), is_drawn=bool(draws), may_record=not is_ahead)
+        if found is None or max(batch.contexts) > self._max_model_len:
+            return None
+        size, repeat = found
+        self._buffers.write(tokens, batch, runs, size)
+        if draws:
+            self._draws.write(draws, size)
+        if is_ahead:
+            column = self._buffers.view(size).token_ids[: len(tokens)]
+            # No -1 reaches the embeddings: that step will be thrown away, and must not take the device with it.
+            column.copy_(self._chosen.index_select(0, column).clamp_(min=0))
+        repeat()
+        return self._readback.begin(self._chosen[: len(tokens)])
+
+    def _find(
+        self, num_tokens: int, *, has_adapters: bool, is_drawn: bool = False, may_record: bool = True
+    ) -> tuple[int, Callable[[], None]] | None:
         """The smallest recording that holds such a step, made now where that may be."""
         size = size_for(num_tokens, self._sizes)
-        if size is None or self._is_off:
+        if size is None or self._is_off or (is_drawn and self._is_drawing_off):
             return None
-        repeat = self._recording(size, has_adapters)
+        wanted = _Kind(size, has_adapters, is_drawn)
+        repeat = self._recording(wanted, may_record=may_record)
         if repeat is not None:
             return size, repeat
-        larger = sorted(known for known, has in self._recorded if known > size and has == has_adapters)
-        return (larger[0], self._recorded[larger[0], has_adapters]) if larger and not self._is_off else None
+        larger = sorted(known for known in self._recorded if known.size > size and known[1:] == wanted[1:])
+        return (larger[0].size, self._recorded[larger[0]]) if larger else None
 
-    def _recording(self, size: int, has_adapters: bool) -> Callable[[], None] | None:
+    def _recording(self, kind: _Kind, *, may_record: bool = True) -> Callable[[], None] | None:
         if self._store is not None and self._store.layout != self._layout:
             # They would read tensors that are no longer the adapters'.
             self._layout = self._store.layout
-            self._recorded = {key: repeat for key, repeat in self._recorded.items() if not key[1]}
-        key = (size, has_adapters)
-        if key not in self._recorded:
-            if self._capture.num_bytes >= self._max_bytes:
+            self._recorded = {known: repeat for known, repeat in self._recorded.items() if not known.has_adapters}
+        if kind not in self._recorded:
+            if not may_record or self._capture.num_bytes >= self._max_bytes:
                 return None
-            self._buffers.write([], FlatBatch([], [], []), [], size)  # nobody's: recording it changes nothing
+            self._buffers.write([], FlatBatch([], [], []), [], kind.size)  # nobody's: recording it changes nothing
+            self._draws.write([], kind.size)
             try:
-                self._recorded[key] = self._capture.record(partial(self._compute, size, has_adapters))
+                self._recorded[kind] = self._capture.record(partial(self._compute, kind))
             except Exception as error:
-                _log.warning("steps cannot be recorded and are launched one by one", exc_info=error)
-                self._is_off = True
-                self._recorded.clear()
+                self._give_up(kind, error)
                 return None
-        return self._recorded[key]
+        return self._recorded[kind]
 
-    def _compute(self, size: int, has_adapters: bool) -> None:
+    def _give_up(self, kind: _Kind, error: Exception) -> None:
+        """A recording failed: no further one is tried, and those that drawing has no part in stay if it is at fault."""
+        if kind.is_drawn:
+            _log.warning("draws cannot be recorded; sampled answers are read step by step", exc_info=error)
+            self._is_drawing_off = True
+            self._recorded = {known: repeat for known, repeat in self._recorded.items() if not known.is_drawn}
+            return
+        _log.warning("steps cannot be recorded and are launched one by one", exc_info=error)
+        self._is_off = True
+        self._recorded.clear()
+
+    def _compute(self, kind: _Kind) -> None:
+        size = kind.size
         step = self._buffers.view(size)
         plan = self._attention.fixed_plan(step.attention, step.kv_slots)
         adapters = None
-        if has_adapters:
+        if kind.has_adapters:
             assert self._store is not None
             adapters = self._store.fixed_plan(step.adapters)
         logits = self._decoder.forward(step.token_ids, self._attention, plan, self._rows[:size], adapters)
+        if kind.is_drawn:
+            self._chosen[:size] = self._draws.sample(logits)
+            return
         self._logits[:size] = logits
         best, ids = logits.max(-1)
-        self._best[:size] = ids.masked_fill(~best.isfinite(), -1)
+        self._chosen[:size] = ids.masked_fill(~best.isfinite(), -1)

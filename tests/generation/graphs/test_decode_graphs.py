@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from eager_capture import EagerCapture, eager_graphs
+from eager_capture import EagerCapture, eager_graphs, repeat_in_engines
 from tiny_adapter import write_tiny_adapter
 
 from engine.config import GeneratorSettings
@@ -24,10 +23,11 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.engine import Engine
 from engine.generation.graphs.build import build_graphs
-from engine.generation.graphs.decode_graphs import DecodeGraphs
+from engine.generation.graphs.draws import Draw, DrawBuffers
 from engine.generation.runner import Runner
 from engine.generation.warm_up import measure_least_chunk, measure_steps
 from engine.values import GenerationRequest, Grammar, SamplingParams
+from kernels.sampling import sample
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=256, kv_tokens=4096, adapter_slots=2)
 NUM_NEW = 20
@@ -105,6 +105,42 @@ def test_each_size_is_recorded_once_and_larger_steps_are_not(bench: Bench):
     assert graphs.num_recorded == capture.num_recorded == 3
 
 
+def test_launched_steps_take_their_tokens_from_the_step_before(bench: Bench):
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    tokens, batch = decodes(3)
+    first = bench.logits(tokens, batch).argmax(-1).tolist()
+    behind = FlatBatch([1, 1], [2, 2], [[2], [0]])  # of the third and the first
+    second = bench.logits([first[2], first[0]], behind).argmax(-1).tolist()
+    read_first = graphs.launch(tokens, batch, [])
+    read_second = graphs.launch([2, 0], behind, [], is_ahead=True)
+    assert read_first is not None and read_second is not None
+    assert read_first() == first and read_second() == second
+
+
+def test_step_ahead_is_launched_only_from_a_recording_that_is_there(bench: Bench):
+    capture = EagerCapture()
+    graphs = eager_graphs(bench.decoder, bench.attention, capture=capture, sizes=(1, 2, 4))
+    read = graphs.launch(*decodes(4), [])
+    best = bench.logits(*decodes(4)).argmax(-1).tolist()
+    assert read is not None
+    assert graphs.launch([3, 2], FlatBatch([1, 1], [2, 2], [[3], [2]]), [(0, 1, 0)], is_ahead=True) is None
+    assert graphs.launch([3], FlatBatch([1], [513], [[3]]), [], is_ahead=True) is None
+    assert capture.num_recorded == 1 and read() == best
+
+
+def test_step_ahead_of_logits_that_are_no_numbers_is_computed_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    forward = bench.decoder.forward
+    monkeypatch.setattr(bench.decoder, "forward", lambda *arguments: forward(*arguments) * float("nan"))
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    reads = [
+        graphs.launch(*decodes(1), []),
+        graphs.launch([0], FlatBatch([1], [2], [[0]]), [], is_ahead=True),
+    ]
+    assert [read() for read in reads if read is not None] == [[-1], [-1]]
+
+
 def test_contexts_beyond_the_longest_are_not_repeated(bench: Bench):
     graphs = eager_graphs(bench.decoder, bench.attention, max_model_len=32)
     for context, is_repeated in ((32, True), (33, False)):
@@ -136,6 +172,37 @@ def test_recording_that_fails_is_said_once_and_steps_run_without(bench: Bench, c
         assert [graphs.run(*decodes(count), []) for count in (2, 4, 1)] == [None] * 3
         graphs.prepare()
     assert len(caplog.records) == 1 and "cannot be recorded" in caplog.text
+
+
+def test_drawn_tokens_are_those_of_the_step_itself_and_have_recordings_of_their_own(bench: Bench):
+    capture = EagerCapture()
+    graphs = eager_graphs(bench.decoder, bench.attention, capture=capture)
+    draws = [Draw(0.0, 0, 1.0, 0.0, 0, 0), Draw(1.0, 0, 0.9, 0.0, -5, 3), Draw(1.5, 7, 1.0, 0.01, 2**63 - 1, 4)]
+    columns = zip(*draws, strict=True)
+    types = (torch.float32, torch.int64, torch.float32, torch.float32, torch.int64, torch.int64)
+    settings = [torch.tensor(column, dtype=dtype) for column, dtype in zip(columns, types, strict=True)]
+    tokens, batch = decodes(3)
+    expected = sample(bench.logits(tokens, batch), *settings).tolist()
+    for given, wanted in ((draws, expected), ([], bench.logits(tokens, batch).argmax(-1).tolist()), (draws, expected)):
+        read = graphs.launch(tokens, batch, [], given)
+        assert read is not None and read() == wanted
+    assert expected != bench.logits(tokens, batch).argmax(-1).tolist()
+    assert capture.num_recorded == 2
+
+
+def test_draws_that_cannot_be_recorded_leave_the_recordings_without(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = eager_graphs(bench.decoder, bench.attention)
+    monkeypatch.setattr(DrawBuffers, "sample", fail)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert graphs.launch(*decodes(1), [], [Draw(1.0, 0, 1.0, 0.0, 1, 1)]) is None
+            assert graphs.launch(*decodes(1), []) is not None
+    assert len(caplog.records) == 1 and "draws cannot be recorded" in caplog.text
 
 
 def test_adapters_whose_tensors_are_replaced_are_recorded_anew(bench: Bench, tiny_model: Path, tmp_path: Path):
@@ -198,19 +265,8 @@ def test_cpu_and_settings_that_say_off_have_no_recordings(bench: Bench):
 
 
 @pytest.fixture
-def capture(monkeypatch: pytest.MonkeyPatch) -> Iterator[EagerCapture]:
-    """Engines have a GPU's attention and repeat steps by this."""
-    used = EagerCapture()
-
-    def graphs(
-        decoder: Decoder, attention: Any, store: AdapterStore, *others: object, max_model_len: int
-    ) -> DecodeGraphs:
-        return eager_graphs(decoder, attention, store, capture=used, max_model_len=max_model_len)
-
-    monkeypatch.setattr(engine_module, "build_attention", GpuAttention)
-    monkeypatch.setattr(engine_module, "AdapterStore", partial(AdapterStore, backend="torch"))
-    monkeypatch.setattr(engine_module, "build_graphs", graphs)
-    yield used
+def capture(monkeypatch: pytest.MonkeyPatch) -> EagerCapture:
+    return repeat_in_engines(monkeypatch)
 
 
 async def answers(engine: Engine) -> list[list[tuple[int, float]]]:
