@@ -24,7 +24,7 @@ from engine.retrieval.snapshots.format import (
     computed_digest,
     sealed_digest,
 )
-from engine.retrieval.store.data_folder import move_into_place
+from engine.retrieval.store.files import move_into_place
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
