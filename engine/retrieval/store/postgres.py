@@ -211,6 +211,8 @@ class PostgresDatabase:
     def _open_session(self, give_up_at: float) -> Connection:
         """The session that holds the lock, made anew where it was lost; waits for the server and for the lock."""
         while True:
+            if self._closed.is_set():
+                raise StoreUnavailable(self.where, "this server gives it up")
             try:
                 with self.errors():
                     return self._connected(self._session)
@@ -245,12 +247,13 @@ class PostgresDatabase:
                 cursor.execute(
                     "SELECT pg_try_advisory_lock(hashtextextended('switchyard store ' || current_schema(), 0))"
                 )
-                if not cursor.fetchone()[0]:
-                    raise _Locked(self.where, "another session holds the right to write")
+                is_locked = cursor.fetchone()[0]
                 if self._is_owner:
                     cursor.execute("SELECT count(*) FROM store_writer WHERE owner = %s", (self._owner,))
                     if not cursor.fetchone()[0]:
                         raise self._replaced()
+                if not is_locked:
+                    raise _Locked(self.where, "another session holds the right to write")
             connection.commit()
         except psycopg.Error as error:
             raise self._translated(error) or error from error
