@@ -307,7 +307,9 @@ class EngineConfig(Settings):
     @field_validator("store", mode="before")
     @classmethod
     def _store_holds_no_secret(cls, url: Any) -> Any:
-        if isinstance(url, str) and (_has_password(url) or not url.startswith(("postgresql://", "postgresql+psycopg://"))):
+        if isinstance(url, str) and (
+            _has_password(url) or not url.startswith(("postgresql://", "postgresql+psycopg://"))
+        ):
             # The value is not shown: it may be a password.
             raise ValueError(
                 "it must be postgresql+psycopg://USER@HOST:5432/DATABASE, without a password; set PGPASSWORD or "
@@ -325,7 +327,7 @@ class EngineConfig(Settings):
 
 def _has_password(url: str) -> bool:
     parts = urlsplit(url)
-    return "@" in parts.netloc and ":" in parts.netloc.rpartition("@")[0] or "password" in parts.query
+    return ("@" in parts.netloc and ":" in parts.netloc.rpartition("@")[0]) or "password" in parts.query
 
 
 def _check_keys(group: type[BaseModel], raw: Mapping[str, Any], prefix: str) -> None:

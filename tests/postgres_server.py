@@ -106,7 +106,13 @@ class PostgresServer:
         return [*alone, *command]
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), *arguments, "scram-sha-256", "--pwfile", str(self.folder / "password")]
+        command = [
+            str(self._programs / program),
+            *arguments,
+            "scram-sha-256",
+            "--pwfile",
+            str(self.folder / "password"),
+        ]
         command += ["--no-sync"]
         done = subprocess.run(self._as_user(command), capture_output=True, cwd=self.folder)
         assert done.returncode == 0, done.stderr.decode()

@@ -17,9 +17,9 @@ from engine.cli.client import print_json
 from engine.errors import DataFolderError
 from engine.retrieval.snapshots.format import Manifest
 from engine.retrieval.snapshots.snapshot import Progress, restore_snapshot, verify_snapshot, write_snapshot
-from engine.retrieval.store.inbox import count_waiting
 from engine.retrieval.store.address import VARIABLE
 from engine.retrieval.store.data_folder import DATABASE_FILE
+from engine.retrieval.store.inbox import count_waiting
 from engine.retrieval.store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from postgres_server import PostgresServer, missing
@@ -139,7 +138,7 @@ def test_nothing_is_lost_and_searches_go_on_while_the_database_crashes_under_loa
         assert set(puts.values()) == {1}, "a write was applied twice"
         assert load.acknowledged.keys() <= puts.keys(), "an acknowledged write is lost"
         by_document = {document: version for version, op, document in log if op == "put"}
-        # A write that was refused with its outcome unknown answers `unchanged` when it is sent again, at a later version.
+        # A write refused with its outcome unknown answers `unchanged` when it is sent again, at a later version.
         assert all(by_document[id] <= version for id, version in load.acknowledged.items())
         for job in load.jobs:
             assert retriever.job(job)["state"] in ("queued", "running", "done")

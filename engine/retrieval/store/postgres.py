@@ -277,7 +277,9 @@ class PostgresDatabase:
             is_refused = state in _UNUSABLE or state.startswith(_UNUSABLE_CLASSES)
             is_away = state in _AWAY or state.startswith(_AWAY_CLASSES)
         if is_refused:
-            return DataFolderError(f"store {self.where}: cannot be used ({why}). Check SWITCHYARD_STORE and PGPASSWORD.")
+            return DataFolderError(
+                f"store {self.where}: cannot be used ({why}). Check SWITCHYARD_STORE and PGPASSWORD."
+            )
         return StoreUnavailable(self.where, why) if is_away else None
 
 
@@ -306,4 +308,6 @@ def _require_driver() -> None:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        raise ConfigError("a PostgreSQL store needs psycopg, which is not installed: pip install '.[postgres]'") from None
+        raise ConfigError(
+            "a PostgreSQL store needs psycopg, which is not installed: pip install '.[postgres]'"
+        ) from None

@@ -47,9 +47,7 @@ def crashing() -> Iterator[PostgresServer]:
 def open_store(tmp_path: Path) -> Iterator[Callable[[str], Store]]:
     with contextlib.ExitStack() as opened:
         folders = iter(range(100))
-        yield lambda url: opened.enter_context(
-            contextlib.closing(Store(tmp_path / f"store{next(folders)}", url=url))
-        )
+        yield lambda url: opened.enter_context(contextlib.closing(Store(tmp_path / f"store{next(folders)}", url=url)))
 
 
 @pytest.fixture
@@ -139,9 +137,7 @@ def test_small_writes_say_whether_a_lost_commit_was_stored(url, open_store):
     assert len(feedback.rows("", 0, 10)) == 1
 
 
-def test_write_of_unknown_outcome_is_said_to_be_so_and_shows_once_the_database_is_back(
-    crashing, open_on, monkeypatch
-):
+def test_write_of_unknown_outcome_is_said_to_be_so_and_shows_once_the_database_is_back(crashing, open_on, monkeypatch):
     retriever = open_on(crashing.url)
     retriever.write("docs", [doc("a")])
     monkeypatch.setattr(database, "WRITE_WAIT_S", 0.5)
@@ -176,7 +172,9 @@ def test_searches_go_on_and_the_rest_fails_clearly_while_the_database_is_away(cr
     assert len(found(retriever)) == 21
     assert "d3" in found(retriever, "number 3", mode="lexical")
     assert found(retriever, "volume", wants_clues=True) == found(retriever, "volume")
-    named = rf"store postgresql\+psycopg://switchyard@127.0.0.1:{crashing.port}/postgres is unavailable .*Retry after 5 s"
+    named = (
+        rf"store postgresql\+psycopg://switchyard@127.0.0.1:{crashing.port}/postgres is unavailable .*Retry after 5 s"
+    )
     for call in (
         lambda: retriever.write("docs", [doc("more")]),
         lambda: retriever.enqueue("docs", [doc("more")]),
