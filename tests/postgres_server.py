@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 _START_TIMEOUT_S = 60
 _USER = "switchyard"
 
@@ -91,11 +93,27 @@ class PostgresServer:
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(_START_TIMEOUT_S)
 
+    def freeze(self) -> None:
+        """Stop every process of the server without ending it: connections stay, and nobody answers."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        for process in self._processes():
+            process.resume()
+
     def close(self) -> None:
         """End the server and remove its folder, whatever state it is in."""
         if self._process is not None and self._process.poll() is None:
+            self.thaw()
             self.crash()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self._process is not None
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
 
     def _as_user(self, command: list[str]) -> list[str]:
         """The server refuses to run as root, and must not outlive a test run that is killed."""

@@ -27,13 +27,13 @@ def database() -> Iterator[PostgresServer]:
 
 
 def put(client: httpx.Client, id: str) -> httpx.Response:
-    return client.put(f"{_DOCUMENTS}/{id}", content=b"volumes of a region", headers={"Content-Type": "text/plain"})
+    return client.put(f"{_DOCUMENTS}/{id}", json={"text": "volumes of a region"})
 
 
 def found(client: httpx.Client) -> set[str]:
     answer = client.post("/v1/search", json={"query": "volumes", "k": 9})
     assert answer.status_code == 200, answer.text
-    return {hit["document"] for hit in answer.json()["hits"]}
+    return {hit["document"] for hit in answer.json()["results"][0]}
 
 
 @pytest.mark.chaos

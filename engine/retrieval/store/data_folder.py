@@ -65,6 +65,7 @@ class SqliteDatabase:
     """The SQLite file of a data folder whose lock this process holds; see Database."""
 
     is_remote = False
+    is_settled = True
 
     def __init__(self, data: Path) -> None:
         self.where = str(data)

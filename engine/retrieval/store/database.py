@@ -32,6 +32,10 @@ class Database(Protocol):
     is_remote: bool  # whether it may be away while this process goes on
     engine: Engine
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known of every write what became of it."""
+
     def prepare(self) -> None:
         """Take the right to write, create or migrate the tables. Raises: DataFolderError, StoreUnavailable."""
 

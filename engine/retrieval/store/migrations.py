@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
+from engine.durable_files import move_into_place
 from engine.errors import DataFolderError
 from engine.retrieval.store import tables
 from engine.retrieval.store.database import begin_write
-from engine.retrieval.store.files import move_into_place
 
 # The statements that lead from a version to the next, for SQLite. Never changed once released: later versions of the
 # tables must not leak into the step of an earlier one, so they are not made from tables.py.
@@ -163,7 +163,7 @@ def _create(connection: Connection) -> None:
     tables.metadata.create_all(connection)
     for table in tables.metadata.sorted_tables:
         for index in table.indexes:
-            index.create(connection, checkfirst=True)  # TODO
+            index.create(connection, checkfirst=True)
     connection.execute(insert(tables.meta).values(schema_version=tables.SCHEMA_VERSION))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Column,
     Connection,
@@ -37,20 +38,22 @@ from engine.errors import ConfigError, DataFolderError, StorageFull, StoreUnavai
 from engine.retrieval.store.address import store_url, without_secrets
 from engine.retrieval.store.database import PAUSE_S, CommitUnknown, Settled
 from engine.retrieval.store.migrations import prepare_schema
+from engine.retrieval.store.timeouts import bound_statements, require_driver
 
 # A server that has died leaves its lock for as long as PostgreSQL takes to notice.
 LOCK_WAIT_S = 15.0
-READ_TIMEOUT_S = 30
-WRITE_TIMEOUT_S = 600  # of a statement; a restored collection is emptied by one
-_NUM_READERS = 8
-# After a failed connection, others are not tried for so long: whoever asks is told at once.
-_QUIET_S = 1.0
+# Longest time of a statement. Searches wait for those of the first kind.
+READ_TIMEOUT_S = 10
+SCAN_TIMEOUT_S = 600
+WRITE_TIMEOUT_S = 120
+# Between two tries to reach a server that is away. Meanwhile reads fail at once: searches wait for some of them.
+_PROBE_S = 0.5
 _CONNECTING = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
+    "tcp_user_timeout": 10_000,
     "application_name": "switchyard",
 }
 _AWAY_CLASSES = ("08", "53", "57")  # connection lost, out of resources, shut down or cancelled by an operator
@@ -70,31 +73,39 @@ _writer = Table(
 
 
 class PostgresDatabase:
-    """See Database. Searches and reads have a pool of their own, so that they wait for no write."""
+    """See Database. Short reads, scans and the writer have connections of their own, so that none waits for another."""
 
     is_remote = True
 
     def __init__(self, url: str) -> None:
         """Raises: ConfigError for a URL that names no PostgreSQL database, or where the driver is not installed."""
-        _require_driver()
         parsed = store_url(url)
+        require_driver()
         self.where = without_secrets(parsed)
         self._options = {name: value for name, value in _CONNECTING.items() if name not in parsed.query}
-        self.engine = self._pool(parsed, _NUM_READERS)
-        self._session = self._pool(parsed, 1)
-        event.listen(self.engine, "connect", _bound_reads)
+        self.engine = self._pool(parsed, 8, READ_TIMEOUT_S)
+        self._scans = self._pool(parsed, 4, SCAN_TIMEOUT_S)
+        self._session = self._pool(parsed, 1, WRITE_TIMEOUT_S)
         event.listen(self._session, "connect", self._take_lock)
         self._owner = secrets.token_hex(16)
         self._is_owner = False
         self._number = 0  # of the write that runs or ran last
         self._unsettled: int | None = None
         self._late: Settled | None = None
-        self._away_since: float | None = None
         self._closed = threading.Event()
+        self._probing = threading.Lock()
+        self._probe: threading.Thread | None = None  # while the server is away
 
-    def _pool(self, url: Any, size: int) -> Engine:
+    def _pool(self, url: URL, size: int, timeout_s: int) -> Engine:
         pool = {"pool_size": size, "max_overflow": 0, "pool_timeout": 10, "pool_pre_ping": True}
-        return create_engine(url, connect_args=self._options, hide_parameters=True, **pool)
+        engine = create_engine(url, connect_args=self._options, hide_parameters=True, **pool)
+        bound_statements(engine, timeout_s)
+        return engine
+
+    @property
+    def is_settled(self) -> bool:
+        """See Database."""
+        return self._unsettled is None
 
     def prepare(self) -> None:
         """See Database."""
@@ -129,15 +140,13 @@ class PostgresDatabase:
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
         """See Database; where a connection failed just now, the next fails at once."""
-        if self._away_since is not None and time.monotonic() - self._away_since < _QUIET_S:
-            raise StoreUnavailable(self.where, "it does not answer")
-        with self.errors(), self._connected(self.engine) as connection:
+        with self._reader(self.engine) as connection:
             yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """See Database."""
-        with self.connect() as connection:
+        with self._reader(self._scans) as connection:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
 
     @contextlib.contextmanager
@@ -173,8 +182,11 @@ class PostgresDatabase:
     def close(self) -> None:
         """See Database."""
         self._closed.set()
-        self._session.dispose()
-        self.engine.dispose()
+        probe = self._probe
+        if probe is not None:
+            probe.join()
+        for engine in (self._session, self._scans, self.engine):
+            engine.dispose()
 
     def _begun(self, give_up_at: float) -> Connection:
         """The session in a transaction that has counted itself, whatever it takes until `give_up_at`."""
@@ -192,7 +204,7 @@ class PostgresDatabase:
                 return connection
             except StoreUnavailable:
                 connection.close()
-                if time.monotonic() >= give_up_at:
+                if time.monotonic() >= give_up_at or self._closed.wait(PAUSE_S):
                     raise
             except BaseException:
                 connection.close()
@@ -220,14 +232,30 @@ class PostgresDatabase:
                 if time.monotonic() >= give_up_at or self._closed.wait(PAUSE_S):
                     raise
 
+    @contextlib.contextmanager
+    def _reader(self, engine: Engine) -> Iterator[Connection]:
+        if self._probe is not None:
+            raise StoreUnavailable(self.where, "it does not answer")
+        with self.errors(), self._connected(engine) as connection:
+            yield connection
+
     def _connected(self, engine: Engine) -> Connection:
         try:
-            connection = engine.connect()
+            return engine.connect()
         except DBAPIError:
-            self._away_since = time.monotonic()
+            with self._probing:
+                if self._probe is None and not self._closed.is_set():
+                    self._probe = threading.Thread(target=self._reach, name="store", daemon=True)
+                    self._probe.start()
             raise
-        self._away_since = None
-        return connection
+
+    def _reach(self) -> None:
+        """Try to connect until it works."""
+        while not self._closed.wait(_PROBE_S):
+            with contextlib.suppress(DBAPIError, PoolTimeout), self.engine.connect():
+                break
+        with self._probing:
+            self._probe = None
 
     def _take_lock(self, connection: Any, _record: Any) -> None:
         """Run on each new session. Raises: _Locked, DataFolderError where another server has written since."""
@@ -235,7 +263,6 @@ class PostgresDatabase:
 
         try:
             with connection.cursor() as cursor:
-                _bound(cursor, WRITE_TIMEOUT_S)
                 # Row locks are held by one more writer at most, for a moment.
                 cursor.execute("SET lock_timeout = '10s'")
                 if _shown(cursor, "server_encoding") != "UTF8":
@@ -287,27 +314,6 @@ class _Locked(StoreUnavailable):
     """Another session holds the right to write."""
 
 
-def _bound_reads(connection: Any, _record: Any) -> None:
-    with connection.cursor() as cursor:
-        _bound(cursor, READ_TIMEOUT_S)
-    connection.commit()
-
-
-def _bound(cursor: Any, timeout_s: int) -> None:
-    cursor.execute(f"SET statement_timeout = '{timeout_s}s'")
-    # The server notices within a minute that this machine is gone, and gives up what it held.
-    cursor.execute("SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3")
-
-
 def _shown(cursor: Any, name: str) -> str:
     cursor.execute(f"SHOW {name}")
     return str(cursor.fetchone()[0])
-
-
-def _require_driver() -> None:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "a PostgreSQL store needs psycopg, which is not installed: pip install '.[postgres]'"
-        ) from None

@@ -119,14 +119,15 @@ class Store:
 
     def settle(self) -> None:
         """Find out what became of a write of which that is not known. Raises: StoreUnavailable."""
-        with self.turn():
-            self._database.settle(0)
+        if not self._database.is_settled:
+            with self.turn():
+                self._database.settle(0)
 
     def hold_passages(self) -> None:
         """Read texts of passages into memory, the newest first, as far as there is room."""
         if not self._database.is_remote:
             return
-        with self._database.connect() as connection:
+        with self.reading() as connection:
             query = _passages().order_by(tables.chunks.c.pk.desc())
             for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
                 self._memory.put(StoredPassage(*row) for row in rows)
@@ -148,7 +149,7 @@ class Store:
         d = tables.documents
         columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
         query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
-        with self._database.connect() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
                 shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
                 yield row.tenant, row.pk, document_fields(row.metadata, **shown)
@@ -164,7 +165,7 @@ class Store:
             .where(c.c.name == collection)
             .order_by(k.c.pk)
         )
-        with self._database.connect() as connection:
+        with self.reading() as connection:
             for tenant, *chunk in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
                 yield tenant, IndexedChunk(*chunk)
 
@@ -186,7 +187,7 @@ class Store:
             .where(d.c.collection == collection)
             .order_by(k.c.pk)
         )
-        with self._database.connect() as connection:
+        with self.reading() as connection:
             for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
                 if any(row.vector is None for row in rows):
                     raise DataFolderError(f"{self.where}: chunks without an embedding; restore it from a backup.")

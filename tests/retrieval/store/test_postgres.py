@@ -201,6 +201,20 @@ def test_search_that_finds_what_has_no_room_in_memory_fails_alone(crashing, open
     assert retriever._store._memory.has_room
 
 
+def test_frozen_server_keeps_searches_for_the_longest_read_and_not_for_ever(crashing, open_on, monkeypatch):
+    monkeypatch.setattr(postgres_module, "READ_TIMEOUT_S", 1)
+    retriever = open_on(crashing.url)
+    retriever.write("docs", [doc("a")])
+    retriever.get_document("docs", "a")
+    crashing.freeze()
+    assert found(retriever, wants_clues=True) == {"a"}
+    with pytest.raises(StoreUnavailable):
+        retriever.get_document("docs", "a")
+    crashing.thaw()
+    retriever.write("docs", [doc("b")])
+    assert retriever.get_document("docs", "b")["id"] == "b"
+
+
 def test_reads_go_on_when_connections_are_cut(url, postgres, open_on):
     retriever = open_on(url)
     retriever.write("docs", [doc("a")])
@@ -264,7 +278,7 @@ def test_full_disk_of_the_server_keeps_nothing_of_the_write(url, open_store):
 
 def test_statement_that_takes_too_long_is_ended(url, open_store, monkeypatch):
     monkeypatch.setattr(postgres_module, "READ_TIMEOUT_S", 1)
-    with pytest.raises(StoreUnavailable, match="statement timeout"), open_store(url).reading() as connection:
+    with pytest.raises(StoreUnavailable, match="statement timeout"), open_store(url)._database.connect() as connection:
         connection.execute(text("SELECT pg_sleep(60)"))
 
 
