@@ -23,8 +23,7 @@ from engine.serving.options import device
 from engine.values import DocumentWrite, Evidence, IndexInfo, Judgement, Query, WriteResult
 
 _MAX_QUERIES = 512  # of one search
-_SEARCH_THREADS = 2  # a batch of queries and one of texts
-_Item = TypeVar("_Item")
+_SEARCH_THREADS = 3  # a batch of queries, one of texts, and the status
 _Answer = TypeVar("_Answer")
 
 
@@ -43,7 +42,7 @@ class RetrieverDeployment:
             reranker = Reranker(path, device=device(profile), batch_tokens=batch_tokens)
         store = chosen_store(config.store)
         self._retriever = Retriever(config.data, encoder, settings, reranker, store=store, device=device(profile))
-        # Writes that wait for the database must not hold the threads of searches.
+        # Writes that wait for the database must not hold the threads of searches and of readiness.
         self._searching = ThreadPoolExecutor(_SEARCH_THREADS, "searching")
         self._queries: Batches[Query, Evidence | RequestError] = Batches(self._evidence, max_size=_MAX_QUERIES)
         self._texts: Batches[str, NDArray[np.float32]] = Batches(self._embed, max_size=_MAX_QUERIES)
@@ -65,8 +64,8 @@ class RetrieverDeployment:
     async def _embed(self, texts: list[str]) -> Sequence[NDArray[np.float32]]:
         return list(await self._in_search_thread(self._retriever.embed, texts))
 
-    async def _in_search_thread(self, call: Callable[[list[_Item]], _Answer], items: list[_Item]) -> _Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._searching, call, items)
+    async def _in_search_thread(self, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
 
     async def index_info(self) -> IndexInfo:
         """What makes similarities comparable."""
@@ -132,7 +131,7 @@ class RetrieverDeployment:
 
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""
-        return await asyncio.to_thread(self._retriever.status)
+        return await self._in_search_thread(self._retriever.status)
 
     def __del__(self) -> None:
         if hasattr(self, "_retriever"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from forking import ForkServer
-from postgres_server import PostgresServer, missing
+from postgres_server import PostgresServer
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.config import RetrieverSettings
@@ -21,20 +21,6 @@ from engine.retrieval.service import Retriever
 @pytest.fixture
 def encoder() -> StubEncoder:
     return StubEncoder()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """The one PostgreSQL server of a test run, for tests in which it does not crash."""
-    why = missing()
-    if why is not None:
-        pytest.skip(why)
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from postgres_server import PostgresServer, missing
 from sqlalchemy import select
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -21,19 +20,6 @@ from engine.values import DocumentWrite, Evidence, Query
 _NUM_WRITERS = 3
 _NUM_CRASHES = 4
 _WAIT_S = 60.0
-
-
-@pytest.fixture
-def server() -> Iterator[PostgresServer]:
-    why = missing()
-    if why is not None:
-        pytest.skip(why)
-    server = PostgresServer(is_durable=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 class Load:
@@ -108,26 +94,26 @@ class Load:
 
 
 @pytest.mark.chaos
-def test_nothing_is_lost_and_searches_go_on_while_the_database_crashes_under_load(server, tmp_path, monkeypatch):
+def test_nothing_is_lost_and_searches_go_on_while_the_database_crashes_under_load(crashing, tmp_path, monkeypatch):
     # Short, so that some writes are refused as well.
     monkeypatch.setattr(database, "WRITE_WAIT_S", 1.0)
-    retriever = Retriever(tmp_path / "data", StubEncoder(), SETTINGS, store=server.url)
+    retriever = Retriever(tmp_path / "data", StubEncoder(), SETTINGS, store=crashing.url)
     retriever.write("docs", [DocumentWrite("first", b"volume of the region")])
     load = Load(retriever)
     try:
         for crash in range(_NUM_CRASHES):
             load.wait(lambda: len(load.acknowledged), 20)
-            server.crash()
+            crashing.crash()
             load.wait(lambda: load.num_searches, 3)
             if crash % 2:
                 load.wait(lambda: len(load.refused), 0)
-            server.start()
+            crashing.start()
         load.wait(lambda: len(load.acknowledged), 20)
     finally:
         load.stop()
         retriever.close()
 
-    retriever = Retriever(tmp_path / "data", StubEncoder(), SETTINGS, store=server.url)
+    retriever = Retriever(tmp_path / "data", StubEncoder(), SETTINGS, store=crashing.url)
     with contextlib.closing(retriever):
         with retriever._store.reading() as connection:
             o = tables.operations

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
-from postgres_server import PostgresServer, missing
 from running_server import start_server
 
 _TIMEOUT_S = 120
 _DOCUMENTS = "/v1/collections/default/documents"
-
-
-@pytest.fixture
-def database() -> Iterator[PostgresServer]:
-    why = missing()
-    if why is not None:
-        pytest.skip(why)
-    server = PostgresServer(is_durable=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 def put(client: httpx.Client, id: str) -> httpx.Response:
@@ -37,26 +21,26 @@ def found(client: httpx.Client) -> set[str]:
 
 
 @pytest.mark.chaos
-def test_searches_and_answers_go_on_while_the_database_is_away(database, tiny_models, tmp_path):
-    environment = {"SWITCHYARD_STORE": database.url}
+def test_searches_and_answers_go_on_while_the_database_is_away(crashing, tiny_models, tmp_path):
+    environment = {"SWITCHYARD_STORE": crashing.url}
     server = start_server(tmp_path, *tiny_models, environment=environment)
     try:
         with httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
             assert put(client, "first").status_code == 200
             assert not (server.data / "knowledge.sqlite3").exists()
-            database.crash()
+            crashing.crash()
             assert found(client) == {"first"}
             question = {"model": "auto", "messages": [{"role": "user", "content": "volumes"}], "max_tokens": 2}
             answer = client.post("/v1/chat/completions", json=question)
             assert answer.status_code == 200, answer.text
             refused = put(client, "second")
             assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
-            assert f"store postgresql+psycopg://switchyard@127.0.0.1:{database.port}/postgres" in refused.text
-            database.start()
+            assert f"store postgresql+psycopg://switchyard@127.0.0.1:{crashing.port}/postgres" in refused.text
+            crashing.start()
             assert put(client, "second").status_code == 200
             assert found(client) == {"first", "second"}
             shown = refused.text + client.get("/readyz").text + server.log.read_text()
-            assert database.password not in shown
+            assert crashing.password not in shown
     finally:
         left = server.stop()
     assert not left

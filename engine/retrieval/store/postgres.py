@@ -34,10 +34,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from engine.errors import ConfigError, DataFolderError, StorageFull, StoreUnavailable, SwitchyardError
+from engine.errors import ConfigError, DataFolderError, StoreUnavailable
 from engine.retrieval.store.address import store_url, without_secrets
 from engine.retrieval.store.database import PAUSE_S, CommitUnknown, Settled
 from engine.retrieval.store.migrations import prepare_schema
+from engine.retrieval.store.postgres_errors import translated
 from engine.retrieval.store.timeouts import bound_statements, require_driver
 
 # A server that has died leaves its lock for as long as PostgreSQL takes to notice.
@@ -56,12 +57,6 @@ _CONNECTING = {
     "tcp_user_timeout": 10_000,
     "application_name": "switchyard",
 }
-_AWAY_CLASSES = ("08", "53", "57")  # connection lost, out of resources, shut down or cancelled by an operator
-_AWAY = {"55P03", "40001", "40P01", "25P03"}  # waited too long for a lock, or gave way to somebody
-_UNUSABLE_CLASSES = ("28", "3D", "3F")  # not allowed in, or no such database or schema
-_UNUSABLE = {"42501", "25006"}  # not allowed to write there, or a read-only replica
-_DISK_FULL = "53100"
-
 _metadata = MetaData()
 _writer = Table(
     "store_writer",
@@ -130,10 +125,10 @@ class PostgresDatabase:
         try:
             yield
         except DBAPIError as error:
-            translated = self._translated(error.orig)
-            if translated is None:
+            meant = translated(error.orig, self.where)
+            if meant is None:
                 raise
-            raise translated from error
+            raise meant from error
         except PoolTimeout:
             raise StoreUnavailable(self.where, "all of its connections are in use") from None
 
@@ -283,31 +278,13 @@ class PostgresDatabase:
                     raise _Locked(self.where, "another session holds the right to write")
             connection.commit()
         except psycopg.Error as error:
-            raise self._translated(error) or error from error
+            raise translated(error, self.where) or error from error
 
     def _replaced(self) -> DataFolderError:
         return DataFolderError(
             f"store {self.where}: another server has taken over, so this one writes nothing any more. Stop one of "
             "the two, and start this one again to see what the other wrote."
         )
-
-    def _translated(self, error: BaseException | None) -> SwitchyardError | None:
-        state = getattr(error, "sqlstate", None)
-        why = " ".join(str(error).split())[:300]
-        if state == _DISK_FULL:
-            return StorageFull(self.where)
-        if state is None:
-            # Errors of connecting come without a code.
-            is_refused = "authentication failed" in why or "does not exist" in why or "pg_hba.conf" in why
-            is_away = type(error).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
-        else:
-            is_refused = state in _UNUSABLE or state.startswith(_UNUSABLE_CLASSES)
-            is_away = state in _AWAY or state.startswith(_AWAY_CLASSES)
-        if is_refused:
-            return DataFolderError(
-                f"store {self.where}: cannot be used ({why}). Check SWITCHYARD_STORE and PGPASSWORD."
-            )
-        return StoreUnavailable(self.where, why) if is_away else None
 
 
 class _Locked(StoreUnavailable):
