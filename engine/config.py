@@ -11,9 +11,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import ConfigError
 from engine.routing.arms import parse_arm
@@ -195,6 +196,12 @@ class RetrieverSettings(Settings):
     max_pending_writes: int = Field(
         10_000, ge=1, description="Durable writes (wait=durable) that may wait to be applied; more get 503."
     )
+    passage_memory_bytes: int = Field(
+        512 * 1024 * 1024,
+        ge=0,
+        description="Texts of passages held in memory, compressed, where the store is PostgreSQL: what searches show "
+        "while it is away.",
+    )
     followups: FollowUps = Field(
         "rules",
         description="How a follow-up is searched: rules add words of earlier turns; generator rewrites it (one short "
@@ -307,10 +314,28 @@ class EngineConfig(Settings):
 
     profile: Profile = Field("auto", description="auto: GPU when the Ray cluster has one; cpu; gpu.")
     data: Path = Field(Path(".switchyard"), description="Folder of everything that must survive a restart.")
+    store: str | None = Field(
+        None,
+        description="URL of a PostgreSQL database for the knowledge base, without a password (PGPASSWORD, ~/.pgpass or "
+        "all of the URL in SWITCHYARD_STORE); none: SQLite in `data`.",
+    )
     gateway: GatewaySettings = GatewaySettings()
     router: RouterSettings = RouterSettings()
     retriever: RetrieverSettings = RetrieverSettings()
     generator: GeneratorSettings = GeneratorSettings()
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store_holds_no_secret(cls, url: Any) -> Any:
+        if isinstance(url, str) and (
+            _has_password(url) or not url.startswith(("postgresql://", "postgresql+psycopg://"))
+        ):
+            # The value is not shown: it may be a password.
+            raise ValueError(
+                "it must be postgresql+psycopg://USER@HOST:5432/DATABASE, without a password; set PGPASSWORD or "
+                "~/.pgpass, or put all of the URL into SWITCHYARD_STORE"
+            )
+        return url
 
     @model_validator(mode="before")
     @classmethod
@@ -318,6 +343,11 @@ class EngineConfig(Settings):
         if isinstance(raw, Mapping):
             _check_keys(cls, raw, prefix="")
         return raw
+
+
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return ("@" in parts.netloc and ":" in parts.netloc.rpartition("@")[0]) or "password" in parts.query
 
 
 def _check_keys(group: type[BaseModel], raw: Mapping[str, Any], prefix: str) -> None:

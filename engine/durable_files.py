@@ -21,6 +21,17 @@ def write_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def move_into_place(partial: Path, final: Path) -> None:
+    """Give a finished file its name: after a crash, `final` is what it was before or all of the new file."""
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    partial.replace(final)
+    sync_folder(final.parent)
+
+
 def left_behind(path: Path) -> list[Path]:
     """Temporary files of `write_file` for `path`, its killed calls' and those still at work."""
     return list(path.parent.glob(f".{path.name}.*.tmp"))

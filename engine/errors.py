@@ -36,7 +36,8 @@
         |-- StorageFull              the disk has no room; nothing of the write was kept
         |-- NotImplementedYet        an address of the published interface that this version does not serve
         `-- ComponentUnavailable     a component died or does not answer; carries Retry-After
-            `-- AdapterReplaced      an adapter's name came to stand for other files meanwhile
+            |-- AdapterReplaced      an adapter's name came to stand for other files meanwhile
+            `-- StoreUnavailable     the database of the knowledge base does not answer
 
 Errors travel between processes, so each one is rebuilt from its message and fields rather than its constructor.
 """
@@ -395,6 +396,17 @@ class AdapterReplaced(ComponentUnavailable):
 
     def __init__(self, name: str) -> None:
         super().__init__("generator", f"adapter {name!r} was replaced while it was being asked", retry_after_s=1)
+
+
+class StoreUnavailable(ComponentUnavailable):
+    """The database of the knowledge base does not answer, or ended what was under way.
+
+    `is_settled` False: nobody knows yet whether the write was stored; to send it again is safe.
+    """
+
+    def __init__(self, store: str, why: str, *, is_settled: bool = True) -> None:
+        super().__init__(f"store {store}", why, retry_after_s=5)
+        self.is_settled = is_settled
 
 
 class NotImplementedYet(RequestError):

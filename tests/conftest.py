@@ -11,6 +11,7 @@ if not Path("/dev/nvidia0").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
+from postgres_server import PostgresServer, missing
 from running_server import STOP_TIMEOUT_S, Server, start_server
 from tiny_encoder import write_tiny_encoder
 from tiny_model import write_tiny_model
@@ -34,3 +35,27 @@ def server(tmp_path_factory, tiny_models) -> Iterator[Server]:
     yield server
     left = server.stop()
     assert not left, f"still there {STOP_TIMEOUT_S} s after Ctrl-C: {left}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL server that tests share in which it does not crash; each has a schema of its own."""
+    yield from _postgres(is_durable=False)
+
+
+@pytest.fixture
+def crashing() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the test's own."""
+    yield from _postgres(is_durable=True)
+
+
+def _postgres(*, is_durable: bool) -> Iterator[PostgresServer]:
+    why = missing()
+    if why is not None:
+        pytest.skip(why)
+    server = PostgresServer(is_durable=is_durable)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -33,6 +33,25 @@ def test_config_names_key_value_and_fix_when_a_setting_is_wrong(args, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hidden@host/db",
+        "postgresql+psycopg://:hidden@host/db",
+        "postgresql://user@host/db?password=hidden",
+        "mysql://user@host/hidden",
+        "hidden",
+    ],
+)
+def test_store_in_the_configuration_holds_no_password_and_no_message_shows_one(url):
+    with pytest.raises(
+        ConfigError, match=r"store: it must be postgresql\+psycopg://USER@HOST.*SWITCHYARD_STORE"
+    ) as error:
+        parse_config({"store": url}, "f")
+    assert "hidden" not in str(error.value)
+    assert parse_config({"store": "postgresql://user@host:1/db"}, "f").store == "postgresql://user@host:1/db"
+
+
 def test_config_cannot_be_written_to():
     with pytest.raises(Exception, match="frozen"):
         EngineConfig().profile = "gpu"

@@ -17,8 +17,10 @@ from engine.cli.client import print_json
 from engine.errors import DataFolderError
 from engine.retrieval.snapshots.format import Manifest
 from engine.retrieval.snapshots.snapshot import Progress, restore_snapshot, verify_snapshot, write_snapshot
+from engine.retrieval.store.address import VARIABLE
+from engine.retrieval.store.data_folder import DATABASE_FILE
 from engine.retrieval.store.inbox import count_waiting
-from engine.retrieval.store.store import DATABASE_FILE, Store
+from engine.retrieval.store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +36,11 @@ def _options(*, with_data: bool) -> Callable[[F], F]:
                 show_default=True,
                 type=click.Path(path_type=Path),
                 help="State folder of the stopped server.",
+            )(command)
+            command = click.option(
+                "--store",
+                envvar=VARIABLE,
+                help="URL of the PostgreSQL database that holds the knowledge base; default: SQLite in --data.",
             )(command)
         return command
 
@@ -59,18 +66,18 @@ def snapshot() -> None:
 @click.argument("collection")
 @click.argument("file", type=click.Path(path_type=Path))
 @_options(with_data=True)
-def save(collection: str, file: Path, data: Path, as_json: bool) -> None:
+def save(collection: str, file: Path, data: Path, store: str | None, as_json: bool) -> None:
     """Write COLLECTION to FILE; an earlier snapshot there is replaced once the new one is complete.
 
     \b
     Example:
       switchyard snapshot save default backups/default.snapshot
     """
-    if not (data / DATABASE_FILE).exists():
+    if store is None and not (data / DATABASE_FILE).exists():
         raise DataFolderError(f"{data}: holds no knowledge base. Name the folder of your server with --data.")
-    with contextlib.closing(Store(data)) as store, _progress() as progress:
-        manifest = write_snapshot(store, collection, file, progress=progress)
-        with store.reading() as connection:
+    with contextlib.closing(Store(data, url=store)) as opened, _progress() as progress:
+        manifest = write_snapshot(opened, collection, file, progress=progress)
+        with opened.reading() as connection:
             num_waiting = count_waiting(connection, collection)
     _report(file, manifest, "saved", as_json)
     if num_waiting:
@@ -86,18 +93,18 @@ def save(collection: str, file: Path, data: Path, as_json: bool) -> None:
 @click.option("--as", "as_name", metavar="NAME", help="Name of the collection; default: the one it had.")
 @click.option("--replace", is_flag=True, help="Put it in place of the collection of that name.")
 @_options(with_data=True)
-def restore(file: Path, as_name: str | None, replace: bool, data: Path, as_json: bool) -> None:
+def restore(file: Path, as_name: str | None, replace: bool, data: Path, store: str | None, as_json: bool) -> None:
     """Put the collection in FILE into the state folder, after all of the file was checked.
 
     \b
     Example:
       switchyard snapshot restore backups/default.snapshot --as yesterday
     """
-    if not (data / DATABASE_FILE).exists():
+    if store is None and not (data / DATABASE_FILE).exists():
         # A file that cannot be restored must not leave an empty knowledge base behind.
         verify_snapshot(file)
-    with contextlib.closing(Store(data)) as store, _progress() as progress:
-        restored = restore_snapshot(store, file, as_name=as_name, replace=replace, progress=progress)
+    with contextlib.closing(Store(data, url=store)) as opened, _progress() as progress:
+        restored = restore_snapshot(opened, file, as_name=as_name, replace=replace, progress=progress)
     if as_json:
         print_json({"file": str(file), **asdict(restored)})
         return

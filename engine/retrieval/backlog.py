@@ -72,6 +72,7 @@ class Backlog:
         while not self._stop.is_set():
             self._wake.clear()
             try:
+                self._inbox.settle()
                 batch = self._inbox.next_batch(BATCH_ITEMS, BATCH_BYTES)
                 if batch is not None:
                     self._handle(batch)

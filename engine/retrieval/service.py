@@ -22,6 +22,7 @@ from engine.errors import (
     DataFolderError,
     InvalidRequest,
     RequestError,
+    StoreUnavailable,
     UnknownCollection,
     UnknownDocument,
     UnknownJob,
@@ -59,12 +60,14 @@ class Retriever:
         settings: RetrieverSettings,
         reranker: RerankerLike | None = None,
         *,
+        store: str | None = None,
         device: str = "cpu",
         freezing: Executor | None = None,
         fitting: Executor | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
 
+        `store` is the URL of a PostgreSQL database, None keeps an SQLite file in `data`.
         `freezing` builds the frozen shards and `fitting` fits fusion weights; default: a thread of low priority each.
 
         Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
@@ -91,7 +94,7 @@ class Retriever:
         self._questions = encoder.encode(background_questions(), is_query=True)
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
-        self._store = Store(data)
+        self._store = Store(data, url=store, passage_memory_bytes=settings.passage_memory_bytes)
         self._indexes = data / "indexes"
         self._jobs = Jobs(self._store)
         self._feedback = FeedbackStore(self._store)
@@ -116,6 +119,7 @@ class Retriever:
                 live.load(state.id, encoder.identity.digest)
                 self._live[state.name] = live
             self._judging.load()
+            self._store.hold_passages()
         except BaseException:
             self._freezer.close()
             self._judging.close()
@@ -176,7 +180,11 @@ class Retriever:
         Raises: InvalidRequest for the name of the collection or tenant; StorageFull, with nothing of the batch kept.
         """
         self._check_writable(collection, tenant)
-        return self._writer.write(collection, items, tenant)
+        try:
+            return self._writer.write(collection, items, tenant)
+        except StoreUnavailable:
+            self._backlog.notify()  # which finds out what is not known
+            raise
 
     def enqueue(
         self, collection: str, items: Sequence[DocumentWrite], *, tenant: str = "", job: str | None = None
@@ -194,8 +202,10 @@ class Retriever:
         plan.check_cheaply()
         items = plan.sound_items()
         if items:
-            job = self._inbox.put(collection, tenant, items, job=job)
-            self._backlog.notify()
+            try:
+                job = self._inbox.put(collection, tenant, items, job=job)
+            finally:
+                self._backlog.notify()  # after a lost answer, they may be there
         live = self._live.get(collection)
         return plan.accepted(job, 0 if live is None else live.version)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.errors import StoreUnavailable
 from engine.retrieval.encoding.protocol import EncoderLike, Vectors
 from engine.retrieval.foreground import Foreground
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.index.rows import check_vectors
 from engine.retrieval.parsing.chunking import Chunker
+from engine.retrieval.store.database import Patience
 from engine.retrieval.store.inbox import WaitingBatch, WaitingWrite, finish, still_waiting, supersede
 from engine.retrieval.store.store import Store, read_content_hashes
 from engine.retrieval.store.write import Change, Transaction
@@ -53,9 +55,18 @@ class Writer:
         self._foreground = Foreground()
 
     def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
-        """Apply a batch as one version. What waits in the inbox for the same documents is older and taken out."""
+        """Apply a batch as one version. What waits in the inbox for the same documents is older and taken out.
+
+        Where the database goes away, the write waits for it and begins again.
+        Raises: StoreUnavailable where it stays away; the error says whether it is known that nothing was stored.
+        """
+        patience = Patience()
         with self._foreground.work():
-            return self._write(collection, items, tenant)
+            while True:
+                try:
+                    return self._write(collection, items, tenant)
+                except StoreUnavailable as error:
+                    patience.wait_after(error)
 
     def apply(self, batch: WaitingBatch, *, is_last_try: bool = False) -> list[WriteResult]:
         """Apply writes of the inbox and take them out, in one transaction; foreground writes go first.
@@ -120,8 +131,11 @@ class Writer:
         if live is None:
             live = self._new_live(collection, change.created_at, 0)
             live.create()
-        live.commit(transaction, change, tenant, vectors)
-        self._live[collection] = live
+
+        def shown() -> None:
+            self._live[collection] = live
+
+        live.commit(transaction, change, tenant, vectors, then=shown)
 
     def _make_way(self, is_urgent: bool) -> None:
         if not is_urgent:

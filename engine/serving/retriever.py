@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,15 @@ from engine.models import resolve_model
 from engine.retrieval.encoding.encoder import Encoder
 from engine.retrieval.encoding.reranker import Reranker
 from engine.retrieval.service import Retriever
+from engine.retrieval.store.address import chosen_store
 from engine.serving.batching import Batches
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
 from engine.values import DocumentWrite, Evidence, IndexInfo, Judgement, Query, WriteResult
 
 _MAX_QUERIES = 512  # of one search
+_SEARCH_THREADS = 3  # a batch of queries, one of texts, and the status
+_Answer = TypeVar("_Answer")
 
 
 class RetrieverDeployment:
@@ -36,7 +40,10 @@ class RetrieverDeployment:
         if settings.reranker is not None:
             path = resolve_model(settings.reranker, kind="encoder").path
             reranker = Reranker(path, device=device(profile), batch_tokens=batch_tokens)
-        self._retriever = Retriever(config.data, encoder, settings, reranker, device=device(profile))
+        store = chosen_store(config.store)
+        self._retriever = Retriever(config.data, encoder, settings, reranker, store=store, device=device(profile))
+        # Writes that wait for the database must not hold the threads of searches and of readiness.
+        self._searching = ThreadPoolExecutor(_SEARCH_THREADS, "searching")
         self._queries: Batches[Query, Evidence | RequestError] = Batches(self._evidence, max_size=_MAX_QUERIES)
         self._texts: Batches[str, NDArray[np.float32]] = Batches(self._embed, max_size=_MAX_QUERIES)
 
@@ -48,14 +55,17 @@ class RetrieverDeployment:
         return found
 
     async def _evidence(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
-        return await asyncio.to_thread(self._retriever.evidence, queries)
+        return await self._in_search_thread(self._retriever.evidence, queries)
 
     async def embed(self, text: str) -> NDArray[np.float32]:
         """The embedding [E] of a question, without a search."""
         return await self._texts.submit(text)
 
     async def _embed(self, texts: list[str]) -> Sequence[NDArray[np.float32]]:
-        return list(await asyncio.to_thread(self._retriever.embed, texts))
+        return list(await self._in_search_thread(self._retriever.embed, texts))
+
+    async def _in_search_thread(self, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
 
     async def index_info(self) -> IndexInfo:
         """What makes similarities comparable."""
@@ -121,7 +131,7 @@ class RetrieverDeployment:
 
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""
-        return await asyncio.to_thread(self._retriever.status)
+        return await self._in_search_thread(self._retriever.status)
 
     def __del__(self) -> None:
         if hasattr(self, "_retriever"):

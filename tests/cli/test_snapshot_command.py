@@ -46,6 +46,17 @@ def test_saved_collection_is_verified_and_restored_under_another_name(data, tmp_
     assert names(data) == ["copy", "docs"]
 
 
+def test_collection_moves_to_postgres_by_its_url(data, tmp_path, postgres, monkeypatch):
+    file, url = tmp_path / "docs.snapshot", postgres.new_schema()
+    run("save", "docs", file)
+    restored = run("restore", file, "--data", tmp_path / "caches", "--store", url)
+    assert restored.exit_code == 0, restored.output
+    monkeypatch.setenv("SWITCHYARD_STORE", url)
+    saved = run("save", "docs", tmp_path / "again", "--data", tmp_path / "caches")
+    assert saved.stdout.startswith(f"saved docs at version 2 in {tmp_path / 'again'}: 3 documents, 3 chunks")
+    assert postgres.password not in restored.output + saved.output
+
+
 def test_json_prints_one_object_and_nothing_else_on_standard_output(data, tmp_path):
     file = tmp_path / "docs.snapshot"
     saved = json.loads(run("save", "docs", file, "--json").stdout)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forking import ForkServer
+from postgres_server import PostgresServer
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.config import RetrieverSettings
@@ -21,15 +23,25 @@ def encoder() -> StubEncoder:
     return StubEncoder()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_at(request: pytest.FixtureRequest) -> Callable[[Path], str | None]:
+    """The `url` of the store that belongs to a data folder: every test that asks runs on both databases."""
+    if request.param == "sqlite":
+        return lambda _data: None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return functools.cache(lambda _data: server.new_schema())
+
+
 @pytest.fixture
-def open_retriever(tmp_path: Path) -> Iterator[Callable[..., Retriever]]:
+def open_retriever(tmp_path: Path, store_at) -> Iterator[Callable[..., Retriever]]:
     """Opens retrievers on one data folder; closes what a test leaves open."""
     opened: list[Retriever] = []
 
     def open_one(
         encoder: StubEncoder | None = None, settings: RetrieverSettings = SETTINGS, **options: Any
     ) -> Retriever:
-        opened.append(Retriever(tmp_path / "data", encoder or StubEncoder(), settings, **options))
+        data = tmp_path / "data"
+        opened.append(Retriever(data, encoder or StubEncoder(), settings, store=store_at(data), **options))
         return opened[-1]
 
     yield open_one

@@ -43,8 +43,8 @@ class Appliers:
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path)
+def store(tmp_path, store_at):
+    store = Store(tmp_path, url=store_at(tmp_path))
     yield store
     store.close()
 

@@ -13,7 +13,7 @@ import pytest
 from executors import HeldExecutor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import func, select
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -58,15 +58,21 @@ class LiveModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
+        self.store = self.new_store()
         self.encoder = QuickEncoder()
         self.held: dict[tuple[str, str], dict[str, PreparedDocument]] = {}
         self.sent: dict[tuple[str, str, str], DocumentWrite] = {}
         self.versions: dict[str, int] = {}
         self.open()
 
+    def new_store(self) -> str | None:
+        """The URL of a database without anything in it, None for SQLite."""
+        return None
+
     def open(self) -> None:
         self.freezing = HeldExecutor()
-        self.retriever = Retriever(self.folder / "data", self.encoder, self.retriever_settings, freezing=self.freezing)
+        places = {"store": self.store, "freezing": self.freezing}
+        self.retriever = Retriever(self.folder / "data", self.encoder, self.retriever_settings, **places)
         self.chunker = self.retriever._chunker
 
     @rule()
@@ -237,9 +243,16 @@ class FrozenModel(LiveModel):
         self.freezing.run()
 
 
+SEARCHED = settings(max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 for model in (LiveModel, FrozenModel):
-    model.TestCase.settings = settings(
-        max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    model.TestCase.settings = SEARCHED
 TestRetrieverAgreesWithADictionaryAndBruteForce = LiveModel.TestCase
 TestRetrieverWithFrozenShardsAgreesWithThemToo = FrozenModel.TestCase
+
+
+def test_retriever_on_postgres_agrees_with_them_too(postgres):
+    class OnPostgres(LiveModel):
+        def new_store(self) -> str:
+            return postgres.new_schema()
+
+    run_state_machine_as_test(OnPostgres, settings=settings(SEARCHED, max_examples=10))

@@ -104,8 +104,8 @@ def test_job_is_not_done_before_searches_see_what_it_wrote(retriever, monkeypatc
     in_store, pause = threading.Event(), threading.Event()
     commit = LiveCollection.commit
 
-    def commit_then_dawdle(live, *arguments):
-        commit(live, *arguments)
+    def commit_then_dawdle(live, *arguments, **named):
+        commit(live, *arguments, **named)
         in_store.set()
         pause.wait(0.05)
 
@@ -294,6 +294,7 @@ def test_what_waits_when_the_retriever_closes_is_applied_after_the_next_start(op
     assert texts(retriever) == {"a": "word a"}
 
 
+@pytest.mark.parametrize("store_at", ["sqlite"], indirect=True)
 def test_full_disk_makes_the_job_wait_say_so_and_go_on(open_retriever, gated):
     retriever = open_retriever(gated)
     retriever.write("docs", [doc("z", "word z")])

@@ -299,6 +299,7 @@ def test_chunks_that_the_encoder_cannot_read_whole_are_a_configuration_error(ope
         open_retriever(settings=RetrieverSettings())
 
 
+@pytest.mark.parametrize("store_at", ["sqlite"], indirect=True)
 def test_full_disk_leaves_searches_and_store_as_they_were(retriever):
     retriever.write("docs", [doc("a")])
 
@@ -428,6 +429,7 @@ def test_deletion_that_the_lexical_index_lost_is_noticed_before_the_next_search(
     assert sorted(found_in(retriever, "Madrid", mode="lexical")) == ["b", "c"]
 
 
+@pytest.mark.parametrize("store_at", ["sqlite"], indirect=True)
 def test_index_of_an_earlier_collection_of_the_same_name_is_not_taken_for_ours(open_retriever, tmp_path):
     retriever = open_retriever()
     retriever.write("docs", [doc("old", b"zebra")])

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ComponentUnavailable, DataFolderError, InvalidRequest, RequestError
+from engine.errors import (
+    ComponentUnavailable,
+    DataFolderError,
+    InvalidRequest,
+    RequestError,
+    StoreUnavailable,
+    SwitchyardError,
+)
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
@@ -22,7 +29,9 @@ from engine.retrieval.index.fusion import FUSED_DEPTH, Hits, Ranking, hits_of, h
 from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
 from engine.retrieval.index.rows import Rows
-from engine.retrieval.store.store import Store, StoredPassage
+from engine.retrieval.store.database import CommitUnknown
+from engine.retrieval.store.passages import StoredPassage
+from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
 from engine.values import Evidence, Passage, Query, ScoreBackground
 
@@ -123,33 +132,64 @@ class LiveCollection:
         """Begin empty, whatever files an earlier collection of this name has left."""
         self._lexical.rebuild((), self.version)
 
-    def commit(self, transaction: Transaction, change: Change, tenant: str, vectors: Mapping[str, Vectors]) -> None:
-        """Commit the write and make it searchable; `vectors` has those of the added chunks by their `text_hash`."""
-        keys = np.array([chunk.key for chunk in change.added], np.int64)
-        stacked = np.empty((len(keys), self._questions.shape[1]), np.float32)
+    def commit(
+        self,
+        transaction: Transaction,
+        change: Change,
+        tenant: str,
+        vectors: Mapping[str, Vectors],
+        *,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Commit the write and make it searchable; `vectors` has those of the added chunks by their `text_hash`.
+
+        `then` is called once searches see it: at once or, where the database goes away meanwhile, when it is back.
+        """
+        stacked = np.empty((len(change.added), self._questions.shape[1]), np.float32)
         for row, chunk in enumerate(change.added):
             stacked[row] = vectors[chunk.text_hash]
         # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
         # store, which the next start sees.
         self._write_lexical(change, tenant)
-        with self._turns.take():
-            shelf = self._shelf(tenant)
-            shelf.rows.reserve(len(keys))
-            try:
-                transaction.commit()
-            except BaseException:
-                self._is_lexical_behind = True
-                raise
-            shelf.rows.remove(change.removed)
-            for document in change.removed_documents:
-                shelf.metadata.remove(document)
-            for document, fields in change.documents.items():
-                shelf.metadata.put(document, fields)
-            documents = [chunk.document for chunk in change.added]
-            shelf.rows.append(keys, stacked, _slots(shelf.metadata, documents))
-            self.version = change.version
-            self._show_lexical()
-            shelf.meter.refresh(shelf.rows, self._questions)
+
+        def settled(is_stored: bool) -> None:
+            with self._turns.take():
+                if is_stored:
+                    self._show(change, tenant, stacked)
+                    then()
+                else:
+                    self._is_lexical_behind = True
+                    self._show_lexical()
+
+        try:
+            with self._turns.take():
+                self._shelf(tenant).rows.reserve(len(stacked))
+                try:
+                    transaction.commit()
+                except CommitUnknown:
+                    raise
+                except BaseException:
+                    self._is_lexical_behind = True
+                    raise
+                self._show(change, tenant, stacked)
+                then()
+        except CommitUnknown:
+            # Searches go on with what they saw before.
+            transaction.settle(settled)
+
+    def _show(self, change: Change, tenant: str, vectors: Vectors) -> None:
+        """Let searches see a committed write with the `vectors` [n, E] of its added chunks."""
+        shelf = self._shelf(tenant)
+        shelf.rows.remove(change.removed)
+        for document in change.removed_documents:
+            shelf.metadata.remove(document)
+        for document, fields in change.documents.items():
+            shelf.metadata.put(document, fields)
+        keys = np.array([chunk.key for chunk in change.added], np.int64)
+        shelf.rows.append(keys, vectors, _slots(shelf.metadata, [chunk.document for chunk in change.added]))
+        self.version = change.version
+        self._show_lexical()
+        shelf.meter.refresh(shelf.rows, self._questions)
 
     def _write_lexical(self, change: Change, tenant: str) -> None:
         if self._is_lexical_behind:
@@ -173,10 +213,10 @@ class LiveCollection:
                     found, wanted = self._lexical.num_chunks, self.num_chunks
                     _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)
                     self._rebuild_lexical()
-        except DataFolderError as error:
+        except (DataFolderError, StoreUnavailable) as error:
             self._leave_out_lexical(error)
 
-    def _leave_out_lexical(self, error: DataFolderError) -> None:
+    def _leave_out_lexical(self, error: SwitchyardError) -> None:
         # The store decides whether the write succeeds, not a cache of it.
         if not self._is_lexical_behind:
             _log.error("collection %s is searched by meaning alone until a write succeeds: %s", self._name, error)
@@ -210,17 +250,27 @@ class LiveCollection:
                     found.update(zip(members, self._ranked(shelf, asked, mine, key), strict=True))
             passages = self._store.passages({key for one in found.values() for key, _ in one.ranking})
             near = {key for one in found.values() if one.traces is not None for key in one.traces.nearest}
-            stored = self._store.chunk_vectors(near, self._encoder) if near else {}
+            stored = self._vectors_of(near)
         background = None if shelf is None else shelf.meter.background
         for members in groups.values():
             for i in members:
                 one = found.get(i)
+                if one is not None and any(key not in passages for key, _ in one.ranking):
+                    answers[i] = StoreUnavailable(self._store.where, "the text of a passage cannot be read")
+                    continue
                 evidence = _evidence(one, passages, background, version)
                 if queries[i].wants_clues:
                     made = clues(vectors[row_of[i]], None if one is None else one.traces, stored)
                     evidence = replace(evidence, clues=made)
                 answers[i] = _too_new(queries[i], version) or evidence
         return [answer for answer in answers if answer is not None]
+
+    def _vectors_of(self, keys: set[int]) -> dict[int, Vectors]:
+        """The vectors [E] that clues are made of; without them, a clue is not known."""
+        try:
+            return self._store.chunk_vectors(keys, self._encoder) if keys else {}
+        except StoreUnavailable:
+            return {}
 
     def _readable(self, query: Query) -> Filter | None:
         """The query's filter. Raises: RequestError when it cannot be read, or the mode not be served."""

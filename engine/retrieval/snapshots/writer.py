@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from engine.durable_files import move_into_place
 from engine.errors import SnapshotError, StorageFull
 from engine.retrieval.snapshots.format import (
     DIGEST_BYTES,
@@ -24,7 +25,6 @@ from engine.retrieval.snapshots.format import (
     computed_digest,
     sealed_digest,
 )
-from engine.retrieval.store.data_folder import move_into_place
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import DataFolderError, StorageFull, SwitchyardError
+from engine.retrieval.store.database import Settled, begin_write
+from engine.retrieval.store.migrations import prepare_schema
 
+DATABASE_FILE = "knowledge.sqlite3"
 _BUSY_TIMEOUT_MS = 5_000
-_DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 _UNUSABLE = {
     sqlite3.SQLITE_READONLY: "is read-only",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -59,11 +61,64 @@ class FolderLock:
         self._file.close()
 
 
+class SqliteDatabase:
+    """The SQLite file of a data folder whose lock this process holds; see Database."""
+
+    is_remote = False
+    is_settled = True
+
+    def __init__(self, data: Path) -> None:
+        self.where = str(data)
+        self._file = data / DATABASE_FILE
+        self.engine = connect(f"sqlite:///{self._file}")
+
+    def prepare(self) -> None:
+        """Create or migrate the tables; a copy of an earlier version's file is kept."""
+        with self.errors():
+            prepare_schema(self.engine, self.where, self._file)
+
+    def errors(self) -> AbstractContextManager[None]:
+        """See `storage_errors`."""
+        return storage_errors(self.where)
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """See Database."""
+        with self.errors(), self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See Database; the driver starts a transaction at the first change only."""
+        with self.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self, give_up_at: float) -> Iterator[Connection]:
+        """See Database; there is nothing to wait for."""
+        with self.connect() as connection:
+            begin_write(connection)
+            yield connection
+
+    def commit(self, connection: Connection) -> None:
+        """See Database."""
+        with self.errors():
+            connection.commit()
+
+    def settle(self, give_up_at: float, late: Settled | None = None) -> bool:
+        """See Database; a commit here always has an answer."""
+        return False
+
+    def close(self) -> None:
+        """See Database."""
+        self.engine.dispose()
+
+
 def connect(url: str) -> Engine:
-    """A pool of connections; on SQLite every commit reaches the disk before it returns."""
+    """A pool of connections to an SQLite file; every commit reaches the disk before it returns."""
     engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "connect", _configure_sqlite)
     return engine
 
 
@@ -72,32 +127,6 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def begin(connection: Connection, *, is_write: bool) -> None:
-    """Start a transaction now, whose reads all see the same moment.
-
-    SQLite's driver starts one at the first change only: tables made and rows read before are not part of it.
-    """
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
-    elif not is_write:
-        connection.execution_options(isolation_level="REPEATABLE READ")
-
-
-def move_into_place(partial: Path, final: Path) -> None:
-    """Give a finished file its name: after a crash, `final` is what it was before or all of the new file."""
-    _sync(partial)
-    partial.replace(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -116,8 +145,8 @@ def _translated(error: DBAPIError, where: str) -> SwitchyardError | None:
     original = error.orig
     code = getattr(original, "sqlite_errorcode", None)
     # The write-ahead log reports a full disk as an I/O error on some file systems.
-    is_full = code == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == _DISK_FULL
-    if is_full or (code is not None and code & 0xFF == sqlite3.SQLITE_IOERR and _has_no_room(where)):
+    is_failing = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+    if code == sqlite3.SQLITE_FULL or (is_failing and _has_no_room(where)):
         return StorageFull(where)
     what = _UNUSABLE.get(code & 0xFF) if code is not None else None
     if what is None:

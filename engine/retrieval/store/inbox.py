@@ -107,6 +107,10 @@ class Inbox:
         with self._store.writing() as connection:
             finish(connection, [write], {write.item.id: WriteResult(write.item.id, "failed", 0, error=error)})
 
+    def settle(self) -> None:
+        """Find out what became of a write of which that is not known. Raises: StoreUnavailable."""
+        self._store.settle()
+
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         with self._store.reading() as connection:

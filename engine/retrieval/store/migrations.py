@@ -6,12 +6,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
+from engine.durable_files import move_into_place
 from engine.errors import DataFolderError
 from engine.retrieval.store import tables
-from engine.retrieval.store.data_folder import begin, move_into_place
+from engine.retrieval.store.database import begin_write
 
-# The statements that lead from a version to the next. Never changed once released: later versions of the tables
-# must not leak into the step of an earlier one, so they are not made from tables.py.
+# The statements that lead from a version to the next, for SQLite. Never changed once released: later versions of the
+# tables must not leak into the step of an earlier one, so they are not made from tables.py.
 _STEPS: dict[int, tuple[str, ...]] = {
     1: (
         "CREATE INDEX documents_by_source ON documents (collection, tenant, source, id, num_chunks)",
@@ -107,6 +108,9 @@ _STEPS: dict[int, tuple[str, ...]] = {
     ),
 }
 
+# The same for PostgreSQL, whose first version is 5.
+_POSTGRES_STEPS: dict[int, tuple[str, ...]] = {}
+
 
 def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
     """Create or migrate the tables in one transaction.
@@ -120,7 +124,7 @@ def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
         found = _version(connection)
     if found == tables.SCHEMA_VERSION:
         return
-    if found is not None and found not in _STEPS:
+    if found is not None and found not in _steps(engine):
         raise DataFolderError(
             f"{where}: the knowledge base has schema version {found}, this program reads "
             f"{tables.SCHEMA_VERSION}. Use the program that wrote it, or name another folder with --data."
@@ -128,7 +132,7 @@ def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
     if found is not None and database is not None:
         _keep_copy(engine, database, found)
     with engine.connect() as connection:
-        begin(connection, is_write=True)
+        begin_write(connection)
         if found is None:
             _create(connection)
         else:
@@ -139,9 +143,13 @@ def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
 def migrate(connection: Connection, from_version: int) -> None:
     """Run every step from `from_version` to this program's version, inside the caller's transaction."""
     for version in range(from_version, tables.SCHEMA_VERSION):
-        for statement in _STEPS[version]:
+        for statement in _steps(connection)[version]:
             connection.exec_driver_sql(statement)
     connection.execute(update(tables.meta).values(schema_version=tables.SCHEMA_VERSION))
+
+
+def _steps(database: Connection | Engine) -> dict[int, tuple[str, ...]]:
+    return _STEPS if database.dialect.name == "sqlite" else _POSTGRES_STEPS
 
 
 def _version(connection: Connection) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select
 
-from engine.errors import DataFolderError
+from engine.errors import DataFolderError, StoreUnavailable
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
-from engine.retrieval.store.data_folder import FolderLock, begin, connect, storage_errors
-from engine.retrieval.store.migrations import prepare_schema
-from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches
+from engine.retrieval.store.data_folder import FolderLock, SqliteDatabase
+from engine.retrieval.store.database import CommitUnknown, Database, Patience
+from engine.retrieval.store.passages import PassageMemory, StoredPassage
+from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches, nothing_stored
 
-DATABASE_FILE = "knowledge.sqlite3"
+_log = logging.getLogger(__name__)
 _VECTOR = np.dtype("<f4")
 _ROWS_PER_READ = 4096
 
@@ -38,46 +40,43 @@ class CollectionState:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPassage:
-    """A chunk with its text; `key` is its number in the vector rows."""
-
-    key: int
-    chunk: str
-    document: str
-    title: str | None
-    heading: str
-    text: str
-    start: int
-    end: int
-
-
 class Store:
     """Documents, chunks and embeddings in one database. Thread-safe for reads; one write at a time."""
 
-    def __init__(self, data: Path, *, url: str | None = None) -> None:
+    def __init__(self, data: Path, *, url: str | None = None, passage_memory_bytes: int = 1 << 29) -> None:
         """Open `data` (created where needed) and lock it until `close`.
 
         Args:
             data: folder of the lock and, unless `url` names a database elsewhere, of the SQLite file.
-            url: SQLAlchemy URL of a database.
+            url: SQLAlchemy URL of a PostgreSQL database.
+            passage_memory_bytes: of texts that are held in memory where the database may be away.
         A database of an earlier schema version is migrated, and a copy of its file kept beside it.
-        Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version.
+        Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version;
+            StoreUnavailable when the database does not answer; ConfigError for a URL that names none.
         """
         self._lock = FolderLock(data)
-        self._where = str(data)
         self._turns = Turns()
-        self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}")
         try:
-            with storage_errors(self._where):
-                prepare_schema(self._engine, self._where, None if url else data / DATABASE_FILE)
+            self._database = _open_database(data, url)
+            self._engine = self._database.engine
+            self._memory = PassageMemory(passage_memory_bytes if self._database.is_remote else 0)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            self._database.prepare()
         except BaseException:
             self.close()
             raise
 
+    @property
+    def where(self) -> str:
+        """Names the database in messages, without its password."""
+        return self._database.where
+
     def close(self) -> None:
         """Close the database and give up the folder; may be called twice."""
-        self._engine.dispose()
+        self._database.close()
         self._lock.release()
 
     @contextlib.contextmanager
@@ -88,29 +87,61 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self, *, is_urgent: bool = True) -> Iterator[Transaction]:
-        """One write, in a turn of its own. What is not committed inside is rolled back."""
-        with self.turn(is_urgent=is_urgent), storage_errors(self._where), self._engine.connect() as connection:
-            begin(connection, is_write=True)
-            yield Transaction(connection, self._where)
+        """One write, in a turn of its own. What is not committed inside is rolled back.
+
+        Raises: StoreUnavailable where the database stays away for longer than a write waits.
+        """
+        patience = Patience()
+        with self.turn(is_urgent=is_urgent), self._database.writing(patience.give_up_at) as connection:
+            yield Transaction(connection, self._database, self._memory)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection whose reads all see the same moment, whatever is written meanwhile."""
-        with storage_errors(self._where), self._engine.connect() as connection:
-            begin(connection, is_write=False)
+        with self._database.reading() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A connection in a transaction that the end of the block commits and an error in it rolls back."""
-        with self.turn(), storage_errors(self._where), self._engine.connect() as connection:
-            begin(connection, is_write=True)
+        """A connection in a transaction that the end of the block commits and an error in it rolls back.
+
+        Raises: StoreUnavailable as `transaction`; where it is settled, nothing was stored.
+        """
+        patience = Patience()
+        with self.turn(), self._database.writing(patience.give_up_at) as connection:
             yield connection
-            connection.commit()
+            try:
+                self._database.commit(connection)
+            except CommitUnknown:
+                connection.close()
+                if not self._database.settle(patience.give_up_at):
+                    raise nothing_stored(self._database) from None
+
+    def settle(self) -> None:
+        """Find out what became of a write of which that is not known. Raises: StoreUnavailable."""
+        if not self._database.is_settled:
+            with self.turn():
+                self._database.settle(0)
+
+    def hold_passages(self) -> None:
+        """Read texts of passages into memory, the newest first, as far as there is room."""
+        if not self._database.is_remote:
+            return
+        with self.reading() as connection:
+            query = _passages().order_by(tables.chunks.c.pk.desc())
+            for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
+                self._memory.put(StoredPassage(*row) for row in rows)
+                if not self._memory.has_room:
+                    _log.warning(
+                        "%d passages are held in memory, no more have room in retriever.passage_memory_bytes; while %s "
+                        "is away, searches that find others fail",
+                        *(len(self._memory), self.where),
+                    )
+                    return
 
     def collections(self) -> list[CollectionState]:
         """Every collection, by name."""
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return read_collections(connection)
 
     def fields(self, collection: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -118,7 +149,7 @@ class Store:
         d = tables.documents
         columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
         query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
                 shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
                 yield row.tenant, row.pk, document_fields(row.metadata, **shown)
@@ -134,7 +165,7 @@ class Store:
             .where(c.c.name == collection)
             .order_by(k.c.pk)
         )
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self.reading() as connection:
             for tenant, *chunk in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
                 yield tenant, IndexedChunk(*chunk)
 
@@ -156,10 +187,10 @@ class Store:
             .where(d.c.collection == collection)
             .order_by(k.c.pk)
         )
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self.reading() as connection:
             for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
                 if any(row.vector is None for row in rows):
-                    raise DataFolderError(f"{self._where}: chunks without an embedding; restore it from a backup.")
+                    raise DataFolderError(f"{self.where}: chunks without an embedding; restore it from a backup.")
                 for tenant in {row.tenant for row in rows}:
                     mine = [row for row in rows if row.tenant == tenant]
                     vectors = np.frombuffer(b"".join(row.vector for row in mine), _VECTOR).reshape(len(mine), -1)
@@ -168,7 +199,7 @@ class Store:
 
     def content_hashes(self, collection: str, tenant: str, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
         """content_hash and number of chunks of those documents that exist."""
-        with storage_errors(self._where), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return read_content_hashes(connection, collection, tenant, ids)
 
     def embeddings(self, encoder: str, text_hashes: Iterable[str]) -> dict[str, Vectors]:
@@ -179,12 +210,20 @@ class Store:
         return {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
 
     def passages(self, keys: Iterable[int]) -> dict[int, StoredPassage]:
-        """The chunks behind keys of the vector rows."""
-        rows = (row for batch in in_batches(keys) for row in self._rows(_PASSAGES, keys=batch))
-        return {row[0]: StoredPassage(*row) for row in rows}
+        """The chunks behind keys of the vector rows; those only that are in memory where the database is away."""
+        wanted = set(keys)
+        found = self._memory.get(wanted) if self._database.is_remote else {}
+        try:
+            for batch in in_batches(wanted - found.keys()):
+                read = [StoredPassage(*row) for row in self._rows(_PASSAGES, keys=batch)]
+                self._memory.put(read)
+                found |= {passage.key: passage for passage in read}
+        except StoreUnavailable as error:
+            _log.warning("passages that are not in memory cannot be read: %s", error)
+        return found
 
     def chunk_vectors(self, keys: Iterable[int], encoder: str) -> dict[int, Vectors]:
-        """The vectors [E] of the chunks behind keys, by `encoder`."""
+        """The vectors [E] of the chunks behind keys, by `encoder`. Raises: StoreUnavailable."""
         hashes = {row.pk: row.text_hash for batch in in_batches(keys) for row in self._rows(_HASHES, keys=batch)}
         found = (
             row
@@ -229,8 +268,14 @@ class Store:
         return list(sizes.values())
 
     def _rows(self, query: Any, **values: Any) -> Sequence[Any]:
-        with storage_errors(self._where), self._engine.connect() as connection:
-            return connection.execute(query, values).all()
+        for tries_left in (1, 0):
+            try:
+                with self._database.connect() as connection:
+                    return connection.execute(query, values).all()
+            except StoreUnavailable:
+                if not tries_left:
+                    raise
+        raise AssertionError
 
 
 def read_collections(connection: Connection) -> list[CollectionState]:
@@ -255,17 +300,24 @@ def read_content_hashes(
     return {row.id: (row.content_hash, row.num_chunks) for row in rows}
 
 
+def _open_database(data: Path, url: str | None) -> Database:
+    if url is None:
+        return SqliteDatabase(data)
+    from engine.retrieval.store.postgres import PostgresDatabase  # its driver is an extra
+
+    return PostgresDatabase(url)
+
+
 def _passages() -> Any:
     k, d = tables.chunks, tables.documents
     # The database cuts the slice: a passage costs its own length, not that of a long document.
     text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
     columns = (k.c.pk, k.c.id, d.c.id, d.c.title, k.c.heading, text, k.c.start, k.c.end)
-    query = select(*columns).join(d, d.c.pk == k.c.document_pk)
-    return query.where(k.c.pk.in_(bindparam("keys", expanding=True)))
+    return select(*columns).join(d, d.c.pk == k.c.document_pk)
 
 
 # Every search asks it, and to put it together takes as long as to answer it.
-_PASSAGES = _passages()
+_PASSAGES = _passages().where(tables.chunks.c.pk.in_(bindparam("keys", expanding=True)))
 
 
 # Two queries: of one that joins them, SQLite reads every embedding once there are many keys.

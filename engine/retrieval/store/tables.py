@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -13,16 +15,45 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     UniqueConstraint,
 )
+from sqlalchemy import String as PlainString
+from sqlalchemy import Text as PlainText
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # A change of the tables raises it and comes with a step in migrations.py.
 SCHEMA_VERSION = 5
 
 metadata = MetaData()
+
+
+class _Characters:
+    """Texts as SQLite keeps and orders them: of any length, by code point. PostgreSQL has no place for U+0000."""
+
+    def load_dialect_impl(self, dialect: Any) -> TypeEngine[Any]:
+        is_postgres = dialect.name == "postgresql"
+        plain: TypeEngine[Any] = self.impl_instance  # type: ignore[attr-defined]
+        return dialect.type_descriptor(PlainText(collation="C") if is_postgres else plain)  # type: ignore[no-any-return]
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return value if value is None or dialect.name != "postgresql" else value.replace("\0", "\ufffd")
+
+
+class String(_Characters, TypeDecorator[str]):
+    """A short text."""
+
+    impl = PlainString
+    cache_ok = True
+
+
+class Text(_Characters, TypeDecorator[str]):
+    """A text of any length."""
+
+    impl = PlainText
+    cache_ok = True
+
+
 # SQLite numbers rows by itself only where the column's type is INTEGER.
 _RowId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -70,7 +101,9 @@ documents = Table(
     Column("text", Text, nullable=False),
     UniqueConstraint("collection", "tenant", "id"),
     # Pages of one source and the sizes of a collection are read from here; a row of the table drags its text along.
-    Index("documents_by_source", "collection", "tenant", "source", "id", "num_chunks"),
+    Index("documents_by_source", "collection", "tenant", "source", "id", "num_chunks").ddl_if("sqlite"),
+    # An entry of an index has less room there.
+    Index("documents_of_source", "collection", "tenant", "source").ddl_if("postgresql"),
     # A number is never given out twice, so that a follower of the log cannot mistake one row for another.
     sqlite_autoincrement=True,
 )

@@ -9,10 +9,12 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
+from engine.errors import StoreUnavailable
 from engine.retrieval.encoding.protocol import EncoderIdentity, Vectors
 from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
-from engine.retrieval.store.data_folder import storage_errors
+from engine.retrieval.store.database import Database, Patience, Settled
+from engine.retrieval.store.passages import PassageMemory, StoredPassage
 
 _IDS_PER_QUERY = 500
 _T = TypeVar("_T")
@@ -77,14 +79,39 @@ class Change:
 class Transaction:
     """One database transaction, which `Store.transaction` begins and ends."""
 
-    def __init__(self, connection: Connection, where: str) -> None:
+    def __init__(self, connection: Connection, database: Database, memory: PassageMemory) -> None:
         self.connection = connection
-        self._where = where
+        self._database = database
+        self._memory = memory
+        self._added: list[StoredPassage] = []
+        self._removed: list[int] = []
 
     def commit(self) -> None:
-        """Make the write durable. Raises: StorageFull when there was no room; then nothing of it is kept."""
-        with storage_errors(self._where):
-            self.connection.commit()
+        """Make the write durable.
+
+        Raises: StorageFull when there was no room, StoreUnavailable; then nothing of it is kept. CommitUnknown where
+            the answer was lost: call `settle`.
+        """
+        self._database.commit(self.connection)
+        self._memory.put(self._added)
+        self._memory.remove(self._removed)
+
+    def settle(self, settled: Settled) -> None:
+        """Wait until it is known what became of a lost commit, and tell `settled`, now or before the next write.
+
+        Raises: StoreUnavailable where nothing was stored, or where it does not become known in time.
+        """
+        self.connection.close()
+
+        def tell(is_stored: bool) -> None:
+            self._memory.put(self._added if is_stored else ())
+            settled(is_stored)
+            self._memory.remove(self._removed if is_stored else ())
+
+        is_stored = self._database.settle(Patience().give_up_at, tell)
+        tell(is_stored)
+        if not is_stored:
+            raise nothing_stored(self._database)
 
     def apply(
         self,
@@ -104,7 +131,7 @@ class Transaction:
             vectors: text hash to [E] float32, at least for every chunk of `puts`.
             encoder, chunking: recorded with a collection that this write creates.
         """
-        with storage_errors(self._where):
+        with self._database.errors():
             row = self._collection(collection, encoder, chunking, create=bool(puts))
             if row is None:
                 return Change(0, statuses=dict.fromkeys(deletes, "absent"))
@@ -114,6 +141,7 @@ class Transaction:
             for document_id in deletes:
                 write.delete(document_id)
             write.finish(vectors, encoder.digest)
+            self._added, self._removed = write.passages, write.change.removed
             return write.change
 
     def _collection(
@@ -156,6 +184,7 @@ class _Write:
         self._operations: list[dict[str, Any]] = []
         self._dropped_hashes: set[str] = set()
         self.change = Change(version + 1, created_at)
+        self.passages: list[StoredPassage] = []
 
     def put(self, document: NewDocument) -> None:
         d = tables.documents
@@ -225,19 +254,15 @@ class _Write:
             {"document_pk": document_pk, "generation": self._generation, "ordinal": ordinal, **asdict(chunk)}
             for ordinal, chunk in enumerate(document.chunks)
         ]
-        added = insert(tables.chunks).returning(tables.chunks.c.pk, sort_by_parameter_order=True)
-        keys = self._connection.execute(added, rows).scalars().all()
-        self.change.added += [
-            IndexedChunk(
-                key=key,
-                document=document_pk,
-                text_hash=chunk.text_hash,
-                title=document.title or "",
-                heading=chunk.heading,
-                text=document.text[chunk.start : chunk.end],
-            )
-            for key, chunk in zip(keys, document.chunks, strict=True)
-        ]
+        inserted = insert(tables.chunks).returning(tables.chunks.c.pk, sort_by_parameter_order=True)
+        keys = self._connection.execute(inserted, rows).scalars().all()
+        for key, chunk in zip(keys, document.chunks, strict=True):
+            text = document.text[chunk.start : chunk.end]
+            added = IndexedChunk(key, document_pk, chunk.text_hash, document.title or "", chunk.heading, text)
+            self.change.added.append(added)
+            place = (chunk.start, chunk.end)
+            passage = StoredPassage(key, chunk.id, document.id, document.title, chunk.heading, text, *place)
+            self.passages.append(passage)
 
     def _drop_chunks(self, document_pk: int) -> None:
         k = tables.chunks
@@ -279,6 +304,11 @@ class _Write:
                 "at": self._now,
             }
         )
+
+
+def nothing_stored(database: Database) -> StoreUnavailable:
+    """What a write is told whose commit was lost and had no effect."""
+    return StoreUnavailable(database.where, "it went away during a write, of which nothing was stored")
 
 
 def in_batches(items: Iterable[_T]) -> Iterator[list[_T]]:

@@ -14,8 +14,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path)
+def store(tmp_path, store_at):
+    store = Store(tmp_path, url=store_at(tmp_path))
     yield store
     store.close()
 
@@ -49,15 +49,15 @@ def result(id: str, version: int = 1, error: RequestError | None = None) -> Writ
     return WriteResult(id, "failed" if error else "created", version, error=error)
 
 
-def test_writes_come_back_whole_and_in_order_also_after_a_restart(tmp_path):
+def test_writes_come_back_whole_and_in_order_also_after_a_restart(tmp_path, store_at):
     items = [
         DocumentWrite("b", b"\x00\xff", "application/pdf", "Größe", {"a": [1, None, {"b": 0.5}]}),
         DocumentWrite("a", delete=True),
     ]
-    store = Store(tmp_path)
+    store = Store(tmp_path, url=store_at(tmp_path))
     job = Inbox(store, 8).put("docs", "acme", items)
     store.close()
-    store = Store(tmp_path)
+    store = Store(tmp_path, url=store_at(tmp_path))
     batch = Inbox(store, 8).next_batch(32, MIB)
     assert (batch.collection, batch.tenant) == ("docs", "acme")
     assert [write.item for write in batch.writes] == items

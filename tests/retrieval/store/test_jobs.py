@@ -9,8 +9,8 @@ from engine.retrieval.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path)
+def store(tmp_path, store_at):
+    store = Store(tmp_path, url=store_at(tmp_path))
     yield store
     store.close()
 
@@ -56,14 +56,14 @@ def test_errors_of_a_job_are_bounded_and_all_are_counted(jobs):
     assert len(job.errors[0]["error"]) == 1000
 
 
-def test_job_that_a_crash_interrupted_is_failed_at_the_next_start(tmp_path):
-    store = Store(tmp_path)
+def test_job_that_a_crash_interrupted_is_failed_at_the_next_start(tmp_path, store_at):
+    store = Store(tmp_path, url=store_at(tmp_path))
     jobs = Jobs(store)
     running, queued, done = (jobs.create("ingest", "docs") for _ in range(3))
     jobs.start(running)
     jobs.finish(done, "done")
     store.close()
-    store = Store(tmp_path)
+    store = Store(tmp_path, url=store_at(tmp_path))
     jobs = Jobs(store)
     assert jobs.fail_interrupted() == 2
     assert [jobs.get(one).state for one in (running, queued, done)] == ["failed", "failed", "done"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, inspect, select, text
 
 from engine.errors import DataFolderError, StorageFull
 from engine.retrieval.encoding.protocol import EncoderIdentity
@@ -53,8 +53,8 @@ def count(store: Store, table) -> int:
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path)
+def store(tmp_path, store_at):
+    store = Store(tmp_path, url=store_at(tmp_path))
     yield store
     store.close()
 
@@ -222,4 +222,4 @@ def test_error_inside_writing_rolls_all_of_it_back(store):
         connection.execute(tables.chunks.delete())
     assert count(store, tables.chunks) == 0
     with store.reading() as connection:
-        assert "stray" not in connection.execute(text("SELECT name FROM sqlite_master")).scalars().all()
+        assert "stray" not in inspect(connection).get_table_names()
