@@ -237,9 +237,16 @@ class FrozenModel(LiveModel):
         self.freezing.run()
 
 
-for model in (LiveModel, FrozenModel):
+class ShardedModel(LiveModel):
+    """The vectors lie in three groups, which are searched at once."""
+
+    retriever_settings = SETTINGS.model_copy(update={"shards": 3})
+
+
+for model in (LiveModel, FrozenModel, ShardedModel):
     model.TestCase.settings = settings(
         max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
     )
 TestRetrieverAgreesWithADictionaryAndBruteForce = LiveModel.TestCase
 TestRetrieverWithFrozenShardsAgreesWithThemToo = FrozenModel.TestCase
+TestRetrieverWithSeveralShardsAgreesWithThemToo = ShardedModel.TestCase

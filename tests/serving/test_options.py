@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.config import parse_config
-from engine.serving.options import adapters_options, generator_options
+from engine.config import Profile, parse_config
+from engine.serving.options import adapters_options, generator_options, retriever_options
 
 
 def test_generator_has_as_many_replicas_as_its_setting_says_and_their_adapters_one_owner():
@@ -14,3 +14,14 @@ def test_generator_has_as_many_replicas_as_its_setting_says_and_their_adapters_o
     assert options["num_replicas"] == 1
     # Each replica waits there for news all the time, and one that it replaced may for a while.
     assert options["max_ongoing_requests"] >= 2 * 3 + 2
+
+
+def test_retriever_reserves_a_whole_gpu_for_each_shard_and_a_share_of_one_without():
+    def num_gpus(profile: Profile, **settings: float) -> float:
+        return retriever_options(parse_config({"retriever": settings}, "test"), profile)["ray_actor_options"][
+            "num_gpus"
+        ]
+
+    assert num_gpus("gpu", num_gpus=0.1) == 0.1
+    assert num_gpus("gpu", num_gpus=0.1, shards=3) == 3
+    assert num_gpus("cpu", num_gpus=0.1, shards=3) == 0
