@@ -192,6 +192,13 @@ class RetrieverSettings(Settings):
     frozen_recall: float = Field(
         0.99, gt=0, le=1, description="Recall that a frozen shard has to reach on a sample of its own chunks; 1: exact."
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Devices over which the vectors of a collection are split: so many whole GPUs, or groups of rows "
+        "with a thread each on a CPU. From 2 on every search is exact: nothing is frozen.",
+    )
     max_queued_queries: int = Field(256, ge=1, description="Queries that may wait; more get 503.")
     max_pending_writes: int = Field(
         10_000, ge=1, description="Durable writes (wait=durable) that may wait to be applied; more get 503."

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,8 @@ from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.freezing import Freezer
 from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
-from engine.retrieval.index.rows import Rows
+from engine.retrieval.index.rows import Rows, VectorRows
+from engine.retrieval.index.sharded_rows import ShardedRows
 from engine.retrieval.judging import Judging
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
@@ -80,6 +81,8 @@ class Retriever:
         self._device = device
         self._alpha = None if settings.fusion == "ranks" else settings.dense_weight
         self._freeze_at = settings.frozen_rows
+        self._shards = settings.shards
+        self._pool = ThreadPoolExecutor(settings.shards, "search-shard") if settings.shards > 1 else None
         self._freezer = Freezer(recall=settings.frozen_recall, threads=settings.threads, executor=freezing)
         self._chunking = {
             "chunk_tokens": settings.chunk_tokens,
@@ -124,6 +127,8 @@ class Retriever:
             self._freezer.close()
             self._judging.close()
             self._store.close()
+            if self._pool is not None:
+                self._pool.shutdown()
             raise
         self._remove_other_indexes()
         if not self._inbox.is_empty():
@@ -313,6 +318,8 @@ class Retriever:
             for live in self._live.values():
                 live.close()
             self._store.close()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _shown(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         if any(job.is_finished for job in jobs):
@@ -391,12 +398,20 @@ class Retriever:
         )
 
     def _new_rows(self) -> Rows:
-        if self._device == "cpu":
+        if self._pool is not None:
+            return ShardedRows(self._encoder.dim, [self._flat_rows(shard) for shard in range(self._shards)], self._pool)
+        if self._device == "cpu" and self._freeze_at:
             new_flat = partial(CpuRows, self._encoder.dim, threads=self._threads)
-            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at) if self._freeze_at else new_flat()
+            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at)
+        return self._flat_rows(0)
+
+    def _flat_rows(self, shard: int) -> VectorRows:
+        """Empty rows that are searched exactly, on the device of this shard."""
+        if self._device == "cpu":
+            return CpuRows(self._encoder.dim, threads=self._threads)
         from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
-        return GpuRows(self._encoder.dim, device=self._device)
+        return GpuRows(self._encoder.dim, device=self._device if self._shards == 1 else f"{self._device}:{shard}")
 
     def _visible(self, tenant: str) -> list[str]:
         """Collections that a tenant may know of: its own; the tenant of keys without one sees every name."""

@@ -48,12 +48,14 @@ def router_options(config: EngineConfig) -> dict[str, Any]:
 
 def retriever_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     retriever = config.retriever
+    # Each shard of the vectors has a GPU of its own.
+    num_gpus = retriever.num_gpus if retriever.shards == 1 else max(retriever.num_gpus, retriever.shards)
     return {
         # The store has one writer, so there is one replica; followers of its log come with the cluster deployment.
         "num_replicas": 1,
         "max_ongoing_requests": retriever.max_queued_queries,
         "max_queued_requests": retriever.max_queued_queries,
-        "ray_actor_options": _resources(retriever.num_cpus, retriever.num_gpus, profile),
+        "ray_actor_options": _resources(retriever.num_cpus, num_gpus, profile),
         "graceful_shutdown_timeout_s": 5,
         **HEALTH,
     }

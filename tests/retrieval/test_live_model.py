@@ -243,11 +243,18 @@ class FrozenModel(LiveModel):
         self.freezing.run()
 
 
+class ShardedModel(LiveModel):
+    """The vectors lie in three groups, which are searched at once."""
+
+    retriever_settings = SETTINGS.model_copy(update={"shards": 3})
+
+
 SEARCHED = settings(max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
-for model in (LiveModel, FrozenModel):
+for model in (LiveModel, FrozenModel, ShardedModel):
     model.TestCase.settings = SEARCHED
 TestRetrieverAgreesWithADictionaryAndBruteForce = LiveModel.TestCase
 TestRetrieverWithFrozenShardsAgreesWithThemToo = FrozenModel.TestCase
+TestRetrieverWithSeveralShardsAgreesWithThemToo = ShardedModel.TestCase
 
 
 def test_retriever_on_postgres_agrees_with_them_too(postgres):

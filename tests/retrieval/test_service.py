@@ -299,6 +299,24 @@ def test_chunks_that_the_encoder_cannot_read_whole_are_a_configuration_error(ope
         open_retriever(settings=RetrieverSettings())
 
 
+def test_number_of_shards_may_change_at_a_restart_and_changes_no_answer(open_retriever):
+    answers = []
+    for shards in (1, 4, 2):
+        retriever = open_retriever(settings=SETTINGS.model_copy(update={"shards": shards}))
+        if not answers:
+            retriever.write(
+                "docs", [doc(f"site/{i}.md", VOLUMES + b"\n## Region %d\n\nMadrid %d." % (i, i)) for i in range(9)]
+            )
+            retriever.write("docs", [DocumentWrite("site/4.md", delete=True)])
+        asked = [
+            ask(retriever, "is there a volume in Madrid?", 30, mode=mode) for mode in ("dense", "lexical", "hybrid")
+        ]
+        answers.append([[(one.document, one.start, one.score) for one in found.passages] for found in asked])
+        retriever.close()
+    assert answers[0] == answers[1] == answers[2]
+    assert all(len(passages) > 0 for passages in answers[0])
+
+
 @pytest.mark.parametrize("store_at", ["sqlite"], indirect=True)
 def test_full_disk_leaves_searches_and_store_as_they_were(retriever):
     retriever.write("docs", [doc("a")])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import parse_config
+from engine.config import Profile, parse_config
 from engine.errors import ConfigError
-from engine.serving.options import adapters_options, generator_options
+from engine.serving.options import adapters_options, generator_options, retriever_options
 
 
 def test_generator_has_as_many_replicas_as_its_setting_says_and_their_adapters_one_owner():
@@ -33,3 +33,14 @@ def test_tensor_parallel_processes_do_not_share_a_gpu():
     with pytest.raises(ConfigError, match=r"num_gpus=0\.5 two may get the same"):
         generator_options(config, "gpu")
     assert generator_options(config, "cpu")["placement_group_bundles"] == [{"CPU": 0.5}] * 2
+
+
+def test_retriever_reserves_a_whole_gpu_for_each_shard_and_a_share_of_one_without():
+    def num_gpus(profile: Profile, **settings: float) -> float:
+        return retriever_options(parse_config({"retriever": settings}, "test"), profile)["ray_actor_options"][
+            "num_gpus"
+        ]
+
+    assert num_gpus("gpu", num_gpus=0.1) == 0.1
+    assert num_gpus("gpu", num_gpus=0.1, shards=3) == 3
+    assert num_gpus("cpu", num_gpus=0.1, shards=3) == 0

@@ -65,6 +65,14 @@ class GpuRows(VectorRows):
         self._faiss = faiss_gpu() if self._device.type == "cuda" else None
         self._vectors = torch.empty((FIRST_CAPACITY, dim), dtype=dtype, device=self._device)  # [capacity, E]
 
+    def search(self, queries: Vectors, k: int, allowed: Mask | None = None) -> tuple[Keys, Vectors]:
+        """See VectorRows."""
+        if self._device.type == "cpu":
+            return super().search(queries, k, allowed)
+        # FAISS and our kernels launch on the thread's current device, which need not be that of these rows.
+        with torch.cuda.device(self._device):
+            return super().search(queries, k, allowed)
+
     def _grow(self, capacity: int) -> None:
         longer = torch.empty((capacity, self._dim), dtype=self._vectors.dtype, device=self._device)
         longer[: len(self)] = self._vectors[: len(self)]
