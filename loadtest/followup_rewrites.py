@@ -56,6 +56,6 @@ class _InProcess:
     def __init__(self, engine: GenerationEngine) -> None:
         self._engine = engine
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
         async for delta in self._engine.submit(request):
-            yield (delta,)
+            yield delta

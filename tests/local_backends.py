@@ -86,11 +86,11 @@ class LocalBackends:
     async def training_inputs(self, digest: str) -> TrainingInputs | None:
         return self.training.get(digest)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
         deltas = self.engine.submit(request)
         try:
             async for delta in deltas:
-                yield [delta]
+                yield delta
         finally:
             await deltas.aclose()
 

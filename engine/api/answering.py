@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
 from engine.api.answered import Answered, AnswerMemory
@@ -164,36 +164,33 @@ class _Answer:
         parts: list[str] = []
         num_prompt_tokens = num_cached_tokens = num_tokens = 0
         if reply.is_whole:
-            deltas: AsyncIterator[Sequence[TokenDelta]] = said(reply)
+            deltas: AsyncIterator[TokenDelta] = said(reply)
         else:
             deltas = self._backends.generate(self._generation_request(decision, evidence))
             deltas = led_by(reply.text, deltas) if reply.text else deltas
-        async for bundle in deltas:
-            for delta in bundle:
-                num_tokens += delta.num_tokens
-                parts.append(delta.text)
-                if delta.prompt is not None:
-                    self._timings["ttft"] = _ms_since(self._start)
-                    shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
-                    num_cached_tokens = delta.prompt.num_cached_tokens
-                    self._adapter_digest = delta.prompt.adapter or None
-                    yield Started(
-                        asked.name, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs
-                    )
-                elif delta.text or delta.logprobs:
-                    yield Text(delta.text, delta.logprobs)
-                if delta.finish_reason is not None:
-                    self._timings.update(delta.timings_ms or {})
-                    self._timings["total"] = _ms_since(self._start)
-                    citations = self._citations("".join(parts), shown, len(reply.text))
-                    usage = Usage(
-                        prompt_tokens=num_prompt_tokens,
-                        completion_tokens=num_tokens,
-                        total_tokens=num_prompt_tokens + num_tokens,
-                        prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached_tokens),
-                    )
-                    yield Finished(delta.finish_reason, self._outcome(decision, evidence, shown, citations), usage)
-                    return
+        async for delta in deltas:
+            num_tokens += delta.num_tokens
+            parts.append(delta.text)
+            if delta.prompt is not None:
+                self._timings["ttft"] = _ms_since(self._start)
+                shown, num_prompt_tokens = delta.prompt.passages, delta.prompt.num_tokens
+                num_cached_tokens = delta.prompt.num_cached_tokens
+                self._adapter_digest = delta.prompt.adapter or None
+                yield Started(asked.name, self._outcome(decision, evidence, shown, None), delta.text, delta.logprobs)
+            elif delta.text or delta.logprobs:
+                yield Text(delta.text, delta.logprobs)
+            if delta.finish_reason is not None:
+                self._timings.update(delta.timings_ms or {})
+                self._timings["total"] = _ms_since(self._start)
+                citations = self._citations("".join(parts), shown, len(reply.text))
+                usage = Usage(
+                    prompt_tokens=num_prompt_tokens,
+                    completion_tokens=num_tokens,
+                    total_tokens=num_prompt_tokens + num_tokens,
+                    prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached_tokens),
+                )
+                yield Finished(delta.finish_reason, self._outcome(decision, evidence, shown, citations), usage)
+                return
         raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
 
     def answered(self, started: Started) -> Answered:

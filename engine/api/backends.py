@@ -54,8 +54,8 @@ class Backends(Protocol):
         """The arm of each question; with `wants_signals` its signals too, whether or not they were read."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
-        """Deltas in bundles: the first at once, later ones as they come. Closing the iterator cancels the request."""
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+        """The first delta at once, later ones joined as they come. Closing the iterator cancels the request."""
         ...
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:

@@ -5,26 +5,26 @@ So it is streamed, timed and counted like any answer, with no token of a model i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from engine.routing.restraint import Reply
 from engine.values import PromptReport, TokenDelta
 
 
-async def said(reply: Reply) -> AsyncGenerator[Sequence[TokenDelta]]:
+async def said(reply: Reply) -> AsyncGenerator[TokenDelta]:
     """The whole answer at once. No token was read or made; what it speaks of counts as shown."""
-    yield [TokenDelta(reply.text, 0, prompt=PromptReport(0, reply.pages), finish_reason="stop")]
+    yield TokenDelta(reply.text, 0, prompt=PromptReport(0, reply.pages), finish_reason="stop")
 
 
-async def led_by(opening: str, generated: AsyncIterator[Sequence[TokenDelta]]) -> AsyncGenerator[Sequence[TokenDelta]]:
+async def led_by(opening: str, generated: AsyncIterator[TokenDelta]) -> AsyncGenerator[TokenDelta]:
     """The generator's answer behind `opening`. Closing it closes what is generated."""
     try:
-        async for bundle in generated:
+        async for delta in generated:
             if opening:
-                bundle = [replace(bundle[0], text=opening + bundle[0].text), *bundle[1:]]
+                delta = replace(delta, text=opening + delta.text)
                 opening = ""
-            yield bundle
+            yield delta
     finally:
         if isinstance(generated, AsyncGenerator):
             await generated.aclose()

@@ -33,8 +33,8 @@ _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 class Generates(Protocol):
     """What a rewrite needs of `Backends`."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
-        """Deltas in bundles."""
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
+        """The answer, piece by piece."""
         ...
 
 
@@ -97,8 +97,8 @@ async def _generate(backends: Generates, turns: Sequence[Message], request_id: s
     parts: list[str] = []
     try:
         async with asyncio.timeout(limit_s):
-            async for bundle in backends.generate(request):
-                parts += [delta.text for delta in bundle]
+            async for delta in backends.generate(request):
+                parts.append(delta.text)
     except (SwitchyardError, TimeoutError):
         return ""
     return next((line.strip() for line in "".join(parts).splitlines() if line.strip()), "")

@@ -95,7 +95,7 @@ class RayBackends:
         assert self._router is not None
         return await call("router", self._router.decide.remote(requests, wants_signals))
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Sequence[TokenDelta]]:
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenDelta]:
         begun_at = time.monotonic()
 
         async def start() -> Answer:
@@ -106,10 +106,10 @@ class RayBackends:
             return answer
 
         # Where the only replica died, another try would wait for its successor: the client hears of it at once.
-        bundles = stream("generator", start, num_tries=min(self._num_generators, 2))
-        async with contextlib.aclosing(bundles):
-            async for bundle in bundles:
-                yield bundle
+        deltas = stream("generator", start, num_tries=min(self._num_generators, 2))
+        async with contextlib.aclosing(deltas):
+            async for delta in deltas:
+                yield delta
 
     async def score(self, request: ScoreRequest) -> tuple[tuple[ContinuationScore, ...], ...]:
         return await call("generator", self._generator.score.remote(request))

@@ -351,7 +351,8 @@ def generator_that_rewrites(backends, monkeypatch, *deltas: TokenDelta, error: E
     answer = backends.generate
 
     async def rewrite():
-        yield deltas
+        for delta in deltas:
+            yield delta
         if error is not None:
             raise error
 

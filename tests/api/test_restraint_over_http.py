@@ -156,7 +156,7 @@ async def test_citations_count_characters_from_where_the_answer_begins(strong, a
     text = "To resize disks, take step 3 of the disks."
 
     async def answers(request):
-        yield [TokenDelta(text, 1, prompt=PromptReport(1, request.passages), finish_reason="stop")]
+        yield TokenDelta(text, 1, prompt=PromptReport(1, request.passages), finish_reason="stop")
 
     strong.generate = answers  # type: ignore[assignment]
     async with served(strong, ambiguity=ambiguous) as client:

@@ -7,7 +7,7 @@ import hmac
 import itertools
 import logging
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -38,14 +38,14 @@ class Answer:
     def __init__(self, reply_to: ReplyTo, receiver: DeltaReceiver) -> None:
         self.reply_to = reply_to
         self._receiver = receiver
-        self._bundles: asyncio.Queue[Sequence[TokenDelta] | None] = asyncio.Queue()
+        self._deltas: asyncio.Queue[TokenDelta | None] = asyncio.Queue()
         self._call: Call | None = None
         self._ending: asyncio.Task[None] | None = None
         self._is_complete = False
 
-    def put(self, bundle: Sequence[TokenDelta] | None) -> None:
+    def put(self, delta: TokenDelta | None) -> None:
         """More of the answer; None: no more will come."""
-        self._bundles.put_nowait(bundle)
+        self._deltas.put_nowait(delta)
 
     def follow(self, call: Call) -> None:
         """`call` makes the answer; where it raises, so does this iterator, after what came before."""
@@ -55,16 +55,16 @@ class Answer:
     def __aiter__(self) -> Answer:
         return self
 
-    async def __anext__(self) -> Sequence[TokenDelta]:
+    async def __anext__(self) -> TokenDelta:
         if self._is_complete:
             raise StopAsyncIteration
-        bundle = await self._bundles.get()
-        if bundle is None:
+        delta = await self._deltas.get()
+        if delta is None:
             assert self._ending is not None
             await self._ending
             raise ComponentUnavailable("generator", "its stream ended before the answer was complete")
-        self._is_complete = bundle[-1].finish_reason is not None
-        return bundle
+        self._is_complete = delta.finish_reason is not None
+        return delta
 
     def cancel(self) -> None:
         """Forget the answer, and end the call where that still runs."""
@@ -128,9 +128,9 @@ class DeltaReceiver:
             if not hmac.compare_digest(said, self._secret.encode()):
                 return
             while True:
-                for key, bundle in decode(await read_frame(reader)):
-                    if bundle and (answer := self._answers.get(key)) is not None:
-                        answer.put(bundle)
+                for key, delta in decode(await read_frame(reader)):
+                    if (answer := self._answers.get(key)) is not None:
+                        answer.put(delta)
         except (EOFError, ConnectionError, TimeoutError):
             pass  # the end of the generator, of which its calls tell
         except ValueError as error:

@@ -10,7 +10,7 @@ from engine.generation.protocol import TokenStream
 from engine.serving.deltas.wire import ReplyTo, encode, pack
 from engine.values import TokenDelta
 
-MAX_DELAY_S = 0.03
+MAX_DELAY_S = 0.04
 _CONNECT_S = 5.0
 # What a gateway may have unread before its answers wait.
 _MAX_UNSENT_BYTES = 4 << 20

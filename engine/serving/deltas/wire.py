@@ -1,4 +1,4 @@
-"""Frames: a length (4 bytes, big-endian), then JSON of [[key, [delta, ...]], ...]. A connection starts by a secret."""
+"""Frames: a length (4 bytes, big-endian), then JSON of [[key, delta], ...]. A connection begins with a secret."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from engine.values import TokenDelta
 # A prompt's log-probabilities are the largest; a broken length must not fill the memory.
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH = struct.Struct("!I")
-_Bundles = list[tuple[int, list[TokenDelta]]]
-_FRAME: TypeAdapter[_Bundles] = TypeAdapter(
-    _Bundles, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-)
+_Deltas = list[tuple[int, TokenDelta]]
+_FRAME: TypeAdapter[_Deltas] = TypeAdapter(_Deltas, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +38,28 @@ def pack(content: bytes) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
-def encode(bundles: Mapping[int, Sequence[TokenDelta]]) -> bytes:
-    """The content of a frame with the deltas of each key."""
-    return _FRAME.dump_json([(key, list(deltas)) for key, deltas in bundles.items()])
+def encode(deltas: Mapping[int, Sequence[TokenDelta]]) -> bytes:
+    """The content of a frame with the deltas of each key, joined to one."""
+    return _FRAME.dump_json([(key, joined(each)) for key, each in deltas.items()])
 
 
-def decode(content: bytes) -> list[tuple[int, list[TokenDelta]]]:
-    """What `encode` was given. Raises: ValueError."""
+def decode(content: bytes) -> list[tuple[int, TokenDelta]]:
+    """The keys and deltas of a frame. Raises: ValueError."""
     return _FRAME.validate_json(content)
+
+
+def joined(deltas: Sequence[TokenDelta]) -> TokenDelta:
+    """Neighbouring deltas of an answer as one: every event of a stream costs its gateway as much as a long one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return TokenDelta(
+        text="".join(delta.text for delta in deltas),
+        num_tokens=sum(delta.num_tokens for delta in deltas),
+        prompt=deltas[0].prompt,
+        finish_reason=deltas[-1].finish_reason,
+        timings_ms=deltas[-1].timings_ms,
+        logprobs=tuple(one for delta in deltas for one in delta.logprobs),
+    )
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.serving.deltas.receiver import Answer, DeltaReceiver
 from engine.serving.deltas.sender import DeltaSender
-from engine.serving.deltas.wire import ReplyTo, decode, encode, pack
+from engine.serving.deltas.wire import ReplyTo, decode, encode, joined, pack
 from engine.values import Passage, PromptReport, TokenDelta, TokenLogprob
 
 LONG_S = 60.0
@@ -88,37 +89,42 @@ async def ask(receiver: DeltaReceiver, sender: DeltaSender, source: Source) -> A
     return answer
 
 
-def text(bundles: Sequence[Sequence[TokenDelta]]) -> str:
-    return "".join(delta.text for bundle in bundles for delta in bundle)
+def text(deltas: Sequence[TokenDelta]) -> str:
+    return "".join(delta.text for delta in deltas)
 
 
 async def test_delta_comes_out_of_the_wire_as_it_went_in():
-    deltas = [
-        TokenDelta(
-            "é\n\u2028",
-            2,
-            prompt=PromptReport(
-                3,
-                (Passage("c", "d", "t", "h", "text", 0, 4, 0.25),),
-                1,
-                (None, TokenLogprob(5, "\ufffd", b"\xc3", -1.5, (TokenLogprob(6, "b", b"b", -2.25),))),
-                "0" * 64,
-            ),
-            logprobs=(TokenLogprob(1, "é", b"\xc3\xa9", -0.5),),
+    delta = TokenDelta(
+        "é\n\u2028",
+        2,
+        prompt=PromptReport(
+            3,
+            (Passage("c", "d", "t", "h", "text", 0, 4, 0.25),),
+            1,
+            (None, TokenLogprob(5, "\ufffd", b"\xc3", -1.5, (TokenLogprob(6, "b", b"b", -2.25),))),
+            "0" * 64,
         ),
-        LAST,
-    ]
-    assert decode(encode({0: deltas, 9: [LAST]})) == [(0, deltas), (9, [LAST])]
+        logprobs=(TokenLogprob(1, "é", b"\xc3\xa9", -0.5),),
+    )
+    assert decode(encode({0: [delta], 9: [LAST]})) == [(0, delta), (9, LAST)]
+
+
+def test_joined_deltas_say_what_each_of_them_said():
+    tokens = [TokenLogprob(number, str(number), b"", -1.0) for number in range(3)]
+    middle = TokenDelta("a", 2, logprobs=(tokens[0], tokens[1]))
+    assert joined([FIRST, middle, replace(LAST, logprobs=(tokens[2],))]) == TokenDelta(
+        "Raya.", 4, FIRST.prompt, "stop", {"decode": 1.5}, tuple(tokens)
+    )
 
 
 async def test_first_delta_and_last_are_sent_at_once_and_those_between_together():
     async with receiving() as receiver, sending() as sender:
         source = Source(FIRST)
         answer = await ask(receiver, sender, source)
-        assert await anext(answer) == [FIRST]
+        assert await anext(answer) == FIRST
         between = [TokenDelta(str(number), 1) for number in range(3)]
         source.put(*between, LAST)
-        assert [list(bundle) async for bundle in answer] == [[*between, LAST]]
+        assert [each async for each in answer] == [replace(LAST, text="012.", num_tokens=4)]
         answer.cancel()
 
 
@@ -141,12 +147,12 @@ async def test_answers_to_one_gateway_share_a_connection_and_frames():
         for number, source in enumerate(sources):
             source.put(TokenDelta(str(number), 1), LAST)
         found = await asyncio.gather(*(_rest(answer) for answer in answers))
-        assert [text(bundles) for bundles in found] == [f"{number}." for number in range(8)]
+        assert [text(each) for each in found] == [f"{number}." for number in range(8)]
         assert len({answer.reply_to.gateway for answer in answers}) == len(sender._connections) == 1
 
 
-async def _rest(answer: Answer) -> list[Sequence[TokenDelta]]:
-    return [bundle async for bundle in answer]
+async def _rest(answer: Answer) -> list[TokenDelta]:
+    return [each async for each in answer]
 
 
 async def test_error_of_an_answer_comes_after_its_deltas():
@@ -155,8 +161,8 @@ async def test_error_of_an_answer_comes_after_its_deltas():
         answer = await ask(receiver, sender, source)
         seen = []
         with pytest.raises(DeadlineExceeded):
-            async for bundle in answer:
-                seen.append(bundle)
+            async for delta in answer:
+                seen.append(delta)
         assert text(seen) == "Raya"
         assert source.is_closed
 
@@ -207,7 +213,7 @@ async def test_stranger_is_cut_off_and_puts_nothing_into_an_answer(frames):
         writer.write_eof()
         assert await reader.read() == b""
         writer.close()
-        assert answer._bundles.empty()
+        assert answer._deltas.empty()
 
 
 async def test_broken_frame_of_a_generator_ends_its_connection_alone(caplog):
