@@ -12,7 +12,7 @@ from typing import Any
 from geventhttpclient.response import HTTPParseError
 
 from loadtest.measures import gaps_s, itl_s, tpot_s, ttft_s
-from loadtest.request_log import Ending
+from loadtest.open_loop.request_log import Ending
 from loadtest.sse import AnswerFailed, error_message, read_answer
 
 KINDS = ("stream", "chat", "search")

@@ -1,7 +1,7 @@
 """`switchyard bench router`: what a learned route is worth on measured outcomes, and what deciding costs.
 
 Outcomes are replayed from docs/benchmarks/router-outcomes.jsonl.gz: ids, grades, signals and latencies of the load of
-`loadtest.router_load`, without texts. The cost of a decision is measured now.
+`loadtest.router.load`, without texts. The cost of a decision is measured now.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loadtest.router.replay import NUM_RESAMPLES, Replayed, replay
 
 OUTCOMES = REPOSITORY / "docs" / "benchmarks" / "router-outcomes.jsonl.gz"
 _COLLECT = (
-    "make it: python -m loadtest.router_load FOLDER; switchyard ingest FOLDER/documents --source load; "
+    "make it: python -m loadtest.router.load FOLDER; switchyard ingest FOLDER/documents --source load; "
     "switchyard router collect FOLDER/questions.jsonl --no-text --out docs/benchmarks/router-outcomes.jsonl.gz"
 )
 _CALLS, _QUICK_CALLS = 2_000, 400

@@ -10,7 +10,7 @@ from typing import Any
 from locust.argument_parser import LocustArgumentParser
 
 from engine.errors import ConfigError
-from loadtest.arrivals import parse_shape
+from loadtest.open_loop.arrivals import parse_shape
 from loadtest.questions import DEFAULT_FILE, read_questions
 
 

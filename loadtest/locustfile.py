@@ -24,16 +24,16 @@ from locust.util.timespan import parse_timespan
 from rich.console import Console
 
 from engine.errors import ConfigError, SwitchyardError
-from loadtest.arrivals import draw, parse_shape
 from loadtest.asking import KINDS, Asker, Asking, Outcome
 from loadtest.flags import add_arguments
-from loadtest.load_report import make_report, print_summary
-from loadtest.load_run import LoadRun
 from loadtest.measures import Served, Slo
-from loadtest.open_loop import OpenLoop, Planned
+from loadtest.open_loop.arrivals import draw, parse_shape
+from loadtest.open_loop.report import make_report, print_summary
+from loadtest.open_loop.request_log import REQUESTS_FILE, write_requests
+from loadtest.open_loop.run import LoadRun
+from loadtest.open_loop.sending import OpenLoop, Planned
 from loadtest.questions import ask_in_turn, read_questions
 from loadtest.recorder import Recorder
-from loadtest.request_log import REQUESTS_FILE, write_requests
 from loadtest.sse import AnswerFailed
 
 NO_ROUTE = "no route yet"

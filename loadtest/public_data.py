@@ -61,7 +61,7 @@ def run_measurement(
     Without the files it says so and measures nothing.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m loadtest.{name}",
+        prog=f"python -m loadtest.{name.replace('router_', 'router.')}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -35,11 +35,11 @@ from engine.models import resolve_model
 from loadtest.__main__ import check_locust, command
 from loadtest.cluster.nodes import LocalCluster, local_cluster
 from loadtest.environment import REPOSITORY
-from loadtest.load_report import make_report
-from loadtest.load_run import Happening, read_run
-from loadtest.overload import Verdict
+from loadtest.open_loop.overload import Verdict
+from loadtest.open_loop.report import make_report
+from loadtest.open_loop.request_log import REQUESTS_FILE, Request, read_requests
+from loadtest.open_loop.run import Happening, read_run
 from loadtest.ports import free_port
-from loadtest.request_log import REQUESTS_FILE, Request, read_requests
 from loadtest.server import SWITCHYARD
 
 MAX_OUTAGE_S = 30.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.cluster.node_killed import Writer, judge, run
-from loadtest.request_log import Request
+from loadtest.open_loop.request_log import Request
 
 CLEAR = "the generator is unavailable (it died or is being restarted). Retry after 2 s."
 

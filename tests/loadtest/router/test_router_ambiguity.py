@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from retrieval.stub_encoder import StubEncoder
 
-from loadtest import router_ambiguity
-from loadtest.router_ambiguity import (
+from loadtest.router import ambiguity
+from loadtest.router.ambiguity import (
     CLAMBER,
     DEV,
     TRAIN,
@@ -108,7 +108,7 @@ def test_command_prints_a_table_and_writes_what_it_printed(tmp_path: Path, monke
     write(tmp_path / TRAIN, ambignq(first=0, num=120))
     write(tmp_path / DEV, ambignq(first=500, num=60))
     write(tmp_path / CLAMBER, clamber())
-    monkeypatch.setattr(router_ambiguity, "default_encoder", StubEncoder)
+    monkeypatch.setattr(ambiguity, "default_encoder", StubEncoder)
     assert main(["--data", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     printed = capsys.readouterr().out
     assert "CLAMBER, mean over MC, NK, co-reference: AUROC" in printed

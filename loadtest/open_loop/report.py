@@ -1,7 +1,7 @@
 """The report of an open-loop run: report.html, which needs nothing else, and report.json with the same figures.
 
-    python -m loadtest.load_report OUT
-    python -m loadtest.load_report OUT --event "42.5 worker killed" --events kills.jsonl
+    python -m loadtest.open_loop.report OUT
+    python -m loadtest.open_loop.report OUT --event "42.5 worker killed" --events kills.jsonl
 
 The folder is one that the load test wrote (--out). Made anew from its requests.csv, so events may be added later.
 """
@@ -20,11 +20,13 @@ from engine.errors import ConfigError, SwitchyardError
 from engine.report.document import Tone, document, write_document
 from engine.report.html import Content, Html, quoted, section, table, tag
 from engine.report.wording import counted, percent
-from loadtest.arrivals import Shape, parse_shape
 from loadtest.bench_format import Report
-from loadtest.load_plots import distribution_plots, goodput_plot, latency_plots, timeline_plots
-from loadtest.load_run import Happening, LoadRun, in_order, parse_happening, read_happenings, read_run
-from loadtest.load_summary import (
+from loadtest.measures import percentile
+from loadtest.open_loop.arrivals import Shape, parse_shape
+from loadtest.open_loop.plots import distribution_plots, goodput_plot, latency_plots, timeline_plots
+from loadtest.open_loop.request_log import ENDINGS, REQUESTS_FILE, Request, read_requests
+from loadtest.open_loop.run import Happening, LoadRun, in_order, parse_happening, read_happenings, read_run
+from loadtest.open_loop.summary import (
     KNEE_SHARE,
     PERCENTS,
     PartFigures,
@@ -37,8 +39,6 @@ from loadtest.load_summary import (
     part_figures,
     rejections,
 )
-from loadtest.measures import percentile
-from loadtest.request_log import ENDINGS, REQUESTS_FILE, Request, read_requests
 
 _MAX_LISTED = 50
 
@@ -229,7 +229,7 @@ def _run_table(run: LoadRun, shape: Shape, report: Report) -> Html:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the report of a run anew."""
     description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m loadtest.load_report", description=description)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.open_loop.report", description=description)
     parser.add_argument("folder", type=Path, help="folder that the load test wrote")
     parser.add_argument("--event", action="append", default=[], metavar="'T LABEL'", help="what happened at second T")
     parser.add_argument("--events", type=Path, metavar="FILE", help='JSON lines of {"unix_s" or "at_s", "label"}')

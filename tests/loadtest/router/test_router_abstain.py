@@ -12,10 +12,10 @@ from retrieval.stub_encoder import StubEncoder
 
 from engine.retrieval.encoding.protocol import Vectors
 from engine.routing.signals.table import SignalTable
-from loadtest import router_abstain, router_clarify
-from loadtest.router_abstain import FILE, alone, kept_articles, main, measure, read_squad_questions
-from loadtest.router_clarify import measure as measure_clarify
-from loadtest.router_clarify import precision_at, read_conversations
+from loadtest.router import abstain, clarify
+from loadtest.router.abstain import FILE, alone, kept_articles, main, measure, read_squad_questions
+from loadtest.router.clarify import measure as measure_clarify
+from loadtest.router.clarify import precision_at, read_conversations
 
 NUM_ARTICLES = 14
 
@@ -134,7 +134,7 @@ def test_underspecified_questions_are_told_apart_by_others_than_they_are():
 
 def test_the_command_prints_a_table_and_writes_what_it_printed(tmp_path, monkeypatch, capsys):
     write(tmp_path / FILE, squad())
-    monkeypatch.setattr(router_abstain, "default_encoder", Encoder)
+    monkeypatch.setattr(abstain, "default_encoder", Encoder)
     assert main(["--data", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["bench"] == "router_abstain" and [one["case"] for one in written["cases"]] == ["near", "absent"]
@@ -142,7 +142,7 @@ def test_the_command_prints_a_table_and_writes_what_it_printed(tmp_path, monkeyp
     assert "search.z_best" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [main, router_clarify.main])
+@pytest.mark.parametrize("command", [main, clarify.main])
 def test_a_run_without_the_data_says_what_is_missing(command, tmp_path, capsys):
     assert command(["--data", str(tmp_path)]) == 0
     assert "skipped: " in capsys.readouterr().out

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
-from loadtest.arrivals import Arrival
 from loadtest.asking import Outcome
-from loadtest.request_log import Request
+from loadtest.open_loop.arrivals import Arrival
+from loadtest.open_loop.request_log import Request
 
 
 class Planned(NamedTuple):

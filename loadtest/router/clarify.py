@@ -1,7 +1,7 @@
 """Is an underspecified question told apart from one that can be answered? On the conversations of MTRAG-UN.
 
-python -m loadtest.router_clarify
-python -m loadtest.router_clarify --data shared/data --json clarify.json
+python -m loadtest.router.clarify
+python -m loadtest.router.clarify --data shared/data --json clarify.json
 
 MTRAG-UN (Apache-2.0) is an evaluation set: what is fitted to it here, on other conversations each time, is thrown away.
 Each domain is a knowledge base of the reference passages of all its conversations, searched as the server does. That
@@ -36,8 +36,8 @@ from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import Floats, SignalTable, joined
 from engine.values import DocumentWrite, Message, Role
 from loadtest.public_data import MODEL, Measured, default_encoder, read_rows, run_measurement
-from loadtest.router_ambiguity import TRAIN, near_groups, share_of
-from loadtest.routing_search import filled, searched
+from loadtest.router.ambiguity import TRAIN, near_groups, share_of
+from loadtest.router.search import filled, searched
 
 FILE = "mtrag_un.jsonl.gz"
 KINDS = {"ANSWERABLE": False, "UNDERSPECIFIED": True}

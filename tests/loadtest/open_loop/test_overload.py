@@ -8,12 +8,12 @@ import time
 import pytest
 
 from engine.errors import ConfigError
-from loadtest.arrivals import parse_shape
-from loadtest.load_run import LoadRun
-from loadtest.load_summary import part_figures
-from loadtest.overload import judge, main, spike_shape
-from loadtest.request_log import Request
-from loadtest.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.arrivals import parse_shape
+from loadtest.open_loop.overload import judge, main, spike_shape
+from loadtest.open_loop.request_log import Request
+from loadtest.open_loop.run import LoadRun
+from loadtest.open_loop.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.summary import part_figures
 
 RUN = LoadRun("http://x", spike_shape(1.0, 10.0, 60.0), "even", 0, "", 1000, 100, 50, 64, started_unix=1000.0)
 GIB = 2**30

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from loadtest.arrivals import Arrival
 from loadtest.asking import Outcome
-from loadtest.open_loop import OpenLoop, Planned
+from loadtest.open_loop.arrivals import Arrival
+from loadtest.open_loop.sending import OpenLoop, Planned
 
 
 class Clock:

@@ -1,7 +1,7 @@
 """Do the signals of a search tell what a knowledge base cannot answer? On SQuAD 2.0, with its paragraphs as documents.
 
-python -m loadtest.router_abstain
-python -m loadtest.router_abstain --data shared/data --json abstain.json
+python -m loadtest.router.abstain
+python -m loadtest.router.abstain --data shared/data --json abstain.json
 
 Two cases (CC BY-SA 4.0; no text enters the figures):
 - "near": the unanswerable questions that people wrote to look answerable by a paragraph that is in the knowledge base.
@@ -31,7 +31,7 @@ from engine.routing.signals.scores import Search, search_signals
 from engine.routing.signals.table import SignalTable
 from engine.values import DocumentWrite
 from loadtest.public_data import MODEL, Measured, default_encoder, read_rows, run_measurement
-from loadtest.routing_search import filled, searched
+from loadtest.router.search import filled, searched
 
 FILE = "squad_v2_dev.jsonl.gz"
 WHOLE, HALF = "whole", "half"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from engine.report.html import Html, figure, tag
 from engine.report.series import MAX_SERIES, Series, plot_series, series_legend
-from loadtest.load_run import Happening
-from loadtest.load_summary import PERCENTS, PartFigures
 from loadtest.measures import Slo, percentile
-from loadtest.request_log import Request
+from loadtest.open_loop.request_log import Request
+from loadtest.open_loop.run import Happening
+from loadtest.open_loop.summary import PERCENTS, PartFigures
 
 # So many points are drawn of a timeline at most; a point stands for a second at least.
 _MAX_BINS = 120

@@ -1,7 +1,7 @@
 """Can questions with several readings be told from the others? AUROC of the ambiguity head on AmbigNQ and CLAMBER.
 
-python -m loadtest.router_ambiguity
-python -m loadtest.router_ambiguity --data shared/data --json ambiguity.json
+python -m loadtest.router.ambiguity
+python -m loadtest.router.ambiguity --data shared/data --json ambiguity.json
 
 AmbigNQ (CC BY-SA 3.0): fitted on the training questions, judged on the development questions.
 A question is ambiguous where any annotator gave several readings; "unanimous" leaves out those they disagreed on.

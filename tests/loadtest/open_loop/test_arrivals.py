@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from engine.errors import ConfigError
-from loadtest.arrivals import MAX_ARRIVALS, RAMP_PARTS, draw, parse_shape
+from loadtest.open_loop.arrivals import MAX_ARRIVALS, RAMP_PARTS, draw, parse_shape
 
 
 def rates(text):

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from engine.errors import ConfigError
-from loadtest.load_report import main, make_report, print_summary
-from loadtest.load_run import Happening, LoadRun, parse_happening, read_happenings, read_run
-from loadtest.request_log import REQUESTS_FILE, Request, write_requests
+from loadtest.open_loop.report import main, make_report, print_summary
+from loadtest.open_loop.request_log import REQUESTS_FILE, Request, write_requests
+from loadtest.open_loop.run import Happening, LoadRun, parse_happening, read_happenings, read_run
 
 RUN = LoadRun(
     url="http://127.0.0.1:8000",

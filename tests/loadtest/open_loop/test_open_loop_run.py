@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from chat_stub import Stub, running_stub
 
-from loadtest.request_log import REQUESTS_FILE, Request, read_requests
+from loadtest.open_loop.request_log import REQUESTS_FILE, Request, read_requests
 
 if importlib.util.find_spec("locust") is None:
     pytest.skip("locust is in the bench extra: pip install '.[bench]'", allow_module_level=True)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 EVEN = ("--arrivals", "even")
 
 

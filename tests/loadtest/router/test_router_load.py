@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 from engine.evaluation.compare.updating import read_updates
 from engine.evaluation.questions import read_questions
 from loadtest.environment import REPOSITORY
-from loadtest.router_load import DOCUMENTS, QUESTIONS_FILE, SOURCE, UPDATES_FILE, main, make_load
+from loadtest.router.load import DOCUMENTS, QUESTIONS_FILE, SOURCE, UPDATES_FILE, main, make_load
 
 SOURCES = ("banking77", "phrasebank", "squad", "popqa", "stackfaq", "flyio")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.arrivals import Shape
 from loadtest.bench_format import OURS, Row
 from loadtest.measures import Slo, percentile
-from loadtest.request_log import Request
+from loadtest.open_loop.arrivals import Shape
+from loadtest.open_loop.request_log import Request
 
 # The knee: the highest rate of which at least this share was answered within the objective, as at all lower rates.
 KNEE_SHARE = 0.95

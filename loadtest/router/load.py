@@ -1,7 +1,7 @@
 """A mixed load for the router: questions of six sources with their right answers, and the documents behind them.
 
-python -m loadtest.router_load /tmp/router-load
-python -m loadtest.router_load /tmp/router-load --each 50 --seed 1 --data ../shared/data
+python -m loadtest.router.load /tmp/router-load
+python -m loadtest.router.load /tmp/router-load --each 50 --seed 1 --data ../shared/data
 switchyard ingest /tmp/router-load/documents --source load --collection load
 switchyard router collect /tmp/router-load/questions.jsonl --collection load --no-text --out outcomes.jsonl.gz
 switchyard compare /tmp/router-load/squad.jsonl --collection load --updated-kb /tmp/router-load/updates.jsonl
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parts = make_load(given.data, given.folder, each=given.each, seed=given.seed)
     except SwitchyardError as error:
-        sys.exit(f"router_load: {error}")
+        sys.exit(f"loadtest.router.load: {error}")
     table = Table(box=None, header_style="bold")
     table.add_column("source")
     for name in ("questions", "groups", "documents"):

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ConfigError
 from loadtest.measures import Slo
-from loadtest.request_log import COLUMNS, REQUESTS_FILE, Request, read_requests, write_requests
+from loadtest.open_loop.request_log import COLUMNS, REQUESTS_FILE, Request, read_requests, write_requests
 
 SLO = Slo(ttft_s=1.0, tpot_s=0.1)
 

@@ -1,7 +1,7 @@
 """What overload does: a spike of ten times the knee, and whether the server protected itself.
 
-    python -m loadtest.overload --knee 1 --data .switchyard --out overload
-    python -m loadtest.overload --knee 1 --factor 10 --seconds 60 --url http://127.0.0.1:8000
+    python -m loadtest.open_loop.overload --knee 1 --data .switchyard --out overload
+    python -m loadtest.open_loop.overload --knee 1 --factor 10 --seconds 60 --url http://127.0.0.1:8000
 
 Offers 80 % of the knee, then `factor` times the knee, then 80 % again, in an open loop. Judged are four figures:
 
@@ -33,12 +33,12 @@ from rich.console import Console
 from engine.durable_files import write_file
 from engine.errors import ConfigError, SwitchyardError
 from loadtest.__main__ import DEFAULT_URL, check_locust, check_server, command
-from loadtest.arrivals import parse_shape
-from loadtest.load_run import LoadRun, read_run
-from loadtest.load_summary import PartFigures, part_figures
 from loadtest.measures import percentile
-from loadtest.request_log import REQUESTS_FILE, read_requests
-from loadtest.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.arrivals import parse_shape
+from loadtest.open_loop.request_log import REQUESTS_FILE, read_requests
+from loadtest.open_loop.run import LoadRun, read_run
+from loadtest.open_loop.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.summary import PartFigures, part_figures
 
 BASE_SHARE = 0.8
 MAX_REJECTION_MS, MIN_GOODPUT_SHARE, MAX_GROWTH, MAX_RECOVERY_S = 200.0, 0.8, 0.05, 5.0
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0 where all that was measured holds, 1 where something does not."""
     lines = (__doc__ or "").splitlines()
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.overload",
+        prog="python -m loadtest.open_loop.overload",
         description=lines[0],
         epilog="\n".join(itertools.islice(lines, 1, None)),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.arrivals import parse_shape
-from loadtest.load_summary import bench_rows, by_route, client_lag, failures, figures, find_knee, part_figures
 from loadtest.measures import Slo
-from loadtest.request_log import Request
+from loadtest.open_loop.arrivals import parse_shape
+from loadtest.open_loop.request_log import Request
+from loadtest.open_loop.summary import bench_rows, by_route, client_lag, failures, figures, find_knee, part_figures
 
 SLO = Slo(ttft_s=1.0, tpot_s=0.1)
 
