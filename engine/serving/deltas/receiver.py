@@ -15,7 +15,8 @@ from engine.errors import ComponentUnavailable
 from engine.serving.deltas.wire import ReplyTo, decode, read_frame
 from engine.values import TokenDelta
 
-_SECRET_S = 5.0
+# Long: a busy gateway may read it late, and every answer of that generator would fail.
+_SECRET_S = 30.0
 # Deltas and the end of the call come by different ways: for so long the last of them are waited for, where the call
 # ended well, and where it failed.
 _LAST_FRAME_S, _FAILED_S = 5.0, 0.05
