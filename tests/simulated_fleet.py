@@ -16,7 +16,7 @@ from itertools import count
 from engine.generation.placement.placement import Placement
 from engine.generation.placement.report import ReplicaReport
 from engine.generation.placement.work import work_of
-from engine.values import GenerationRequest, Message, Passage, SamplingParams
+from engine.values import GenerationRequest, Message, SamplingParams
 
 TOKENS_A_SECOND = 8000
 CACHE_TOKENS = 300_000

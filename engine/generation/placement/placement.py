@@ -89,6 +89,10 @@ class Placement:
         if replica is not None:
             self._replicas[replica].remove(request_id)
 
+    def place(self, request_id: str) -> str | None:
+        """Where a request that is not done was sent."""
+        return self._places.get(request_id)
+
     def _loads(self, now_s: float) -> dict[str, float]:
         """Tokens of work at each replica. One that has not reported is taken for as busy as the mean of the others, or
         as what this router has outstanding there: a replica that hangs is not everybody's first, nor a new one.
