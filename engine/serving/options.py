@@ -90,7 +90,7 @@ def _autoscaling(settings: AutoscalingSettings) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=settings.min_replicas,
         max_replicas=settings.max_replicas,
-        look_back_period_s=10,
+        look_back_period_s=12,  # replicas tell every 10 s; Ray Serve wants more than that
         # The policy has delays of its own.
         upscale_delay_s=0,
         downscale_delay_s=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
@@ -67,6 +68,12 @@ class ReplicaRouter(RequestRouter):  # type: ignore[misc]
                 if self._placement.place(request_id) == _name(replica_id):
                     self._end(internal_request_id, request_id)
                     return
+
+    @property
+    def outstanding(self) -> Mapping[str, float]:
+        """Tokens of work of the requests that went from here to each replica and have not ended."""
+        with self._lock:
+            return self._placement.outstanding
 
     def _work(self, pending: PendingRequest) -> Work | None:
         """What the call asks for; None where it is no answer or score."""

@@ -81,7 +81,7 @@ def test_step_up_is_answered_within_the_delay_and_the_time_that_metrics_take():
 
 
 def test_replicas_go_one_by_one_after_the_longer_delay():
-    targets = simulate(lambda second: (3.4 if second < 300 else 0.2) * SPEED, 1200, start=4)
+    targets = simulate(lambda second: (3.4 if second < 300 else 0.2) * SPEED, 1200, start=4, most=4)
     before = targets[299]
     last = max(second for second, target in enumerate(targets) if target == before)
     assert DOWN_S <= last - 300 <= DOWN_S + 20

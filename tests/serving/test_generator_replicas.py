@@ -118,3 +118,34 @@ def test_two_replicas_serve_the_same_adapters_through_load_replace_unload_and_a_
     finally:
         left = server.stop()
     assert not left
+
+
+def say(server: Server, turns: list[dict], text: str) -> int:
+    """Ask in a conversation, which grows by question and answer. Returns tokens of the prompt that were cached."""
+    turns.append({"role": "user", "content": text})
+    body = {"model": "tiny", "messages": turns, "max_tokens": 8, "switchyard": {"route": "direct"}}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    turns.append(response.json()["choices"][0]["message"])
+    usage = response.json()["usage"]
+    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_turns_of_a_conversation_meet_their_cache_and_conversations_use_both_replicas(tmp_path: Path, tiny_models):
+    server = start_server(tmp_path, *tiny_models, "--set", "generator.num_replicas=2", "--set", "generator.threads=1")
+    try:
+        talks: list[list[dict]] = [[] for _ in range(8)]
+        first = [say(server, turns, f"{number} " * 100) for number, turns in enumerate(talks)]
+        least = 100 + max(first)  # cached tokens that only the conversation's own first turn explains
+        for question in ("and then?", "and after that?"):
+            again = [say(server, turns, question) for turns in talks]
+            assert min(again) > least, (first, again)
+        # What one of them had is gone with it, and only that.
+        generators(server)[0].kill()
+        left = [say(server, turns, "and now?") > least for turns in talks]
+        assert any(left) and not all(left)
+    finally:
+        processes = server.stop()
+    assert not processes
