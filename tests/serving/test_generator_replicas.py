@@ -60,7 +60,7 @@ def ask(server: Server, model: str) -> httpx.Response:
 
 
 def digests(server: Server, model: str) -> set[str]:
-    """Of the adapters that answered many requests, which Ray spreads over the replicas."""
+    """Of the adapters that answered many requests, most of them where the adapter has a slot."""
     answers = [ask(server, model) for _ in range(NUM_ASKED)]
     assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
     return {answer.json()["switchyard"]["versions"]["adapter"] for answer in answers}
@@ -126,7 +126,7 @@ def say(server: Server, turns: list[dict], text: str) -> int:
     body = {"model": "tiny", "messages": turns, "max_tokens": 8, "switchyard": {"route": "direct"}}
     response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
     assert response.status_code == 200, response.text
-    turns.append(response.json()["choices"][0]["message"])
+    turns.append({"role": "assistant", "content": response.json()["choices"][0]["message"]["content"]})
     usage = response.json()["usage"]
     return (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
 
@@ -149,3 +149,20 @@ def test_turns_of_a_conversation_meet_their_cache_and_conversations_use_both_rep
     finally:
         processes = server.stop()
     assert not processes
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_server_with_autoscaling_starts_the_least_generators_and_the_owner_of_their_adapters(
+    tmp_path: Path, tiny_models
+):
+    scaled = ("--set", "generator.autoscaling.max_replicas=2", "--set", "generator.threads=1")
+    server = start_server(tmp_path, *tiny_models, *scaled)
+    try:
+        status = ready(server)["components"]["generator"]
+        assert (status["replicas"], status["num_replicas"], len(generators(server))) == (1, 1, 1)
+        assert len(replicas(server, "Adapters")) == 1
+        assert ask(server, "tiny").status_code == 200
+    finally:
+        left = server.stop()
+    assert not left
