@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from engine.api.app import create_app
 from engine.api.backends import Backends
 from engine.cli.main import main
-from engine.config import EngineConfig
+from engine.config import EngineConfig, group_in
 
 DOCS = Path(__file__).parent
 
@@ -51,8 +51,8 @@ def configuration_page() -> str:
     ]
     lines += _group(EngineConfig, "", "Top level")
     for name, field in EngineConfig.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            lines += _group(field.annotation, f"{name}.", f"`{name}`")
+        if (group := group_in(field.annotation)) is not None:
+            lines += _group(group, f"{name}.", f"`{name}`")
     return "\n".join(lines)
 
 
@@ -65,12 +65,19 @@ def _group(settings: type[BaseModel], prefix: str, title: str) -> list[str]:
         "| setting | default | meaning |",
         "|---|---|---|",
     ]
+    inner: list[str] = []
     for name, field in settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            continue
-        default = "none" if field.default is None or field.default == () else f"`{field.default}`"
+        if (group := group_in(field.annotation)) is not None:
+            if prefix:
+                inner += _group(group, f"{prefix}{name}.", f"`{prefix}{name}`")
+            if field.default is not None:
+                continue
+        if field.is_required():
+            default = "required"
+        else:
+            default = "none" if field.default is None or field.default == () else f"`{field.default}`"
         lines.append(f"| `{prefix}{name}` | {default} | {field.description or ''} |")
-    return [*lines, ""]
+    return [*lines, "", *inner]
 
 
 def openapi_page() -> str:

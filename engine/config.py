@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -228,6 +228,30 @@ class RetrieverSettings(Settings):
         return self
 
 
+class AutoscalingSettings(Settings):
+    """Generators come and go with the load. It takes a model's start for one more to help."""
+
+    min_replicas: int = Field(1, ge=1, description="Never fewer generators.")
+    max_replicas: int = Field(ge=1, description="Never more; as many as there are GPUs for.")
+    waiting_tokens: int = Field(
+        4096,
+        ge=1,
+        description="More prompt tokens than this waiting at each generator, on average, are too many: what one "
+        "computes in the time that a prompt may wait.",
+    )
+    upscale_delay_s: float = Field(20.0, ge=0, description="Too many must wait for so long before there are more.")
+    downscale_delay_s: float = Field(120.0, ge=0, description="One could be spared for so long before there are fewer.")
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas={self.max_replicas} is below min_replicas={self.min_replicas}; raise "
+                "max_replicas or lower min_replicas"
+            )
+        return self
+
+
 class GeneratorSettings(Settings):
     """The language model and its batches."""
 
@@ -235,6 +259,9 @@ class GeneratorSettings(Settings):
     name: str | None = Field(None, description="Name in GET /v1/models; default: the model's own.")
     num_replicas: int = Field(
         1, ge=1, description="Generator processes, each with the model and every adapter; see threads for one machine."
+    )
+    autoscaling: AutoscalingSettings | None = Field(
+        None, description="In place of num_replicas: as many generators as the load needs, within bounds."
     )
     tensor_parallel: int = Field(
         1,
@@ -303,6 +330,25 @@ class GeneratorSettings(Settings):
         """The format that the weights were rounded to by choice; None: they are the file's."""
         return self.weights if self.weights in ("int8", "int4") else None
 
+    @property
+    def has_several(self) -> bool:
+        """Whether there may be more than one replica, at some time."""
+        return self.autoscaling is not None or self.num_replicas > 1
+
+    @property
+    def most_replicas(self) -> int:
+        """As many as there ever are."""
+        return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+    @model_validator(mode="after")
+    def _number_of_replicas_is_said_once(self) -> Self:
+        if self.autoscaling is not None and "num_replicas" in self.model_fields_set:
+            raise ValueError(
+                f"num_replicas={self.num_replicas} and autoscaling exclude each other; remove num_replicas and set "
+                "autoscaling.min_replicas and max_replicas"
+            )
+        return self
+
     @model_validator(mode="after")
     def _packed_weights_are_whole(self) -> Self:
         if self.lossy_weights and self.tensor_parallel > 1:
@@ -364,9 +410,17 @@ def _check_keys(group: type[BaseModel], raw: Mapping[str, Any], prefix: str) -> 
             near = difflib.get_close_matches(str(key), group.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(sorted(group.model_fields))}."
             raise ValueError(f"{prefix}{key} is not a setting; {hint}")
-        inner = group.model_fields[key].annotation
-        if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
+        inner = group_in(group.model_fields[key].annotation)
+        if isinstance(value, Mapping) and inner is not None:
             _check_keys(inner, value, prefix=f"{prefix}{key}.")
+
+
+def group_in(annotation: Any) -> type[BaseModel] | None:
+    """The group of settings that a field holds, optional or not; None where it holds a value."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> EngineConfig:

@@ -23,6 +23,19 @@ REPOSITORY = Path(__file__).parents[1]
         ),
         ({"generator": {"max_num_seqs": 0}}, "generator.max_num_seqs=0: Input should be greater than or equal to 1"),
         ({"router": {"min_z": float("nan")}}, "router.min_z=nan"),
+        (
+            {"generator": {"autoscaling": {"max_replica": 3}}},
+            "max_replica is not a setting; did you mean max_replicas?",
+        ),
+        ({"generator": {"autoscaling": {}}}, "generator.autoscaling.max_replicas"),
+        (
+            {"generator": {"autoscaling": {"min_replicas": 4, "max_replicas": 3}}},
+            "max_replicas=3 is below min_replicas=4; raise max_replicas or lower min_replicas",
+        ),
+        (
+            {"generator": {"num_replicas": 1, "autoscaling": {"max_replicas": 3}}},
+            "num_replicas=1 and autoscaling exclude each other; remove num_replicas and set autoscaling.min_replicas",
+        ),
         ({"retriever": {"chunk_tokens": 20}}, "chunk_overlap_tokens=25 must be below chunk_tokens=20"),
     ],
 )

@@ -42,6 +42,11 @@ class StepBudget:
         self._decode_factor = self._draft_factor = 1.0
         self._prompt_token_s: float | None = None
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Prompt tokens a second in the largest step that was measured."""
+        return self._sizes[-1] / max(self._seconds[-1], 1e-7)
+
     def prefill_tokens(self, num_decode_tokens: int) -> int:
         """Prompt tokens that may join a step with that many decode tokens; at least one block, so prompts advance."""
         room = max(self._max_batched_tokens - num_decode_tokens, BLOCK_TOKENS)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import ClassVar
@@ -49,6 +50,7 @@ from engine.generation.parallel.group import LOAD_S, RankGroup, Ranks
 from engine.generation.parallel.runner import ParallelRunner
 from engine.generation.parallel.split import part_spec
 from engine.generation.pipeline import Pipeline
+from engine.generation.placement.report import ReplicaReport
 from engine.generation.progress import Progress
 from engine.generation.prompt import PromptBuilder
 from engine.generation.protocol import EngineStats
@@ -137,6 +139,7 @@ class Engine:
         self._jobs = Jobs(self._condition, lambda job: self._intake.release(job.sequence.key))
         self._scorer = Scorer(self._condition, lambda job: self._intake.release(job.key))
         self._progress = Progress(self._num_blocks)
+        self._reports = count()
         self._failure: str | None = None
         self._is_ready = threading.Event()
         self._startup_error: SwitchyardError | None = None
@@ -218,6 +221,20 @@ class Engine:
         """See GenerationEngine."""
         with self._condition:
             return self._progress.stats(len(self._jobs))
+
+    def report(self) -> ReplicaReport:
+        """What those need that choose between this engine and others."""
+        with self._condition:
+            stats, slotted = self._progress.stats(len(self._jobs)), self._progress.slotted
+        return ReplicaReport(
+            serial=next(self._reports),
+            waiting_tokens=stats.waiting_tokens,
+            running=stats.running,
+            kv_tokens=stats.kv_tokens,
+            max_kv_tokens=stats.max_kv_tokens,
+            tokens_per_s=self._budget.tokens_per_s,
+            adapters=frozenset(info.name for info in self._library.infos() if info.digest in slotted),
+        )
 
     def check_health(self) -> None:
         """See GenerationEngine."""
@@ -393,7 +410,7 @@ class Engine:
             if step is not None and not self._pipeline.begin(step):
                 self._execution.run(step)
         with self._condition:
-            self._progress.publish(self._scheduler, self._slots.num_swaps)
+            self._progress.publish(self._scheduler, self._slots)
 
     def _take_in(self) -> None:
         """Let new sequences in, and out those whose readers left, whose time is up or whose adapter is unreadable."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from statistics import median
 from time import monotonic
 
+from engine.generation.adapters.slots import SlotTable
 from engine.generation.protocol import EngineStats
 from engine.generation.scheduler import Scheduler
 from engine.generation.sequence import BLOCK_TOKENS
@@ -20,6 +21,7 @@ class Progress:
     def __init__(self, num_blocks: int) -> None:
         """`num_blocks` KV blocks are there in all."""
         self.output_tokens = 0
+        self.slotted: frozenset[str] = frozenset()  # digests of the adapters that have a slot
         self._step_s: deque[float] = deque(maxlen=_NUM_STEP_TIMES)
         self._latest_s = monotonic()
         self._max_kv_tokens = num_blocks * BLOCK_TOKENS
@@ -38,8 +40,9 @@ class Progress:
         """A step took so many seconds."""
         self._step_s.append(step_s)
 
-    def publish(self, scheduler: Scheduler, adapter_swaps: int) -> None:
+    def publish(self, scheduler: Scheduler, slots: SlotTable) -> None:
         """Note how the batch stands between two steps."""
+        self.slotted = slots.digests
         self._snapshot = EngineStats(
             running=scheduler.num_running,
             waiting=scheduler.num_waiting,
@@ -49,7 +52,8 @@ class Progress:
             prompt_tokens=scheduler.prompt_tokens,
             cached_tokens=scheduler.cached_tokens,
             num_preemptions=scheduler.num_preemptions,
-            adapter_swaps=adapter_swaps,
+            adapter_swaps=slots.num_swaps,
+            waiting_tokens=scheduler.num_waiting_tokens,
         )
 
     def stats(self, num_jobs: int) -> EngineStats:

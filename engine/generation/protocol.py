@@ -16,7 +16,7 @@ class EngineStats:
 
     Since the start: `output_tokens` generated; `cached_tokens` of `prompt_tokens` found computed; `num_preemptions`
     requests set back for lack of room; `adapter_swaps` adapters put into a slot. `step_ms` is the median of recent
-    steps.
+    steps. `waiting_tokens` of prompts are not computed yet.
     """
 
     running: int
@@ -29,6 +29,7 @@ class EngineStats:
     num_preemptions: int = 0
     step_ms: float = 0.0
     adapter_swaps: int = 0
+    waiting_tokens: int = 0
 
 
 class TokenStream(Protocol):

@@ -110,6 +110,12 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of prompts that are not computed, of sequences that wait or have begun."""
+        begun = sum(sequence.num_new for sequence in self._running if not sequence.is_decoding)
+        return begun + sum(sequence.num_new for sequence in self._waiting)
+
+    @property
     def has_work(self) -> bool:
         """Whether there is something to compute; `next_step` may first have to make room for a fork."""
         return bool(self._running) or any(self._can_run(sequence) for sequence in self._waiting)

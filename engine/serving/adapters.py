@@ -40,7 +40,7 @@ class AdaptersDeployment:
             is_alive=_is_alive,
         )
         # Replicas wait here for news, a thread each: one that was replaced may still hold its own.
-        self._waiting = ThreadPoolExecutor(2 * settings.num_replicas + 2, "followers")
+        self._waiting = ThreadPoolExecutor(2 * settings.most_replicas + 2, "followers")
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be."""

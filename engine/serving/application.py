@@ -28,7 +28,7 @@ def build_app(args: EngineConfig) -> Application:
     profile = options.resolve_profile(config.profile, num_gpus)
     retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)
     adapters = None
-    if config.generator.num_replicas > 1:
+    if config.generator.has_several:
         adapters = _deployment(AdaptersDeployment, options.adapters_options(config)).bind(config)
     generator = _deployment(GeneratorDeployment, options.generator_options(config, profile))
     generator = generator.bind(config, profile, adapters)

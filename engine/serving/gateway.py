@@ -60,7 +60,7 @@ class RayBackends:
         self._retriever = retriever
         self._generator = generator
         self._num_gateways = config.gateway.num_replicas
-        self._num_generators = config.generator.num_replicas
+        self._generators = config.generator
         # One generator owns its adapters itself, under the same names.
         self._adapters = generator if adapters is None else adapters
         self._deltas = DeltaReceiver(own_host())
@@ -106,7 +106,7 @@ class RayBackends:
             return answer
 
         # Where the only replica died, another try would wait for its successor: the client hears of it at once.
-        deltas = stream("generator", start, num_tries=min(self._num_generators, 2))
+        deltas = stream("generator", start, num_tries=min(self._generators.most_replicas, 2))
         async with contextlib.aclosing(deltas):
             async for delta in deltas:
                 yield delta
@@ -211,14 +211,16 @@ class RayBackends:
 
     async def _generator_status(self) -> dict[str, Any]:
         """That of the one replica, or of all as one; the service goes on where one of several hangs."""
-        if self._num_generators == 1:
+        if not self._generators.has_several:
             return await _status("generator", self._generator.status.remote())
         asked = self._generator.broadcast("status").results_async(timeout_s=STATUS_TIMEOUT_S, return_exceptions=True)
         try:
             answers = await asyncio.wait_for(call("generator", asked), STATUS_TIMEOUT_S)
         except (TimeoutError, SwitchyardError):
             answers = [await _status("generator", self._generator.status.remote())]
-        return joined([each for each in answers if isinstance(each, dict)], self._num_generators)
+        # With autoscaling there should be as many as were asked.
+        wanted = self._generators.num_replicas if self._generators.autoscaling is None else len(answers)
+        return joined([each for each in answers if isinstance(each, dict)], wanted)
 
 
 async def _status(name: str, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:

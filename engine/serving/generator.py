@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from hashlib import sha256
+from time import monotonic
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -58,6 +59,7 @@ class GeneratorDeployment:
             created=int((model.path / "config.json").stat().st_mtime),  # so replicas agree
         )
         self._deltas = DeltaSender()
+        self._done: tuple[int, float] = 0, monotonic()
         self._adapters: AdapterService | None = None
         self._follower: AdapterFollower | None = None
         home = config.data / "adapters"
@@ -126,6 +128,22 @@ class GeneratorDeployment:
         """What `/readyz` shows."""
         stats = await asyncio.to_thread(self._engine.stats)
         return {"ready": True, "model": self._model.name, **asdict(stats)}
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What routers of requests hear every second, where there are several replicas."""
+        return self._engine.report().as_json()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy goes by; `tokens_per_s` since the last call."""
+        stats, now_s = self._engine.stats(), monotonic()
+        done = stats.prompt_tokens - stats.cached_tokens + stats.output_tokens
+        before, before_s = self._done
+        self._done = done, now_s
+        return {
+            "waiting_tokens": float(stats.waiting_tokens),
+            "kv_share": stats.kv_tokens / stats.max_kv_tokens,
+            "tokens_per_s": (done - before) / max(now_s - before_s, 1e-3),
+        }
 
     def check_health(self) -> None:
         """Raise when the engine made no progress although there is work, or lacks adapters that it is to serve; Ray

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.config import EngineConfig, GeneratorSettings, Profile
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from engine.config import AutoscalingSettings, EngineConfig, GeneratorSettings, Profile
 from engine.errors import ConfigError
+
+# Often enough that what a router knows of a replica is mostly what that does; each time, every gateway hears of it.
+STATS_PERIOD_S = 1.0
 
 # A replica whose check fails three times in a row is replaced: at most 45 s after it stopped making progress.
 HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
@@ -65,8 +70,7 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     generator = config.generator
     # A little above what the engine admits, so that the engine's own bounded queue is the one that refuses.
     ongoing = generator.max_num_seqs + generator.max_queued + 8
-    return {
-        "num_replicas": generator.num_replicas,
+    options: dict[str, Any] = {
         "max_ongoing_requests": ongoing,
         "max_queued_requests": ongoing,
         "ray_actor_options": _resources(generator.num_cpus, generator.num_gpus, profile),
@@ -74,11 +78,36 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         **_ranks_options(generator, profile),
         **HEALTH,
     }
+    if generator.has_several:
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class="engine.serving.replica_router:ReplicaRouter",
+            request_routing_stats_period_s=STATS_PERIOD_S,
+        )
+    if generator.autoscaling is None:
+        return {"num_replicas": generator.num_replicas, **options}
+    # A replica that is to go finishes its answers.
+    options["graceful_shutdown_timeout_s"] = config.gateway.default_deadline_ms / 1000
+    return {"autoscaling_config": _autoscaling(generator.autoscaling), **options}
+
+
+def _autoscaling(settings: AutoscalingSettings) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+        look_back_period_s=12,  # replicas tell every 10 s; Ray Serve wants more than that
+        # The policy has delays of its own.
+        upscale_delay_s=0,
+        downscale_delay_s=0,
+        policy=AutoscalingPolicy(
+            policy_function="engine.serving.autoscaling:ScalingPolicy",
+            policy_kwargs=settings.model_dump(include={"waiting_tokens", "upscale_delay_s", "downscale_delay_s"}),
+        ),
+    )
 
 
 def adapters_options(config: EngineConfig) -> dict[str, Any]:
     # Replicas that wait for news, and copy files; people who change something.
-    ongoing = 4 * config.generator.num_replicas + 32
+    ongoing = 4 * config.generator.most_replicas + 32
     return {
         "num_replicas": 1,  # the folder of adapters has one owner
         "max_ongoing_requests": ongoing,

@@ -572,3 +572,16 @@ async def test_drafts_that_complete_a_grammar_are_all_said(repeating_model: Path
         assert "".join(delta.text for delta in deltas) == wanted
         assert deltas[-1].finish_reason == "stop"
         assert CountingRunner.num_steps - before < sum(delta.num_tokens for delta in deltas)
+
+
+async def test_engine_reports_what_waits_and_how_fast_it_works(tiny_model: Path):
+    with gated(tiny_model, max_num_seqs=1) as engine:
+        idle = engine.report()
+        assert (idle.waiting_tokens, idle.running) == (0, 0) and idle.tokens_per_s > 0
+        streams = [engine.submit(request(str(i), max_tokens=3)) for i in range(2)]
+        Gate.opened.set()
+        await asyncio.gather(*map(text_of, streams))
+        await until(lambda: engine.stats().kv_tokens == 0)
+        done = engine.report()
+    assert done.serial > idle.serial and done.max_kv_tokens == engine.stats().max_kv_tokens
+    assert (done.waiting_tokens, done.kv_tokens) == (0, 0)

@@ -515,3 +515,16 @@ def test_where_all_wait_to_be_forked_the_youngest_gives_way_and_the_eldest_is_fo
     num_forked, _ = books.fork([(parents[0], branch_of(parents[0], "a1", 3))])
     assert num_forked == 1
     assert advance(books)["a1"] == 3
+
+
+def test_waiting_tokens_are_those_of_prompts_that_are_not_computed():
+    books = scheduler(max_num_seqs=2)
+    for name, count in (("a", 40), ("b", 40), ("c", 30)):
+        books.add(sequence(name, count))
+    assert books.num_waiting_tokens == 110
+    advance(books)
+    assert books.num_waiting_tokens == 110 - 40 - 16  # in whole blocks
+    advance(books)
+    assert books.num_waiting_tokens == 30
+    run_out(books)
+    assert books.num_waiting_tokens == 0

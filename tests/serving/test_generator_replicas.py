@@ -60,7 +60,7 @@ def ask(server: Server, model: str) -> httpx.Response:
 
 
 def digests(server: Server, model: str) -> set[str]:
-    """Of the adapters that answered many requests, which Ray spreads over the replicas."""
+    """Of the adapters that answered many requests, most of them where the adapter has a slot."""
     answers = [ask(server, model) for _ in range(NUM_ASKED)]
     assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
     return {answer.json()["switchyard"]["versions"]["adapter"] for answer in answers}
@@ -115,6 +115,54 @@ def test_two_replicas_serve_the_same_adapters_through_load_replace_unload_and_a_
         eventually(lambda: ready(server)["components"].get("generator", {}).get("replicas") == 2)
         eventually(lambda: (card(server, "tone")["replicas"], card(server, "news")["replicas"]) == (2, 2))
         assert digests(server, "tone") == {second["digest"]} and digests(server, "news") == {loaded["digest"]}
+    finally:
+        left = server.stop()
+    assert not left
+
+
+def say(server: Server, turns: list[dict], text: str) -> int:
+    """Ask in a conversation, which grows by question and answer. Returns tokens of the prompt that were cached."""
+    turns.append({"role": "user", "content": text})
+    body = {"model": "tiny", "messages": turns, "max_tokens": 8, "switchyard": {"route": "direct"}}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    turns.append({"role": "assistant", "content": response.json()["choices"][0]["message"]["content"]})
+    usage = response.json()["usage"]
+    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_turns_of_a_conversation_meet_their_cache_and_conversations_use_both_replicas(tmp_path: Path, tiny_models):
+    server = start_server(tmp_path, *tiny_models, "--set", "generator.num_replicas=2", "--set", "generator.threads=1")
+    try:
+        talks: list[list[dict]] = [[] for _ in range(8)]
+        first = [say(server, turns, f"{number} " * 100) for number, turns in enumerate(talks)]
+        least = 100 + max(first)  # cached tokens that only the conversation's own first turn explains
+        for question in ("and then?", "and after that?"):
+            again = [say(server, turns, question) for turns in talks]
+            assert min(again) > least, (first, again)
+        # What one of them had is gone with it, and only that.
+        generators(server)[0].kill()
+        left = [say(server, turns, "and now?") > least for turns in talks]
+        assert any(left) and not all(left)
+    finally:
+        processes = server.stop()
+    assert not processes
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_server_with_autoscaling_starts_the_least_generators_and_the_owner_of_their_adapters(
+    tmp_path: Path, tiny_models
+):
+    scaled = ("--set", "generator.autoscaling.max_replicas=2", "--set", "generator.threads=1")
+    server = start_server(tmp_path, *tiny_models, *scaled)
+    try:
+        status = ready(server)["components"]["generator"]
+        assert (status["replicas"], status["num_replicas"], len(generators(server))) == (1, 1, 1)
+        assert len(replicas(server, "Adapters")) == 1
+        assert ask(server, "tiny").status_code == 200
     finally:
         left = server.stop()
     assert not left

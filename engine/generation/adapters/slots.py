@@ -40,6 +40,11 @@ class SlotTable:
         """The adapter's slot, None where it has none."""
         return self._slot_of.get(digest)
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of the adapters that have a slot."""
+        return frozenset(self._slot_of)
+
     def claim(self, digest: str, *, in_use: Collection[str], wanted: Collection[str] = ()) -> int | None:
         """The adapter's slot, given to it now if it had none; None where running sequences use all slots.
 
