@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ComponentUnavailable, DataFolderError, InvalidRequest, RequestError
+from engine.errors import BehindStore, ComponentUnavailable, DataFolderError, InvalidRequest, RequestError
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.background import BackgroundMeter
@@ -115,7 +115,7 @@ class LiveCollection:
             shelf = self._shelf(tenant)
             shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
         if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
-            self._rebuild_lexical()
+            self._rebuild_lexical(self._texts)
         for shelf in self._shelves.values():
             shelf.meter.refresh(shelf.rows, self._questions)
 
@@ -123,48 +123,101 @@ class LiveCollection:
         """Begin empty, whatever files an earlier collection of this name has left."""
         self._lexical.rebuild((), self.version)
 
+    def fill(
+        self,
+        documents: Iterable[tuple[str, int, dict[str, Any]]],
+        chunks: Iterable[Sequence[tuple[str, IndexedChunk, Vectors]]],
+    ) -> None:
+        """Begin with what another process has stored, read once; searches come later.
+
+        Args:
+            documents: each one's tenant, number and the fields that filters see.
+            chunks: pieces of tenant, chunk and vector [E].
+        Raises: DataFolderError when the lexical index cannot be written.
+        """
+        for tenant, document, fields in documents:
+            self._shelf(tenant).metadata.put(document, fields)
+
+        def texts() -> Iterator[LexicalChunk]:
+            for piece in chunks:
+                for tenant in {tenant for tenant, _, _ in piece}:
+                    shelf, mine = self._shelf(tenant), [each for each in piece if each[0] == tenant]
+                    keys = np.array([chunk.key for _, chunk, _ in mine], np.int64)
+                    slots = _slots(shelf.metadata, [chunk.document for _, chunk, _ in mine])
+                    shelf.rows.append(keys, np.stack([vector for _, _, vector in mine]), slots)
+                yield from (_lexical(tenant, chunk) for tenant, chunk, _ in piece)
+
+        self._lexical.rebuild(texts(), self.version)
+        for shelf in self._shelves.values():
+            shelf.meter.refresh(shelf.rows, self._questions)
+
     def commit(self, transaction: Transaction, change: Change, tenant: str, vectors: Mapping[str, Vectors]) -> None:
         """Commit the write and make it searchable; `vectors` has those of the added chunks by their `text_hash`."""
-        keys = np.array([chunk.key for chunk in change.added], np.int64)
-        stacked = np.empty((len(keys), self._questions.shape[1]), np.float32)
-        for row, chunk in enumerate(change.added):
-            stacked[row] = vectors[chunk.text_hash]
+        self._apply({tenant: change}, vectors, change.version, self._texts, transaction.commit)
+
+    def apply(
+        self,
+        changes: Mapping[str, Change],
+        vectors: Mapping[str, Vectors],
+        version: int,
+        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+    ) -> None:
+        """Make searchable what another process has committed up to `version`, as one step.
+
+        Args:
+            changes: what became of each tenant's documents.
+            vectors: [E] of every added chunk by its `text_hash`.
+            texts: every chunk at `version` with its tenant, for a lexical index that must be built anew.
+        """
+        self._apply(changes, vectors, version, texts, lambda: None)
+
+    def _apply(
+        self,
+        changes: Mapping[str, Change],
+        vectors: Mapping[str, Vectors],
+        version: int,
+        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+        commit: Callable[[], None],
+    ) -> None:
+        stacked: dict[str, Vectors] = {}
+        for tenant, change in changes.items():
+            stacked[tenant] = np.empty((len(change.added), self._questions.shape[1]), np.float32)
+            for row, chunk in enumerate(change.added):
+                stacked[tenant][row] = vectors[chunk.text_hash]
         # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
         # store, which the next start sees.
-        self._write_lexical(change, tenant)
+        self._write_lexical(changes, version)
         with self._turns.take():
-            shelf = self._shelf(tenant)
-            shelf.rows.reserve(len(keys))
             try:
-                transaction.commit()
+                for tenant, change in changes.items():
+                    self._shelf(tenant).rows.reserve(len(change.added))
+                commit()
             except BaseException:
                 self._is_lexical_behind = True
                 raise
-            shelf.rows.remove(change.removed)
-            for document in change.removed_documents:
-                shelf.metadata.remove(document)
-            for document, fields in change.documents.items():
-                shelf.metadata.put(document, fields)
-            documents = [chunk.document for chunk in change.added]
-            shelf.rows.append(keys, stacked, _slots(shelf.metadata, documents))
-            self.version = change.version
-            self._show_lexical()
-            shelf.meter.refresh(shelf.rows, self._questions)
+            for tenant, change in changes.items():
+                _put(self._shelf(tenant), change, stacked[tenant])
+            self.version = version
+            self._show_lexical(texts)
+            for tenant in changes:
+                shelf = self._shelf(tenant)
+                shelf.meter.refresh(shelf.rows, self._questions)
 
-    def _write_lexical(self, change: Change, tenant: str) -> None:
+    def _write_lexical(self, changes: Mapping[str, Change], version: int) -> None:
         if self._is_lexical_behind:
             return
         try:
-            added = [_lexical(tenant, chunk) for chunk in change.added]
-            self._lexical.commit(change.removed, added, change.version)
+            removed = [key for change in changes.values() for key in change.removed]
+            added = [_lexical(tenant, chunk) for tenant, change in changes.items() for chunk in change.added]
+            self._lexical.commit(removed, added, version)
         except DataFolderError as error:
             self._leave_out_lexical(error)
 
-    def _show_lexical(self) -> None:
+    def _show_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
         """Let searches see the words of the version that the store has committed."""
         try:
             if self._is_lexical_behind:
-                self._rebuild_lexical()
+                self._rebuild_lexical(texts)
                 self._is_lexical_behind = False
             else:
                 self._lexical.show()
@@ -172,7 +225,7 @@ class LiveCollection:
                 if self._lexical.num_chunks != self.num_chunks:
                     found, wanted = self._lexical.num_chunks, self.num_chunks
                     _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)
-                    self._rebuild_lexical()
+                    self._rebuild_lexical(texts)
         except DataFolderError as error:
             self._leave_out_lexical(error)
 
@@ -182,14 +235,17 @@ class LiveCollection:
             _log.error("collection %s is searched by meaning alone until a write succeeds: %s", self._name, error)
         self._is_lexical_behind = True
 
-    def _rebuild_lexical(self) -> None:
-        texts = (_lexical(tenant, chunk) for tenant, chunk in self._store.texts(self._name))
-        self._lexical.rebuild(texts, self.version)
+    def _rebuild_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
+        self._lexical.rebuild((_lexical(tenant, chunk) for tenant, chunk in texts()), self.version)
+
+    def _texts(self) -> Iterable[tuple[str, IndexedChunk]]:
+        return self._store.texts(self._name)
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
         """Answer queries [Q] of one tenant with `vectors` [n, E], those of the n queries that are embedded; no timings.
 
-        Queries with the same filter are searched together. A filter that cannot be read fails its own query alone.
+        Queries with the same filter are searched together. A filter that cannot be read fails its own query alone, and
+        so does a passage that another process has removed from the store meanwhile (BehindStore).
         """
         answers: list[Evidence | RequestError | None] = [None] * len(queries)
         groups: dict[Filter | None, list[int]] = {}
@@ -215,6 +271,9 @@ class LiveCollection:
         for members in groups.values():
             for i in members:
                 one = found.get(i)
+                if one is not None and any(key not in passages for key, _ in one.ranking):
+                    answers[i] = BehindStore(queries[i].collection)
+                    continue
                 evidence = _evidence(one, passages, background, version)
                 if queries[i].wants_clues:
                     made = clues(vectors[row_of[i]], None if one is None else one.traces, stored)
@@ -319,6 +378,17 @@ def _documents(metadata: MetadataIndex, allowed: NDArray[np.bool_] | None) -> di
     if 2 * int(allowed.sum()) <= len(metadata):
         return {"documents": metadata.documents(allowed)}
     return {"excluded": metadata.documents(~allowed)}
+
+
+def _put(shelf: _Shelf, change: Change, vectors: Vectors) -> None:
+    """Bring a shelf's rows and filters in step with a change; `vectors` [n, E] are those of its added chunks."""
+    shelf.rows.remove(change.removed)
+    for document in change.removed_documents:
+        shelf.metadata.remove(document)
+    for document, fields in change.documents.items():
+        shelf.metadata.put(document, fields)
+    keys = np.array([chunk.key for chunk in change.added], np.int64)
+    shelf.rows.append(keys, vectors, _slots(shelf.metadata, [chunk.document for chunk in change.added]))
 
 
 def _slots(metadata: MetadataIndex, documents: Sequence[int]) -> NDArray[np.int32]:

@@ -59,17 +59,25 @@ class FolderLock:
         self._file.close()
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, is_read_only: bool = False) -> Engine:
     """A pool of connections; on SQLite every commit reaches the disk before it returns."""
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", _configure_reader if is_read_only else _configure_sqlite)
     return engine
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
+    _set(connection, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _configure_reader(connection: Any, _record: Any) -> None:
+    _set(connection, "query_only=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _set(connection: Any, *pragmas: str) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

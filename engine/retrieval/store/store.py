@@ -18,7 +18,7 @@ from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
 from engine.retrieval.store.data_folder import FolderLock, begin, connect, storage_errors
-from engine.retrieval.store.migrations import prepare_schema
+from engine.retrieval.store.migrations import check_schema, prepare_schema
 from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches
 
 DATABASE_FILE = "knowledge.sqlite3"
@@ -55,8 +55,8 @@ class StoredPassage:
 class Store:
     """Documents, chunks and embeddings in one database. Thread-safe for reads; one write at a time."""
 
-    def __init__(self, data: Path, *, url: str | None = None) -> None:
-        """Open `data` (created where needed) and lock it until `close`.
+    def __init__(self, data: Path, *, url: str | None = None, is_owner: bool = True) -> None:
+        """Open `data` (created where needed) and lock it until `close`; not the owner, only read what is there.
 
         Args:
             data: folder of the lock and, unless `url` names a database elsewhere, of the SQLite file.
@@ -64,12 +64,17 @@ class Store:
         A database of an earlier schema version is migrated, and a copy of its file kept beside it.
         Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version.
         """
-        self._lock = FolderLock(data)
+        if not is_owner and url is None and not (data / DATABASE_FILE).is_file():
+            raise DataFolderError(f"{data}: holds no knowledge base yet. The retriever that writes makes it.")
+        self._lock = FolderLock(data) if is_owner else None
         self._where = str(data)
         self._turns = Turns()
-        self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}")
+        self._engine = connect(url or f"sqlite:///{data / DATABASE_FILE}", is_read_only=not is_owner)
         try:
             with storage_errors(self._where):
+                if not is_owner:
+                    check_schema(self._engine, self._where)
+                    return
                 prepare_schema(self._engine, self._where, None if url else data / DATABASE_FILE)
         except BaseException:
             self.close()
@@ -78,7 +83,8 @@ class Store:
     def close(self) -> None:
         """Close the database and give up the folder; may be called twice."""
         self._engine.dispose()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     @contextlib.contextmanager
     def turn(self, *, is_urgent: bool = True) -> Iterator[None]:
