@@ -175,7 +175,7 @@ class Follower(Reader):
 
     def _run(self) -> None:
         wait_s = _BUSY_S
-        while not self._is_closed:
+        while True:
             self._wake.wait(wait_s)
             self._wake.clear()
             if self._is_closed:
@@ -184,13 +184,16 @@ class Follower(Reader):
                 wait_s = _BUSY_S if self.catch_up() else _IDLE_S
                 self._failing_since = None
             except Exception as error:
-                if self._is_closed:
-                    return
-                if self._failing_since is None:
-                    self._failing_since = time.monotonic()
-                    known = isinstance(error, SwitchyardError)
-                    _log.error("the operations log cannot be followed: %s", error, exc_info=None if known else error)
                 wait_s = _IDLE_S
+                self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Say once that the log cannot be followed."""
+        if self._is_closed or self._failing_since is not None:
+            return
+        self._failing_since = time.monotonic()
+        known = isinstance(error, SwitchyardError)
+        _log.error("the operations log cannot be followed: %s", error, exc_info=None if known else error)
 
     def _look(self) -> None:
         """Catch up where the store can be read; else go on with what is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -35,7 +36,7 @@ from engine.retrieval.store.store import CollectionState, Store
 from engine.values import Evidence, IndexInfo, Passage, Query
 
 
-class Reader:
+class Reader(ABC):
     """Searches the collections of a store. A subclass opens the store and keeps the collections in step with it."""
 
     _store: Store
@@ -65,6 +66,10 @@ class Reader:
         self._questions = encoder.encode(background_questions(), is_query=True)
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the store and every index; may be called twice."""
 
     def evidence(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
         """Answer a batch: each distinct text is embedded once, each collection searched once.

@@ -48,8 +48,8 @@ def router_options(config: EngineConfig) -> dict[str, Any]:
 def retriever_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     retriever = config.retriever
     return {
-        # The store has one writer, so there is one replica; followers of its log come with the cluster deployment.
-        "num_replicas": 1,
+        # More than one follow the log of a deployment Writer, which owns the store.
+        "num_replicas": retriever.num_replicas,
         "max_ongoing_requests": retriever.max_queued_queries,
         "max_queued_requests": retriever.max_queued_queries,
         "ray_actor_options": _resources(retriever.num_cpus, retriever.num_gpus, profile),
