@@ -81,6 +81,32 @@ def test_follower_answers_at_the_version_that_it_has_until_it_catches_up(retriev
     assert (ask(follower, "yellow").version, found_in(follower, "yellow")[0]) == (2, "b")
 
 
+def test_follower_that_starts_while_documents_are_written_has_all_that_were_there_before(retriever, open_follower):
+    stop, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            retriever.write("docs", [doc("same", b"saying %d" % number), doc(f"page{number}", b"page %d" % number)])
+            number += 1
+            written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert written.wait(30)
+        for _ in range(3):
+            before = retriever._live["docs"].version
+            follower = open_follower()
+            evidence = ask(follower, "saying page", k=1000)
+            assert evidence.version >= before
+            pages = [passage.document for passage in evidence.passages if passage.document != "same"]
+            assert sorted(pages) == sorted(f"page{number}" for number in range(evidence.version))
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_passage_that_was_replaced_meanwhile_is_never_shown(retriever, open_follower):
     retriever.write("docs", [doc("a"), doc("b", FRUIT)])
     follower = open_follower()
