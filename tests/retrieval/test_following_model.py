@@ -77,6 +77,7 @@ class FollowingModel(RuleBasedStateMachine):
     def search_together(self, where, question, k, wanted, data) -> None:
         follower = data.draw(st.sampled_from(self.followers))
         follower.catch_up()
+        assert held(follower) == held(self.retriever)
         for mode in ("dense", "lexical", "hybrid"):
             query = Query(question, where[0], k, filter=wanted, tenant=where[1], mode=mode)
             (mine,), (theirs,) = follower.evidence([query]), self.retriever.evidence([query])
@@ -114,6 +115,16 @@ class FollowingModel(RuleBasedStateMachine):
             follower.close()
         self.retriever.close()
         shutil.rmtree(self.folder)
+
+
+def held(reader: Retriever | Follower) -> dict[tuple[str, str], tuple[int, int]]:
+    """Documents and chunks by collection and tenant, as searches may find them."""
+    return {
+        (name, tenant): (len(shelf.metadata), len(shelf.rows))
+        for name, live in reader._live.items()
+        for tenant, shelf in live._shelves.items()
+        if len(shelf.metadata)
+    }
 
 
 FollowingModel.TestCase.settings = settings(
