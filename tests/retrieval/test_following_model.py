@@ -29,6 +29,7 @@ class FollowingModel(RuleBasedStateMachine):
         self.encoder = QuickEncoder()
         self.followers: list[Follower] = []
         self.open()
+        self.start_follower()
 
     def open(self) -> None:
         self.retriever = Retriever(self.folder / "data", self.encoder, SETTINGS)
@@ -36,6 +37,13 @@ class FollowingModel(RuleBasedStateMachine):
     @rule(where=wheres, items=batches)
     def write(self, where, items) -> None:
         self.retriever.write(where[0], items, tenant=where[1])
+
+    @precondition(lambda self: self.followers)
+    @rule(where=wheres, first=batches, second=batches)
+    def write_twice_and_catch_up_after_each(self, where, first, second) -> None:
+        for items in (first, second):
+            self.write(where, items)
+            self.catch_up(0)
 
     @rule(name=st.sampled_from(COLLECTIONS))
     def drop(self, name) -> None:
@@ -70,7 +78,9 @@ class FollowingModel(RuleBasedStateMachine):
     @precondition(lambda self: self.followers)
     @rule(number=st.integers(0, MAX_FOLLOWERS - 1))
     def catch_up(self, number) -> None:
-        self.followers[number % len(self.followers)].catch_up()
+        follower = self.followers[number % len(self.followers)]
+        follower.catch_up()
+        assert held(follower) == held(self.retriever)
 
     @precondition(lambda self: self.followers)
     @rule(where=wheres, question=questions, k=st.sampled_from((1, 3, 1000)), wanted=filters, data=st.data())
