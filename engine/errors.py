@@ -37,7 +37,8 @@
         |-- NotImplementedYet        an address of the published interface that this version does not serve
         `-- ComponentUnavailable     a component died or does not answer; carries Retry-After
             |-- AdapterReplaced      an adapter's name came to stand for other files meanwhile
-            `-- StoreUnavailable     the database of the knowledge base does not answer
+            |-- StoreUnavailable     the database of the knowledge base does not answer
+            `-- BehindStore          a retriever has yet to follow a write that another one has stored
 
 Errors travel between processes, so each one is rebuilt from its message and fields rather than its constructor.
 """
@@ -389,6 +390,16 @@ class ComponentUnavailable(RequestError):
     def __init__(self, component: str, why: str, retry_after_s: int = 2) -> None:
         super().__init__(f"the {component} is unavailable ({why}). Retry after {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class BehindStore(ComponentUnavailable):
+    """A retriever that follows the store has not yet seen a write that another process has committed."""
+
+    def __init__(self, collection: str, version: int | None = None, wanted: int | None = None) -> None:
+        why = f"documents of collection {collection!r} change faster than it follows"
+        if wanted is not None:
+            why = f"this replica has collection {collection!r} at version {version}, min_version={wanted} was asked for"
+        super().__init__("retriever", why, retry_after_s=1)
 
 
 class AdapterReplaced(ComponentUnavailable):

@@ -13,12 +13,14 @@ from engine.serving import options
 from engine.serving.adapters import AdaptersDeployment
 from engine.serving.gateway import GatewayDeployment
 from engine.serving.generator import GeneratorDeployment
+from engine.serving.reader import FollowerDeployment
 from engine.serving.retriever import RetrieverDeployment
 from engine.serving.router import RouterDeployment
 
 
 def build_app(args: EngineConfig) -> Application:
-    """Compose Gateway, Retriever, Generator, Router by `router.placement`, and Adapters for several generators.
+    """Compose Gateway, Retriever, Generator, Router by `router.placement`, Writer for several retrievers, and Adapters
+    for several generators.
 
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
@@ -26,7 +28,13 @@ def build_app(args: EngineConfig) -> Application:
     config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": args.router.absolute()})
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     profile = options.resolve_profile(config.profile, num_gpus)
-    retriever = _deployment(RetrieverDeployment, options.retriever_options(config, profile)).bind(config, profile)
+    retriever_options = options.retriever_options(config, profile)
+    if config.retriever.num_replicas == 1:
+        writer = retriever = _deployment(RetrieverDeployment, retriever_options).bind(config, profile)
+    else:
+        writer_options = {**retriever_options, "num_replicas": 1}  # the store has one owner
+        writer = _deployment(RetrieverDeployment, writer_options, name="Writer").bind(config, profile)
+        retriever = _deployment(FollowerDeployment, retriever_options, name="Retriever").bind(config, profile)
     adapters = None
     if config.generator.has_several:
         adapters = _deployment(AdaptersDeployment, options.adapters_options(config)).bind(config)
@@ -36,7 +44,7 @@ def build_app(args: EngineConfig) -> Application:
     if config.router.placement == "deployment":
         router = _deployment(RouterDeployment, options.router_options(config)).bind(config, retriever, generator)
     gateway = _deployment(serve.ingress()(GatewayDeployment), options.gateway_options(config), name="Gateway")
-    return gateway.bind(config, retriever, generator, router, adapters)
+    return gateway.bind(config, retriever, writer, generator, router, adapters)
 
 
 def _deployment(shell: type, shell_options: dict[str, Any], name: str | None = None) -> serve.Deployment:

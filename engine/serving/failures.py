@@ -32,6 +32,20 @@ async def call(component: str, response: Awaitable[T]) -> T:
         raise translate(component, error) from None
 
 
+async def call_any(component: str, start: Callable[[], Awaitable[T]], *, num_tries: int) -> T:
+    """What one of several replicas answers to a read; asked anew where a replica died.
+
+    `start` begins the call, up to `num_tries` times. Raises: SwitchyardError.
+    """
+    for left in reversed(range(num_tries)):
+        try:
+            return await start()
+        except (RayError, RayServeException) as error:
+            if not left or not isinstance(error, RayActorError | ReplicaUnavailableError):
+                raise translate(component, error) from None
+    raise AssertionError(f"num_tries={num_tries}: at least one")
+
+
 async def stream(component: str, start: Callable[[], Awaitable[Stream[T]]], *, num_tries: int) -> AsyncGenerator[T]:
     """What a streaming call brings; begun anew where a replica died before it brought anything.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -23,7 +23,7 @@ from engine.errors import SwitchyardError
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.routing.needs import Needs
 from engine.serving.deltas.receiver import Answer, DeltaReceiver
-from engine.serving.failures import call, stream
+from engine.serving.failures import call, call_any, stream
 from engine.serving.loopback import bind_replica_to_loopback, own_host
 from engine.serving.router import HandleRouterSource
 from engine.serving.router_host import CHECK_S, RouterHost
@@ -44,6 +44,7 @@ from engine.values import (
 
 STATUS_TIMEOUT_S = 3.0
 _MAX_KEPT_NEEDS = 64
+T = TypeVar("T")
 
 
 class RayBackends:
@@ -53,11 +54,15 @@ class RayBackends:
         self,
         config: EngineConfig,
         retriever: DeploymentHandle,
+        writer: DeploymentHandle,
         generator: DeploymentHandle,
         router: DeploymentHandle | None,
         adapters: DeploymentHandle | None,
     ) -> None:
         self._retriever = retriever
+        # One retriever owns the store itself, under the same names.
+        self._writer = writer
+        self._num_retrievers = config.retriever.num_replicas
         self._generator = generator
         self._num_gateways = config.gateway.num_replicas
         self._generators = config.generator
@@ -70,10 +75,14 @@ class RayBackends:
         self._model: ModelInfo | None = None
 
     async def evidence(self, query: Query) -> Evidence:
-        return await call("retriever", self._retriever.evidence.remote(query))
+        return await self._read(lambda: self._retriever.evidence.remote(query))
 
     async def embed(self, text: str) -> NDArray[np.float32]:
-        return await call("retriever", self._retriever.embed.remote(text))
+        return await self._read(lambda: self._retriever.embed.remote(text))
+
+    async def _read(self, start: Callable[[], Awaitable[T]]) -> T:
+        """Ask a retriever; where it dies and others are there, one of those."""
+        return await call_any("retriever", start, num_tries=min(self._num_retrievers, 2))
 
     async def needs(self, collection: str) -> Needs:
         if self._host is not None:
@@ -142,38 +151,38 @@ class RayBackends:
             await self._host.check()
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
-        return await call("retriever", self._retriever.write.remote(collection, items, tenant))
+        return await call("retriever", self._writer.write.remote(collection, items, tenant))
 
     async def enqueue(
         self, collection: str, items: Sequence[DocumentWrite], tenant: str, job: str | None
     ) -> list[WriteResult]:
-        return await call("retriever", self._retriever.enqueue.remote(collection, items, tenant, job))
+        return await call("retriever", self._writer.enqueue.remote(collection, items, tenant, job))
 
     async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
-        return await call("retriever", self._retriever.job.remote(job_id, tenant))
+        return await call("retriever", self._writer.job.remote(job_id, tenant))
 
     async def jobs(self, limit: int, tenant: str) -> list[dict[str, Any]]:
-        return await call("retriever", self._retriever.jobs.remote(limit, tenant))
+        return await call("retriever", self._writer.jobs.remote(limit, tenant))
 
     async def cancel_job(self, job_id: str, tenant: str) -> dict[str, Any]:
-        return await call("retriever", self._retriever.cancel_job.remote(job_id, tenant))
+        return await call("retriever", self._writer.cancel_job.remote(job_id, tenant))
 
     async def document(self, collection: str, document: str, tenant: str) -> dict[str, Any]:
-        return await call("retriever", self._retriever.document.remote(collection, document, tenant))
+        return await self._read(lambda: self._retriever.document.remote(collection, document, tenant))
 
     async def documents(
         self, collection: str, source: str | None, after: str | None, limit: int, tenant: str
     ) -> list[dict[str, Any]]:
-        return await call("retriever", self._retriever.documents.remote(collection, source, after, limit, tenant))
+        return await self._read(lambda: self._retriever.documents.remote(collection, source, after, limit, tenant))
 
     async def judge(self, collection: str, items: Sequence[Judgement], tenant: str) -> list[str]:
-        return await call("retriever", self._retriever.judge.remote(collection, items, tenant))
+        return await call("retriever", self._writer.judge.remote(collection, items, tenant))
 
     async def judgements(self, collection: str, tenant: str) -> dict[str, Any]:
-        return await call("retriever", self._retriever.judgements.remote(collection, tenant))
+        return await call("retriever", self._writer.judgements.remote(collection, tenant))
 
     async def forget_judgements(self, collection: str, tenant: str) -> int:
-        return await call("retriever", self._retriever.forget_judgements.remote(collection, tenant))
+        return await call("retriever", self._writer.forget_judgements.remote(collection, tenant))
 
     async def recall(self, response: str, tenant: str) -> Answered | None:
         if self._num_gateways == 1:
@@ -187,18 +196,18 @@ class RayBackends:
         return next((answer for answer in answers if isinstance(answer, Answered)), None)
 
     async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
-        return await call("retriever", self._retriever.keep_feedback.remote(response, content, tenant))
+        return await call("retriever", self._writer.keep_feedback.remote(response, content, tenant))
 
     async def feedback(self, after: int, limit: int, tenant: str) -> list[tuple[int, dict[str, Any]]]:
-        return await call("retriever", self._retriever.feedback.remote(after, limit, tenant))
+        return await call("retriever", self._writer.feedback.remote(after, limit, tenant))
 
     async def collections(self, tenant: str) -> list[dict[str, Any]]:
-        return await call("retriever", self._retriever.collections.remote(tenant))
+        return await self._read(lambda: self._retriever.collections.remote(tenant))
 
     async def status(self) -> dict[str, dict[str, Any]]:
         retriever, generator, router = await asyncio.gather(
-            _status("retriever", self._retriever.status.remote()),
-            self._generator_status(),
+            self._retriever_status(),
+            self._replicas_status("generator", self._generator, self._num_generators()),
             _status("router", self._router_status()),
         )
         return {"retriever": retriever, "generator": generator, "router": router}
@@ -209,18 +218,28 @@ class RayBackends:
         assert self._router is not None
         return await call("router", self._router.status.remote())
 
-    async def _generator_status(self) -> dict[str, Any]:
+    async def _retriever_status(self) -> dict[str, Any]:
+        """That of the replicas; searches go on without the writer, so it is shown beside them."""
+        asked = self._replicas_status("retriever", self._retriever, self._num_retrievers)
+        if self._num_retrievers == 1:
+            return await asked
+        status, writer = await asyncio.gather(asked, _status("retriever", self._writer.status.remote()))
+        return {**status, "writer": {key: writer[key] for key in ("ready", "why") if key in writer}}
+
+    def _num_generators(self) -> int | None:
+        return self._generators.num_replicas if self._generators.autoscaling is None else None
+
+    async def _replicas_status(self, name: str, handle: DeploymentHandle, num_replicas: int | None) -> dict[str, Any]:
         """That of the one replica, or of all as one; the service goes on where one of several hangs."""
-        if not self._generators.has_several:
-            return await _status("generator", self._generator.status.remote())
-        asked = self._generator.broadcast("status").results_async(timeout_s=STATUS_TIMEOUT_S, return_exceptions=True)
+        if num_replicas == 1:
+            return await _status(name, handle.status.remote())
+        asked = handle.broadcast("status").results_async(timeout_s=STATUS_TIMEOUT_S, return_exceptions=True)
         try:
-            answers = await asyncio.wait_for(call("generator", asked), STATUS_TIMEOUT_S)
+            answers = await asyncio.wait_for(call(name, asked), STATUS_TIMEOUT_S)
         except (TimeoutError, SwitchyardError):
-            answers = [await _status("generator", self._generator.status.remote())]
+            answers = [await _status(name, handle.status.remote())]
         # With autoscaling there should be as many as were asked.
-        wanted = self._generators.num_replicas if self._generators.autoscaling is None else len(answers)
-        return joined([each for each in answers if isinstance(each, dict)], wanted)
+        return joined([each for each in answers if isinstance(each, dict)], num_replicas or len(answers))
 
 
 async def _status(name: str, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:
@@ -239,13 +258,14 @@ class GatewayDeployment:
         self,
         config: EngineConfig,
         retriever: DeploymentHandle,
+        writer: DeploymentHandle,
         generator: DeploymentHandle,
         router: DeploymentHandle | None = None,
         adapters: DeploymentHandle | None = None,
     ) -> None:
         bind_replica_to_loopback()
         self._config = config
-        self._backends = RayBackends(config, retriever, generator, router, adapters)
+        self._backends = RayBackends(config, retriever, writer, generator, router, adapters)
         self._memory = AnswerMemory(config.gateway.rated_answers)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -56,8 +56,8 @@ def retriever_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     # Each shard of the vectors has a GPU of its own.
     num_gpus = retriever.num_gpus if retriever.shards == 1 else max(retriever.num_gpus, retriever.shards)
     return {
-        # The store has one writer, so there is one replica; followers of its log come with the cluster deployment.
-        "num_replicas": 1,
+        # More than one follow the log of a deployment Writer, which owns the store.
+        "num_replicas": retriever.num_replicas,
         "max_ongoing_requests": retriever.max_queued_queries,
         "max_queued_requests": retriever.max_queued_queries,
         "ray_actor_options": _resources(retriever.num_cpus, num_gpus, profile),

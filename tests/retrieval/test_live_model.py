@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import shutil
 import tempfile
@@ -14,40 +13,15 @@ from executors import HeldExecutor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from retriever_moves import TENANTS, QuickEncoder, batches, deletes, filters, ids, puts, questions, wheres
 from sqlalchemy import func, select
-from stub_encoder import SETTINGS, StubEncoder
+from stub_encoder import SETTINGS
 
 from engine.errors import UnknownCollection, UnknownDocument
 from engine.retrieval.preparing import PreparedDocument, prepare_document
 from engine.retrieval.service import Retriever
 from engine.retrieval.store import tables
 from engine.values import DocumentWrite, Evidence, Query
-
-COLLECTIONS, TENANTS = ("docs", "more"), ("", "acme")
-IDS = ("site/a", "site/b", "site/c", "blog/a", "blog/b", "loose")
-WORDS = "volume region snapshot server disk network token price Madrid Tokyo backup key".split()
-
-ids = st.sampled_from(IDS)
-wheres = st.tuples(st.sampled_from(COLLECTIONS), st.sampled_from(TENANTS))
-# Up to four chunks; few words, so that documents share texts and scores tie.
-bodies = st.lists(st.sampled_from(WORDS), max_size=80).map(lambda words: " ".join(words).encode())
-puts = st.builds(DocumentWrite, ids, bodies, st.sampled_from(("text/markdown", "text/plain")))
-deletes = ids.map(lambda id: DocumentWrite(id, delete=True))
-batches = st.lists(puts | deletes, min_size=1, max_size=6, unique_by=lambda item: item.id)
-filters = st.sampled_from((None, {"$source": "site"}, {"$id": {"$nin": ["site/a", "loose"]}}))
-questions = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
-
-
-class QuickEncoder(StubEncoder):
-    """The stub encoder with a memory, since every restart embeds the same questions."""
-
-    def _direction(self, word: str) -> np.ndarray:
-        return direction(word)
-
-
-@functools.cache
-def direction(word: str) -> np.ndarray:
-    return StubEncoder()._direction(word)
 
 
 class LiveModel(RuleBasedStateMachine):

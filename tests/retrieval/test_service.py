@@ -434,7 +434,7 @@ def test_deletion_that_the_lexical_index_lost_is_noticed_before_the_next_search(
     with monkeypatch.context() as patch:
         patch.setattr(LexicalIndex, "commit", lambda self, removed, *rest: commit(self, (), *rest))
         if is_restarted:  # killed before anybody looked
-            patch.setattr(LiveCollection, "_show_lexical", lambda self: None)
+            patch.setattr(LiveCollection, "_show_lexical", lambda self, texts: None)
         retriever.write("docs", [DocumentWrite("a", delete=True)])
     if is_restarted:
         retriever.close()

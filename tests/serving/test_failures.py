@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from ray.exceptions import ActorDiedError
 
-from engine.errors import ComponentUnavailable
-from engine.serving.failures import stream
+from engine.errors import ComponentUnavailable, InvalidRequest
+from engine.serving.failures import call_any, stream
 
 
 @dataclass
@@ -71,3 +71,30 @@ def test_error_that_the_replica_raised_is_not_tried_again():
     with pytest.raises(ComponentUnavailable, match="its queue is full"):
         asyncio.run(read(replicas, num_tries=2))
     assert not replicas[1].is_cancelled
+
+
+def read_one(answers: Sequence[str | Exception], num_tries: int) -> str:
+    asking = iter(answers)
+
+    async def start() -> str:
+        answer = next(asking)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return asyncio.run(call_any("retriever", start, num_tries=num_tries))
+
+
+def test_read_is_answered_by_another_replica_when_the_first_died():
+    assert read_one([ActorDiedError(), "found"], num_tries=2) == "found"
+
+
+def test_read_that_no_replica_is_left_for_names_the_component():
+    for num_tries in (1, 2):
+        with pytest.raises(ComponentUnavailable, match=r"retriever.*died"):
+            read_one([ActorDiedError()] * num_tries, num_tries)
+
+
+def test_error_that_a_read_raised_is_not_tried_again():
+    with pytest.raises(InvalidRequest):
+        read_one([InvalidRequest("k=0"), "again"], num_tries=2)

@@ -67,3 +67,9 @@ def test_autoscaling_settings_become_the_policy_of_the_generator():
     # A replica that goes has as long as a request may take.
     assert options["graceful_shutdown_timeout_s"] == scaled.gateway.default_deadline_ms / 1000
     assert adapters_options(scaled)["max_ongoing_requests"] >= 2 * 3 + 2
+
+
+def test_retriever_has_as_many_replicas_as_its_setting_says():
+    several = parse_config({"retriever": {"num_replicas": 3}}, "test")
+    assert retriever_options(several, "cpu")["num_replicas"] == 3
+    assert retriever_options(parse_config({}, "test"), "cpu")["num_replicas"] == 1

@@ -19,3 +19,9 @@ def test_no_replica_that_is_ready_is_not_ready_and_says_why():
     ill = {"ready": False, "why": "it died"}
     assert joined([ill], 2) == {"ready": False, "why": "it died", "replicas": 0, "num_replicas": 2}
     assert joined([], 2)["why"] == "no replica answers"
+
+
+def test_replicas_that_hold_the_same_collection_do_not_count_it_twice():
+    one = {"ready": True, "collections": 2, "chunks": 30, "follows": True}
+    behind = {"ready": True, "collections": 1, "chunks": 20, "follows": True}
+    assert joined([behind, one], 2) == {**one, "replicas": 2, "num_replicas": 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,41 @@ class LiveCollection:
             shelf = self._shelf(tenant)
             shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
         if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
-            self._rebuild_lexical()
+            self._rebuild_lexical(self._texts)
         for shelf in self._shelves.values():
             shelf.meter.refresh(shelf.rows, self._questions)
 
     def create(self) -> None:
         """Begin empty, whatever files an earlier collection of this name has left."""
         self._lexical.rebuild((), self.version)
+
+    def fill(
+        self,
+        documents: Iterable[tuple[str, int, dict[str, Any]]],
+        chunks: Iterable[Sequence[tuple[str, IndexedChunk, Vectors]]],
+    ) -> None:
+        """Begin with what another process has stored, read once; searches come later.
+
+        Args:
+            documents: each one's tenant, number and the fields that filters see.
+            chunks: pieces of tenant, chunk and vector [E].
+        Raises: DataFolderError when the lexical index cannot be written.
+        """
+        for tenant, document, fields in documents:
+            self._shelf(tenant).metadata.put(document, fields)
+
+        def texts() -> Iterator[LexicalChunk]:
+            for piece in chunks:
+                for tenant in {tenant for tenant, _, _ in piece}:
+                    shelf, mine = self._shelf(tenant), [each for each in piece if each[0] == tenant]
+                    keys = np.array([chunk.key for _, chunk, _ in mine], np.int64)
+                    slots = _slots(shelf.metadata, [chunk.document for _, chunk, _ in mine])
+                    shelf.rows.append(keys, np.stack([vector for _, _, vector in mine]), slots)
+                yield from (_lexical(tenant, chunk) for tenant, chunk, _ in piece)
+
+        self._lexical.rebuild(texts(), self.version)
+        for shelf in self._shelves.values():
+            shelf.meter.refresh(shelf.rows, self._questions)
 
     def commit(
         self,
@@ -145,25 +173,24 @@ class LiveCollection:
 
         `then` is called once searches see it: at once or, where the database goes away meanwhile, when it is back.
         """
-        stacked = np.empty((len(change.added), self._questions.shape[1]), np.float32)
-        for row, chunk in enumerate(change.added):
-            stacked[row] = vectors[chunk.text_hash]
+        changes = {tenant: change}
+        stacked = self._stacked(changes, vectors)
         # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
         # store, which the next start sees.
-        self._write_lexical(change, tenant)
+        self._write_lexical(changes, change.version)
 
         def settled(is_stored: bool) -> None:
             with self._turns.take():
                 if is_stored:
-                    self._show(change, tenant, stacked)
+                    self._show(changes, stacked, change.version, self._texts)
                     then()
                 else:
                     self._is_lexical_behind = True
-                    self._show_lexical()
+                    self._show_lexical(self._texts)
 
         try:
             with self._turns.take():
-                self._shelf(tenant).rows.reserve(len(stacked))
+                self._shelf(tenant).rows.reserve(len(change.added))
                 try:
                     transaction.commit()
                 except CommitUnknown:
@@ -171,40 +198,77 @@ class LiveCollection:
                 except BaseException:
                     self._is_lexical_behind = True
                     raise
-                self._show(change, tenant, stacked)
+                self._show(changes, stacked, change.version, self._texts)
                 then()
         except CommitUnknown:
             # Searches go on with what they saw before.
             transaction.settle(settled)
 
-    def _show(self, change: Change, tenant: str, vectors: Vectors) -> None:
-        """Let searches see a committed write with the `vectors` [n, E] of its added chunks."""
-        shelf = self._shelf(tenant)
-        shelf.rows.remove(change.removed)
-        for document in change.removed_documents:
-            shelf.metadata.remove(document)
-        for document, fields in change.documents.items():
-            shelf.metadata.put(document, fields)
-        keys = np.array([chunk.key for chunk in change.added], np.int64)
-        shelf.rows.append(keys, vectors, _slots(shelf.metadata, [chunk.document for chunk in change.added]))
-        self.version = change.version
-        self._show_lexical()
-        shelf.meter.refresh(shelf.rows, self._questions)
+    def apply(
+        self,
+        changes: Mapping[str, Change],
+        vectors: Mapping[str, Vectors],
+        version: int,
+        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+    ) -> None:
+        """Make searchable what another process has committed up to `version`, as one step.
 
-    def _write_lexical(self, change: Change, tenant: str) -> None:
+        Args:
+            changes: what became of each tenant's documents.
+            vectors: [E] of every added chunk by its `text_hash`.
+            texts: every chunk at `version` with its tenant, for a lexical index that must be built anew.
+        """
+        stacked = self._stacked(changes, vectors)
+        self._write_lexical(changes, version)
+        with self._turns.take():
+            try:
+                for tenant, change in changes.items():
+                    self._shelf(tenant).rows.reserve(len(change.added))
+            except BaseException:
+                self._is_lexical_behind = True
+                raise
+            self._show(changes, stacked, version, texts)
+
+    def _stacked(self, changes: Mapping[str, Change], vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
+        """The vectors [n, E] of each tenant's added chunks."""
+        stacked = {}
+        for tenant, change in changes.items():
+            stacked[tenant] = np.empty((len(change.added), self._questions.shape[1]), np.float32)
+            for row, chunk in enumerate(change.added):
+                stacked[tenant][row] = vectors[chunk.text_hash]
+        return stacked
+
+    def _show(
+        self,
+        changes: Mapping[str, Change],
+        vectors: Mapping[str, Vectors],
+        version: int,
+        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+    ) -> None:
+        """Let searches see what is committed, with the `vectors` [n, E] of each tenant's added chunks."""
+        for tenant, change in changes.items():
+            _put(self._shelf(tenant), change, vectors[tenant])
+        self.version = version
+        self._show_lexical(texts)
+        for tenant in changes:
+            shelf = self._shelf(tenant)
+            shelf.meter.refresh(shelf.rows, self._questions)
+
+    def _write_lexical(self, changes: Mapping[str, Change], version: int) -> None:
         if self._is_lexical_behind:
             return
         try:
-            added = [_lexical(tenant, chunk) for chunk in change.added]
-            self._lexical.commit(change.removed, added, change.version)
+            removed = [key for change in changes.values() for key in change.removed]
+            added = [_lexical(tenant, chunk) for tenant, change in changes.items() for chunk in change.added]
+            self._lexical.commit(removed, added, version)
         except DataFolderError as error:
             self._leave_out_lexical(error)
 
-    def _show_lexical(self) -> None:
+    def _show_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
         """Let searches see the words of the version that the store has committed."""
         try:
             if self._is_lexical_behind:
-                self._rebuild_lexical()
+                self._rebuild_lexical(texts)
                 self._is_lexical_behind = False
             else:
                 self._lexical.show()
@@ -212,7 +276,7 @@ class LiveCollection:
                 if self._lexical.num_chunks != self.num_chunks:
                     found, wanted = self._lexical.num_chunks, self.num_chunks
                     _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)
-                    self._rebuild_lexical()
+                    self._rebuild_lexical(texts)
         except (DataFolderError, StoreUnavailable) as error:
             self._leave_out_lexical(error)
 
@@ -222,14 +286,17 @@ class LiveCollection:
             _log.error("collection %s is searched by meaning alone until a write succeeds: %s", self._name, error)
         self._is_lexical_behind = True
 
-    def _rebuild_lexical(self) -> None:
-        texts = (_lexical(tenant, chunk) for tenant, chunk in self._store.texts(self._name))
-        self._lexical.rebuild(texts, self.version)
+    def _rebuild_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
+        self._lexical.rebuild((_lexical(tenant, chunk) for tenant, chunk in texts()), self.version)
+
+    def _texts(self) -> Iterable[tuple[str, IndexedChunk]]:
+        return self._store.texts(self._name)
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
         """Answer queries [Q] of one tenant with `vectors` [n, E], those of the n queries that are embedded; no timings.
 
-        Queries with the same filter are searched together. A filter that cannot be read fails its own query alone.
+        Queries with the same filter are searched together. A filter that cannot be read fails its own query alone, and
+        so does a passage that another process has removed from the store meanwhile (BehindStore).
         """
         answers: list[Evidence | RequestError | None] = [None] * len(queries)
         groups: dict[Filter | None, list[int]] = {}
@@ -256,7 +323,7 @@ class LiveCollection:
             for i in members:
                 one = found.get(i)
                 if one is not None and any(key not in passages for key, _ in one.ranking):
-                    answers[i] = StoreUnavailable(self._store.where, "the text of a passage cannot be read")
+                    answers[i] = self._store.missing_passage(queries[i].collection)
                     continue
                 evidence = _evidence(one, passages, background, version)
                 if queries[i].wants_clues:
@@ -369,6 +436,17 @@ def _documents(metadata: MetadataIndex, allowed: NDArray[np.bool_] | None) -> di
     if 2 * int(allowed.sum()) <= len(metadata):
         return {"documents": metadata.documents(allowed)}
     return {"excluded": metadata.documents(~allowed)}
+
+
+def _put(shelf: _Shelf, change: Change, vectors: Vectors) -> None:
+    """Bring a shelf's rows and filters in step with a change; `vectors` [n, E] are those of its added chunks."""
+    shelf.rows.remove(change.removed)
+    for document in change.removed_documents:
+        shelf.metadata.remove(document)
+    for document, fields in change.documents.items():
+        shelf.metadata.put(document, fields)
+    keys = np.array([chunk.key for chunk in change.added], np.int64)
+    shelf.rows.append(keys, vectors, _slots(shelf.metadata, [chunk.document for chunk in change.added]))
 
 
 def _slots(metadata: MetadataIndex, documents: Sequence[int]) -> NDArray[np.int32]:

@@ -62,15 +62,19 @@ class FolderLock:
 
 
 class SqliteDatabase:
-    """The SQLite file of a data folder whose lock this process holds; see Database."""
+    """The SQLite file of a data folder, whose lock its owner holds; see Database."""
 
     is_remote = False
+    is_away = False
     is_settled = True
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, is_owner: bool = True) -> None:
+        """Raises: DataFolderError when this process is not the owner, and the owner has made no file yet."""
         self.where = str(data)
         self._file = data / DATABASE_FILE
-        self.engine = connect(f"sqlite:///{self._file}")
+        if not is_owner and not self._file.is_file():
+            raise DataFolderError(f"{data}: holds no knowledge base yet. The retriever that writes makes it.")
+        self.engine = connect(f"sqlite:///{self._file}", is_read_only=not is_owner)
 
     def prepare(self) -> None:
         """Create or migrate the tables; a copy of an earlier version's file is kept."""
@@ -115,16 +119,24 @@ class SqliteDatabase:
         self.engine.dispose()
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, is_read_only: bool = False) -> Engine:
     """A pool of connections to an SQLite file; every commit reaches the disk before it returns."""
     engine = create_engine(url)
-    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "connect", _configure_reader if is_read_only else _configure_sqlite)
     return engine
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
+    _set(connection, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _configure_reader(connection: Any, _record: Any) -> None:
+    _set(connection, "query_only=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _set(connection: Any, *pragmas: str) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

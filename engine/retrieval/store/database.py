@@ -33,6 +33,10 @@ class Database(Protocol):
     engine: Engine
 
     @property
+    def is_away(self) -> bool:
+        """Whether the last that was asked of it got no answer."""
+
+    @property
     def is_settled(self) -> bool:
         """Whether it is known of every write what became of it."""
 

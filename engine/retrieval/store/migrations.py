@@ -140,6 +140,19 @@ def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:
         connection.commit()
 
 
+def check_schema(engine: Engine, where: str) -> None:
+    """Raises: DataFolderError when the tables are not there yet, or are not this program's."""
+    with engine.connect() as connection:
+        found = _version(connection)
+    if found is None:
+        raise DataFolderError(f"{where}: holds no knowledge base yet. The retriever that writes makes it.")
+    if found != tables.SCHEMA_VERSION:
+        raise DataFolderError(
+            f"{where}: the knowledge base has schema version {found}, this program reads {tables.SCHEMA_VERSION}. "
+            "A retriever of this program that writes brings it there."
+        )
+
+
 def migrate(connection: Connection, from_version: int) -> None:
     """Run every step from `from_version` to this program's version, inside the caller's transaction."""
     for version in range(from_version, tables.SCHEMA_VERSION):

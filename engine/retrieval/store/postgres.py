@@ -98,6 +98,11 @@ class PostgresDatabase:
         return engine
 
     @property
+    def is_away(self) -> bool:
+        """See Database."""
+        return self._probe is not None
+
+    @property
     def is_settled(self) -> bool:
         """See Database."""
         return self._unsettled is None

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select
 
-from engine.errors import DataFolderError, StoreUnavailable
+from engine.errors import BehindStore, DataFolderError, RequestError, StoreUnavailable
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
 from engine.retrieval.store.data_folder import FolderLock, SqliteDatabase
 from engine.retrieval.store.database import CommitUnknown, Database, Patience
+from engine.retrieval.store.migrations import check_schema
 from engine.retrieval.store.passages import PassageMemory, StoredPassage
 from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches, nothing_stored
 
@@ -43,8 +44,10 @@ class CollectionState:
 class Store:
     """Documents, chunks and embeddings in one database. Thread-safe for reads; one write at a time."""
 
-    def __init__(self, data: Path, *, url: str | None = None, passage_memory_bytes: int = 1 << 29) -> None:
-        """Open `data` (created where needed) and lock it until `close`.
+    def __init__(
+        self, data: Path, *, url: str | None = None, passage_memory_bytes: int = 1 << 29, is_owner: bool = True
+    ) -> None:
+        """Open `data` (created where needed) and lock it until `close`; not the owner, only read what is there.
 
         Args:
             data: folder of the lock and, unless `url` names a database elsewhere, of the SQLite file.
@@ -54,17 +57,21 @@ class Store:
         Raises: DataFolderError when the folder is locked, not writable, damaged or of a later schema version;
             StoreUnavailable when the database does not answer; ConfigError for a URL that names none.
         """
-        self._lock = FolderLock(data)
+        self._lock = FolderLock(data) if is_owner else None
         self._turns = Turns()
         try:
-            self._database = _open_database(data, url)
+            self._database = _open_database(data, url, is_owner)
             self._engine = self._database.engine
             self._memory = PassageMemory(passage_memory_bytes if self._database.is_remote else 0)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         try:
-            self._database.prepare()
+            if is_owner:
+                self._database.prepare()
+            else:
+                with self._database.errors():
+                    check_schema(self._engine, self.where)
         except BaseException:
             self.close()
             raise
@@ -77,7 +84,17 @@ class Store:
     def close(self) -> None:
         """Close the database and give up the folder; may be called twice."""
         self._database.close()
-        self._lock.release()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def missing_passage(self, collection: str) -> RequestError:
+        """What it means that a chunk which a search found has no passage here."""
+        if self._lock is None and not self._database.is_away:
+            return BehindStore(collection)  # its document was replaced since
+        return StoreUnavailable(self.where, "the text of a passage cannot be read")
 
     @contextlib.contextmanager
     def turn(self, *, is_urgent: bool = True) -> Iterator[None]:
@@ -300,9 +317,9 @@ def read_content_hashes(
     return {row.id: (row.content_hash, row.num_chunks) for row in rows}
 
 
-def _open_database(data: Path, url: str | None) -> Database:
+def _open_database(data: Path, url: str | None, is_owner: bool) -> Database:
     if url is None:
-        return SqliteDatabase(data)
+        return SqliteDatabase(data, is_owner=is_owner)
     from engine.retrieval.store.postgres import PostgresDatabase  # its driver is an extra
 
     return PostgresDatabase(url)

@@ -1,0 +1,138 @@
+"""What a follower reads: the log of operations and what the documents in it are now, all in one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, func, select
+
+from engine.errors import DataFolderError
+from engine.retrieval.encoding.protocol import Vectors
+from engine.retrieval.index.filters import document_fields
+from engine.retrieval.store import tables
+from engine.retrieval.store.store import CollectionState, read_collections
+from engine.retrieval.store.write import Change, IndexedChunk, in_batches
+
+_VECTOR = np.dtype("<f4")
+_ROWS_PER_READ = 4096
+
+
+@dataclass(slots=True)
+class Step:
+    """What leads from one version of a collection to a later one.
+
+    `changes` are by tenant; `vectors` [E] are those of all added chunks by text hash; `keys` are the chunks of each
+    document that the step wrote, `gone` the documents that it removed.
+    """
+
+    version: int
+    changes: dict[str, Change] = field(default_factory=dict)
+    vectors: dict[str, Vectors] = field(default_factory=dict)
+    keys: dict[int, list[int]] = field(default_factory=dict)
+    gone: list[int] = field(default_factory=list)
+
+
+class LogReader:
+    """Reads over one connection, whose transaction sees one moment of the database."""
+
+    def __init__(self, connection: Connection, encoder: str) -> None:
+        """`encoder` is the digest under which vectors are read."""
+        self._connection = connection
+        self._encoder = encoder
+
+    def collections(self) -> list[CollectionState]:
+        """Every collection, by name."""
+        return read_collections(self._connection)
+
+    def weights(self) -> dict[str, dict[str, float]]:
+        """By collection and tenant the weight of meaning that was fitted for this encoder."""
+        f, c = tables.fits, tables.collections
+        query = select(c.c.name, f.c.tenant, f.c.alpha, f.c.report).join(c, c.c.id == f.c.collection)
+        weights: dict[str, dict[str, float]] = {}
+        for row in self._connection.execute(query.where(f.c.alpha.is_not(None))):
+            if row.report.get("encoder") == self._encoder:
+                weights.setdefault(row.name, {})[row.tenant] = row.alpha
+        return weights
+
+    def documents(self, collection: int, among: Sequence[int] | None = None) -> Iterator[tuple[str, int, Any]]:
+        """Tenant, number and the fields that filters see, of every document or of those `among` that are there."""
+        d = tables.documents
+        columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
+        query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
+        for piece in self._pieces(query, d.c.pk, among):
+            for row in piece:
+                shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
+                yield row.tenant, row.pk, document_fields(row.metadata, **shown)
+
+    def chunks(
+        self, collection: int, among: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[str, IndexedChunk, Vectors]]]:
+        """Pieces of tenant, chunk and vector [E], of every document or of those `among`.
+
+        Raises: DataFolderError when a chunk has no embedding by the encoder, which no write can leave behind.
+        """
+        k, d, e, c = tables.chunks, tables.documents, tables.embeddings, tables.collections
+        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+        columns = (k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
+        query = (
+            select(d.c.tenant, e.c.vector, *columns)
+            .join(d, d.c.pk == k.c.document_pk)
+            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
+            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == self._encoder))
+            .where(d.c.collection == collection)
+            .order_by(k.c.pk)
+        )
+        for piece in self._pieces(query, d.c.pk, among):
+            if any(vector is None for _, vector, *_ in piece):
+                raise DataFolderError("the knowledge base has chunks without an embedding; restore it from a backup.")
+            yield [
+                (tenant, IndexedChunk(*chunk), np.frombuffer(vector, _VECTOR).astype(np.float32))
+                for tenant, vector, *chunk in piece
+            ]
+
+    def texts(self, collection: int) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk with its tenant."""
+        return ((tenant, chunk) for piece in self.chunks(collection) for tenant, chunk, _ in piece)
+
+    def step(self, state: CollectionState, since: int, keys: Mapping[int, Sequence[int]]) -> Step | None:
+        """What leads from version `since` to that of `state`; None when the log does not say.
+
+        Args:
+            keys: the chunks of each document at `since`.
+        """
+        o = tables.operations
+        mine = (o.c.collection == state.id, o.c.version > since)
+        newest = self._connection.execute(select(func.max(o.c.version)).where(*mine)).scalar()
+        if newest != state.version:
+            return None
+        query = select(o.c.document_pk, o.c.tenant).where(*mine).distinct().order_by(o.c.document_pk)
+        tenant_of = {row.document_pk: row.tenant for row in self._connection.execute(query)}
+        step = Step(state.version)
+        for tenant in tenant_of.values():
+            step.changes.setdefault(tenant, Change(state.version, state.created_at))
+        among = list(tenant_of)
+        for tenant, document, fields in self.documents(state.id, among):
+            step.changes[tenant].documents[document] = fields
+            step.keys[document] = []
+        for piece in self.chunks(state.id, among):
+            for tenant, chunk, vector in piece:
+                step.changes[tenant].added.append(chunk)
+                step.vectors[chunk.text_hash] = vector
+                step.keys[chunk.document].append(chunk.key)
+        for document, tenant in tenant_of.items():
+            step.changes[tenant].removed += keys.get(document, ())
+            # One that came and went since then was never seen here.
+            if document in keys and document not in step.keys:
+                step.changes[tenant].removed_documents.append(document)
+                step.gone.append(document)
+        return step
+
+    def _pieces(self, query: Any, key: Any, among: Sequence[int] | None) -> Iterator[Sequence[Any]]:
+        if among is None:
+            yield from self._connection.execute(query, execution_options={"yield_per": _ROWS_PER_READ}).partitions()
+            return
+        for batch in in_batches(among):
+            yield self._connection.execute(query.where(key.in_(batch))).all()
