@@ -46,7 +46,7 @@ RATIOS = {"tokens": "output_tok_s", "ttft": "ttft_p50"}
 def run(*, quick: bool, json_path: Path | None) -> None:
     """Run the bench, print it, and write `json_path` if there is one."""
     console = Console(stderr=True, highlight=False)
-    rounds, per_client, clients = (3, 1, _QUICK_CLIENTS) if quick else (9, 4, _CLIENTS)
+    rounds, per_client, clients = (3, 1, _QUICK_CLIENTS) if quick else (5, 2, _CLIENTS)
     config = EngineConfig()
     model = resolve_model(config.generator.model, kind="generator", show_progress=True)
     resolve_model(config.retriever.model, kind="encoder", show_progress=True)
