@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from engine.config import RetrieverSettings
 from engine.errors import BehindStore, DataFolderError, RequestError, StoreUnavailable, SwitchyardError
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
@@ -27,8 +29,6 @@ from engine.values import Evidence, Query
 _BUSY_S, _IDLE_S = 0.02, 0.25
 # Between two looks of a query at whether its version is there.
 _WAIT_S = 0.005
-# Searches of one query, each after another look at the log, while documents that it finds are being replaced.
-_MAX_TRIES = 8
 _UNHEALTHY_AFTER_S = 60
 
 _log = logging.getLogger(__name__)
@@ -106,21 +106,8 @@ class Follower(Reader):
 
         Raises: DataFolderError, StoreUnavailable when the store cannot be read.
         """
-        with self._stepping:
-            self._check_open()
-            read_at = time.monotonic()
-            with self._store.reading() as connection:
-                reader = LogReader(connection, self._encoder.identity.digest)
-                states = reader.collections()
-                weights = reader.weights()
-                changed = [self._follow(state, reader) for state in states]
-            for name in set(self._followed) - {state.name for state in states}:
-                self._drop(name)
-            for name, followed in self._followed.items():
-                _use(followed, weights.get(name, {}))
-            self._newest = {state.name: state.version for state in states}
-            self._read_at = read_at
-            return any(changed)
+        with self._stepping, self._store.reading() as connection:
+            return self._step(connection)
 
     async def wait_for(self, query: Query, timeout_s: float) -> None:
         """Return once the query's version is here, or is known to be in no store: then the search says so.
@@ -141,15 +128,9 @@ class Follower(Reader):
         if any(query.collection not in self._visible(query.tenant) for query in queries):
             self._look()
         answers = super().evidence(queries)
-        for _ in range(_MAX_TRIES):
-            behind = [i for i, answer in enumerate(answers) if isinstance(answer, BehindStore)]
-            if not behind:
-                break
-            try:
-                self.catch_up()
-            except StoreUnavailable as error:
-                return [error if isinstance(answer, BehindStore) else answer for answer in answers]
-            for i, answer in zip(behind, super().evidence([queries[i] for i in behind]), strict=True):
+        behind = [i for i, answer in enumerate(answers) if isinstance(answer, BehindStore)]
+        if behind:
+            for i, answer in zip(behind, self._evidence_of_one_moment([queries[i] for i in behind]), strict=True):
                 answers[i] = answer
         return answers
 
@@ -209,6 +190,31 @@ class Follower(Reader):
         """Catch up where the store can be read; else go on with what is known."""
         with contextlib.suppress(DataFolderError, StoreUnavailable):
             self.catch_up()
+
+    def _evidence_of_one_moment(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
+        """Answer with passages as old as the indexes, however fast their documents are replaced meanwhile."""
+        try:
+            with self._stepping, self._store.moment() as connection:
+                self._step(connection)
+                return super().evidence(queries)
+        except StoreUnavailable as error:
+            return [error] * len(queries)
+
+    def _step(self, connection: Connection) -> bool:
+        """Come to the versions that the connection's transaction sees; whether anything was new."""
+        self._check_open()
+        read_at = time.monotonic()
+        reader = LogReader(connection, self._encoder.identity.digest)
+        states = reader.collections()
+        weights = reader.weights()
+        changed = [self._follow(state, reader) for state in states]
+        for name in set(self._followed) - {state.name for state in states}:
+            self._drop(name)
+        for name, followed in self._followed.items():
+            _use(followed, weights.get(name, {}))
+        self._newest = {state.name: state.version for state in states}
+        self._read_at = read_at
+        return any(changed)
 
     def _check_known(self, collection: str, tenant: str) -> None:
         self._check_open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class Store:
         """
         self._lock = FolderLock(data) if is_owner else None
         self._turns = Turns()
+        self._moment = threading.local()
         try:
             self._database = _open_database(data, url, is_owner)
             self._engine = self._database.engine
@@ -117,6 +119,16 @@ class Store:
         """A connection whose reads all see the same moment, whatever is written meanwhile."""
         with self._database.reading() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def moment(self) -> Iterator[Connection]:
+        """As `reading`; passages and their vectors that this thread reads inside the block are of that moment too."""
+        with self._database.reading() as connection:
+            self._moment.connection = connection
+            try:
+                yield connection
+            finally:
+                del self._moment.connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -285,6 +297,8 @@ class Store:
         return list(sizes.values())
 
     def _rows(self, query: Any, **values: Any) -> Sequence[Any]:
+        if hasattr(self._moment, "connection"):
+            return self._moment.connection.execute(query, values).all()  # type: ignore[no-any-return]
         for tries_left in (1, 0):
             try:
                 with self._database.connect() as connection:
