@@ -90,7 +90,7 @@ class Follower(Reader):
                 opened.callback(self._pool.shutdown)
             self._store = _open(data, store, settings.passage_memory_bytes, patience_s)
             opened.callback(self._store.close)
-            self._folder = OwnFolder()
+            self._folder = OwnFolder("switchyard-follower-")
             opened.callback(self._folder.remove)
             self.catch_up()
             self._store.hold_passages()

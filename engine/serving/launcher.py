@@ -16,6 +16,8 @@ import psutil
 
 from engine.config import EngineConfig, HttpOptions
 from engine.errors import ConfigError, SwitchyardError
+from engine.retrieval.index.own_folder import OwnFolder
+from engine.serving.haproxy.own import use_haproxy
 from engine.serving.loopback import use_loopback
 
 APP_NAME = "switchyard"
@@ -34,6 +36,7 @@ class Launcher:
         self._http = http
         self._address = address
         self._head: list[psutil.Process] = []  # of Ray, where it is ours
+        self._haproxy: OwnFolder | None = None
 
     @property
     def url(self) -> str:
@@ -51,6 +54,8 @@ class Launcher:
         Raises: SwitchyardError with the cause when a deployment cannot start.
         """
         _set_ray_environment(self._config.data, own_cluster=self._address is None)
+        if self._address is None:
+            self._haproxy = use_haproxy()
         # Ray reads its environment on import.
         import ray
         from ray import serve
@@ -93,6 +98,13 @@ class Launcher:
         False: Ray's own processes had ended before, and its client, which this process holds, waits for them. Leave
         by `os._exit` then: Ray waits for them once more at the ordinary end of a process.
         """
+        try:
+            return self._stop_ray()
+        finally:
+            if self._haproxy is not None:
+                self._haproxy.remove()
+
+    def _stop_ray(self) -> bool:
         import ray
 
         if not ray.is_initialized():

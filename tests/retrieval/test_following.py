@@ -321,9 +321,9 @@ def test_closed_follower_says_that_it_is_shutting_down(retriever, open_follower)
 def test_folders_that_killed_followers_left_are_removed_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("engine.retrieval.index.own_folder._MIN_AGE_S", -1)
-    alive, killed = OwnFolder(), OwnFolder()
+    alive, killed = OwnFolder("switchyard-follower-"), OwnFolder("switchyard-follower-")
     killed._lock.release()
-    other = OwnFolder()
+    other = OwnFolder("switchyard-follower-")
     assert set(tmp_path.iterdir()) == {alive.path, other.path}
     alive.remove()
     other.remove()

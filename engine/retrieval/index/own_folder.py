@@ -11,7 +11,6 @@ from pathlib import Path
 from engine.errors import DataFolderError
 from engine.retrieval.store.data_folder import FolderLock
 
-_PREFIX = "switchyard-follower-"
 # A neighbour that is just being made is not locked yet.
 _MIN_AGE_S = 60
 
@@ -19,12 +18,15 @@ _MIN_AGE_S = 60
 class OwnFolder:
     """A locked folder among the temporary ones. What killed processes have left there is removed on the way."""
 
-    def __init__(self) -> None:
-        """Raises: DataFolderError when there is no room for temporary files."""
+    def __init__(self, prefix: str) -> None:
+        """`prefix`: begins the names of folders for the same purpose.
+
+        Raises: DataFolderError when there is no room for temporary files.
+        """
         parent = Path(tempfile.gettempdir())
-        _remove_abandoned(parent)
+        _remove_abandoned(parent, prefix)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
             raise DataFolderError(
                 f"{parent}: cannot be written ({error.strerror}). Name another folder by TMPDIR."
@@ -37,8 +39,8 @@ class OwnFolder:
         self._lock.release()
 
 
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*"):
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
         try:
             found = folder.stat(follow_symlinks=False)
             if found.st_uid != os.getuid() or time.time() - found.st_mtime < _MIN_AGE_S:
