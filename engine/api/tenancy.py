@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 
-def _tenant(request: Request) -> str:
+async def _tenant(request: Request) -> str:  # without "async" it would be called in a thread
     # Set with the key's check; a request that has passed without it must not fall back to anybody's data.
     tenant: str = request.state.tenant
     return tenant

@@ -46,7 +46,7 @@ VARIANTS = (
     Variant(OURS),
     Variant("router: deployment", options=("--set", "router.placement=deployment")),
     Variant("gRPC between deployments", environment={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}),
-    Variant("HAProxy", environment={"RAY_SERVE_ENABLE_HA_PROXY": "1"}),
+    Variant("Ray's proxy", environment={"RAY_SERVE_ENABLE_HA_PROXY": "0"}),
     Variant("throughput switches", environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
 )
 # Metric of each case, its unit, and whether more of it is better.

@@ -12,7 +12,7 @@ import pytest
 
 from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.serving.deltas.receiver import Answer, DeltaReceiver
-from engine.serving.deltas.sender import DeltaSender
+from engine.serving.deltas.sender import DeltaSender, delay_s
 from engine.serving.deltas.wire import ReplyTo, decode, encode, joined, pack
 from engine.values import Passage, PromptReport, TokenDelta, TokenLogprob
 
@@ -65,8 +65,8 @@ class Call:
 
 
 @asynccontextmanager
-async def sending(max_delay_s: float = LONG_S) -> AsyncIterator[DeltaSender]:
-    sender = DeltaSender(max_delay_s)
+async def sending(delay_s: float = LONG_S) -> AsyncIterator[DeltaSender]:
+    sender = DeltaSender(lambda num_answers: delay_s)
     try:
         yield sender
     finally:
@@ -129,13 +129,37 @@ async def test_first_delta_and_last_are_sent_at_once_and_those_between_together(
 
 
 async def test_deltas_between_come_within_the_delay():
-    async with receiving() as receiver, sending(max_delay_s=0.01) as sender:
+    async with receiving() as receiver, sending(delay_s=0.01) as sender:
         source = Source(FIRST)
         answer = await ask(receiver, sender, source)
         await anext(answer)
         source.put(TokenDelta("a", 1))
         assert text([await anext(answer)]) == "a"
         answer.cancel()
+
+
+@pytest.mark.parametrize(("num_answers", "events_per_s"), [(1, 25), (16, 400), (32, 400), (40, 400), (400, 4000)])
+def test_many_answers_are_sent_more_together_within_a_limit(num_answers, events_per_s):
+    assert num_answers / delay_s(num_answers) == pytest.approx(events_per_s)
+
+
+async def test_deltas_wait_by_the_number_of_answers_under_way():
+    asked: list[int] = []
+
+    def told(num_answers: int) -> float:
+        asked.append(num_answers)
+        return 0.01
+
+    sender = DeltaSender(told)
+    async with receiving() as receiver:
+        for number in (1, 2):
+            source = Source(FIRST)
+            answer = await ask(receiver, sender, source)
+            await anext(answer)
+            source.put(TokenDelta("a", 1))
+            await anext(answer)
+            assert asked == list(range(1, number + 1))
+        await sender.close()
 
 
 async def test_answers_to_one_gateway_share_a_connection_and_frames():
