@@ -22,8 +22,8 @@ _MAX_RETRY_S = 30
 class Admission:
     """The chat requests of one gateway that wait for a first token, and the pace at which first tokens come.
 
-    The pace is the mean time between two first tokens while requests waited: for one that came to an idle server, all of
-    its wait. Where gateways share generators, each sees its own requests, and its part of the pace. For one event loop.
+    The pace is the mean time between two first tokens while requests waited; for one that came to an idle server, all
+    of its wait. Gateways that share generators see their own requests and their part of the pace. For one event loop.
     """
 
     def __init__(self, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> None:

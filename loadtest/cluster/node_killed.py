@@ -35,12 +35,12 @@ from engine.models import resolve_model
 from loadtest.__main__ import check_locust, command
 from loadtest.cluster.nodes import LocalCluster, local_cluster
 from loadtest.environment import REPOSITORY
-from loadtest.open_loop.overload import Verdict
 from loadtest.open_loop.report import make_report
 from loadtest.open_loop.request_log import REQUESTS_FILE, Request, read_requests
 from loadtest.open_loop.run import Happening, read_run
 from loadtest.ports import free_port
 from loadtest.server import SWITCHYARD
+from loadtest.verdicts import Verdict, print_verdicts
 
 MAX_OUTAGE_S = 30.0
 # The machine comes back, as under an operator that replaces it.
@@ -208,15 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SwitchyardError as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 1
-    console = Console()
-    for each in verdicts:
-        console.print(
-            f"{each.name}: {'holds' if each.holds else 'does not hold'}; {each.words}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    return 0 if all(each.holds for each in verdicts) else 1
+    return print_verdicts(verdicts, Console())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from engine.config import Profile, parse_config
 from engine.errors import ConfigError
 from engine.serving.autoscaling import FleetLoad
-from engine.serving.options import adapters_options, generator_options, retriever_options
+from engine.serving.options import adapters_options, gateway_options, generator_options, retriever_options
 from engine.serving.replica_router import ReplicaRouter
 
 
