@@ -66,15 +66,16 @@ def under_load(
     return read_requests(out / REQUESTS_FILE), happenings, began
 
 
-def answers_verdict(requests: Sequence[Request]) -> Verdict:
-    """Whether each was answered, or the client was told by the server what is unavailable."""
+def answers_verdict(requests: Sequence[Request], *, may_refuse: bool = True) -> Verdict:
+    """Whether each was answered, or the client was told by the server what is unavailable (`may_refuse`)."""
     refused = [each for each in requests if each.ending != "complete"]
     unclear = [each for each in refused if each.ending != "rejected" and not _names_what_is_away(each)]
     words = f"{len(requests) - len(refused)} of {len(requests)} answered, {len(refused)} refused"
     words += f", {len(unclear)} unclear"
     if unclear:
         words += f" (the first: {unclear[0].kind} {unclear[0].ending}, {unclear[0].error or 'no error'})"
-    return Verdict("answers", not unclear, float(len(unclear)), "requests", words)
+    wrong = unclear if may_refuse else refused
+    return Verdict("answers", bool(requests) and not wrong, float(len(wrong)), "requests", words)
 
 
 def _names_what_is_away(request: Request) -> bool:

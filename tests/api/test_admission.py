@@ -71,6 +71,21 @@ def test_first_token_makes_room_for_one_more_and_the_end_of_an_answer_does_not(c
     assert admitted(gate, 9) == []
 
 
+def test_what_was_done_for_the_next_one_counts(clock):
+    gate = admission(clock, max_ttft_ms=900)
+    see(gate, clock, pace_s=0.5)
+    assert len(admitted(gate, 9)) == 1
+    clock.now_s += 0.2  # of its 0.5 s, so 0.8 s remain for both
+    assert len(admitted(gate, 9)) == 1
+
+
+def test_one_stall_is_no_pace(clock):
+    gate = admission(clock, max_ttft_ms=1000)
+    see(gate, clock, pace_s=0.25)
+    see(gate, clock, pace_s=20, times=1)
+    assert len(admitted(gate, 20)) == 4
+
+
 def test_request_that_leaves_before_its_first_token_makes_room(clock):
     gate = admission(clock, max_ttft_ms=1000)
     see(gate, clock, pace_s=0.25)
@@ -90,9 +105,9 @@ def test_the_only_one_that_waits_is_let_in_and_shows_how_fast_the_server_became(
     gate = admission(clock, max_ttft_ms=1000)
     see(gate, clock, pace_s=5)
     assert len(admitted(gate, 9)) == 1
-    gate = admission(clock, max_ttft_ms=1000)
+    gate = admission(clock, max_ttft_ms=1050)
     see(gate, clock, pace_s=5)
-    for _ in range(32):
+    for _ in range(12):
         clock.now_s += 60  # nobody asks for a while
         see(gate, clock, pace_s=0.1, times=1)
     assert len(admitted(gate, 20)) == 10
@@ -135,9 +150,10 @@ def test_client_is_told_to_come_back_when_enough_have_their_first_token(clock):
 
 
 async def test_refused_request_costs_no_search_and_says_when_to_come_back(client, backends, monkeypatch):
-    monkeypatch.setattr("engine.api.admission._MIN_SEEN", 1)
+    monkeypatch.setattr("engine.api.admission._MIN_SEEN", 2)
     body = {"model": "auto", "messages": [{"role": "user", "content": "how"}], "max_tokens": 4}
-    assert (await client.post(URL, json=body)).status_code == 200
+    for _ in range(2):
+        assert (await client.post(URL, json=body)).status_code == 200
     began, go = asyncio.Event(), asyncio.Event()
     evidence = backends.evidence
 
@@ -148,11 +164,12 @@ async def test_refused_request_costs_no_search_and_says_when_to_come_back(client
 
     monkeypatch.setattr(backends, "evidence", held)
     first = asyncio.create_task(client.post(URL, json=body))
-    await began.wait()
-    hurried = {**body, "switchyard": {"deadline_ms": 1}}
-    refused = await client.post(URL, json=hurried)
-    go.set()
+    try:
+        await asyncio.wait_for(began.wait(), 30)
+        refused = await client.post(URL, json={**body, "switchyard": {"deadline_ms": 1}})
+    finally:
+        go.set()
     assert (await first).status_code == 200
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1"), refused.text
     assert refused.json()["error"]["code"] == "overloaded" and "1 requests wait" in refused.text
-    assert len(backends.queries) == 2
+    assert len(backends.queries) == 3
