@@ -365,7 +365,7 @@ class ExpectedTooLate(Overloaded):
     def __init__(self, num_waiting: int, expected_s: float, limit_ms: float, setting: str, retry_after_s: int) -> None:
         RequestError.__init__(
             self,
-            f"the first token is expected after {expected_s:.1f} s ({num_waiting} requests wait), "
+            f"the first token is expected after {expected_s:.1f} s ({num_waiting} requests wait), not safely within "
             f"{setting}={limit_ms:.0f} ms. Retry after {retry_after_s} s, raise {setting}, or add capacity.",
         )
         self.retry_after_s = retry_after_s

@@ -16,6 +16,9 @@ from engine.errors import ExpectedTooLate, Overloaded
 
 # First tokens that the pace is the mean of, and how many there must be before anything is refused by it.
 _WINDOW, _MIN_SEEN = 12, 8
+# Of the time that a request may wait. Under overload whoever is let in stands just within the limit, and half of them
+# would come to be beyond it.
+_SURE_SHARE = 0.8
 _MAX_RETRY_S = 30
 
 
@@ -42,8 +45,8 @@ class Admission:
     def enter(self, deadline_ms: float) -> Ticket:
         """Let a request begin. Its ticket is to be closed, whatever becomes of it.
 
-        Raises: Overloaded where the generators have no place, or its first token is expected too late: after
-        `gateway.max_ttft_ms` or its own deadline.
+        Raises: Overloaded where the generators have no place, or its first token is expected too late: near
+        `gateway.max_ttft_ms` or its own deadline, or after them.
         """
         if self._num_inside >= self._most:
             raise Overloaded("the generator's queue", self._max_queued, "generator.max_queued", self._retry_s(0.0))
@@ -51,9 +54,10 @@ class Admission:
         now = self._clock()
         expected_s = self._wait_s(now) + self._pace_s
         # The only one that waits shows how fast the server is now.
-        if self._waiting and expected_s * 1000 > limit_ms:
+        if self._waiting and expected_s * 1000 > _SURE_SHARE * limit_ms:
             setting = "switchyard.deadline_ms" if limit_ms == deadline_ms else "gateway.max_ttft_ms"
-            raise ExpectedTooLate(len(self._waiting), expected_s, limit_ms, setting, self._retry_s(limit_ms / 1000))
+            retry_s = self._retry_s(_SURE_SHARE * limit_ms / 1000)
+            raise ExpectedTooLate(len(self._waiting), expected_s, limit_ms, setting, retry_s)
         ticket = Ticket(self)
         self._num_inside += 1
         self._waiting[ticket] = now
