@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from engine.durable_files import write_file
+from loadtest.environment import commit, machine_info, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> int:
 
 
 def write_verdicts(path: Path, verdicts: Sequence[Verdict], **more: Any) -> None:
-    """A JSON object of `more` and, as `figures`, the verdicts. Raises: OSError."""
-    content = json.dumps({**more, "figures": [asdict(each) for each in verdicts]}, indent=2, ensure_ascii=False)
-    write_file(path, f"{content}\n".encode(errors="backslashreplace"))
+    """A JSON object of where it was measured, of `more` and, as `figures`, of the verdicts. Raises: OSError."""
+    where = {"machine": machine_info(), "versions": versions(), "commit": commit()}
+    content = {**where, **more, "figures": [asdict(each) for each in verdicts]}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_file(path, f"{text}\n".encode(errors="backslashreplace"))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,11 @@ def run(
     postgres = PostgresServer(is_durable=True)
     try:
         postgres.start()
-        home, environment = out.absolute() / "server", {"SWITCHYARD_STORE": postgres.url}
-        home.mkdir(exist_ok=True)
-        with running_server(home, *models, environment=environment) as url:
+        with (
+            # Indexes of an earlier database are of no use with this one.
+            tempfile.TemporaryDirectory(prefix="switchyard-postgres-") as home,
+            running_server(Path(home), *models, environment={"SWITCHYARD_STORE": postgres.url}) as url,
+        ):
             ingest_docs(url)
             writer = Writer(url)
             writer.start()

@@ -56,7 +56,9 @@ def test_as_many_may_wait_as_have_their_first_token_in_time(clock):
     gate = admission(clock, max_ttft_ms=1300)
     see(gate, clock, pace_s=0.25)
     assert len(admitted(gate, 20)) == 4
-    with pytest.raises(ExpectedTooLate, match=r"after 1\.2 s \(4 requests wait\), not safely within gateway\.max_ttft_ms=1300 ms\."):
+    with pytest.raises(
+        ExpectedTooLate, match=r"after 1\.2 s \(4 requests wait\), not safely within gateway\.max_ttft_ms=1300 ms\."
+    ):
         gate.enter(DEADLINE_MS)
 
 

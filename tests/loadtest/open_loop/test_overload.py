@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import time
 
 import pytest
+from chat_stub import running_stub
 
 from engine.errors import ConfigError
 from loadtest.open_loop.arrivals import parse_shape
@@ -148,3 +151,17 @@ def test_a_data_folder_without_a_server_is_named(tmp_path):
 def test_bad_numbers_are_refused_in_one_line(flags, capsys):
     assert main([*flags, "--url", "http://127.0.0.1:9"]) == 1
     assert "--knee, --knee-from and --step-seconds must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is in the bench extra")
+def test_a_server_is_loaded_and_judged(tmp_path, capsys):
+    with running_stub() as stub:
+        flags = ["--url", stub.url, "--out", str(tmp_path), "--max-lag-ms", "20000"]
+        assert main([*flags, "--knee", "2", "--factor", "2", "--seconds", "2"]) == 0
+        asked = {body["messages"][0]["content"] for body in stub.behaviour.bodies if "messages" in body}
+    assert len(asked) > 20
+    printed = capsys.readouterr().out
+    assert "answers: holds" in printed and "memory: not judged" in printed
+    content = json.loads((tmp_path / "overload.json").read_text())
+    assert (content["knee_s"], content["knee_steps"], len(content["figures"])) == (2.0, [], 6)
