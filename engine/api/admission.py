@@ -15,7 +15,7 @@ from engine.config import EngineConfig
 from engine.errors import ExpectedTooLate, Overloaded
 
 # First tokens that the pace is the mean of, and how many there must be before anything is refused by it.
-_WINDOW, _MIN_SEEN = 12, 8
+_WINDOW, _MIN_SEEN = 12, 4
 # Of the time that a request may wait. Under overload whoever is let in stands just within the limit, and half of them
 # would come to be beyond it.
 _SURE_SHARE = 0.8
