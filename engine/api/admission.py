@@ -17,8 +17,8 @@ from engine.errors import ExpectedTooLate, Overloaded
 # First tokens that the pace is the mean of, and how many there must be before anything is refused by it.
 _WINDOW, _MIN_SEEN = 12, 4
 # Of the time that a request may wait. Under overload whoever is let in stands just within the limit, and half of them
-# would come to be beyond it.
-_SURE_SHARE = 0.8
+# would come to be beyond it. Simulated (tests/api/test_admission.py): more is late above this, more refused below.
+_SURE_SHARE = 0.7
 _MAX_RETRY_S = 30
 
 
