@@ -13,6 +13,7 @@ adapter by name. After a third of the time `serve deploy` gets the same file wit
 | reads | of a retriever: every write was found at its version, no search was behind what the new replica began with |
 | adapter | of a generator: every answer came from the adapter that was asked, by its files' digest |
 | added | the new replica answers, and was sent part of the requests |
+| others | every process that served before still does |
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def run(
             write_adapter(data / "adapters" / _ADAPTER, resolve_model(generator, kind="generator").path, seed=1)
         url = deploy(cluster, 1)
         ingest_docs(url)
+        before = _processes(cluster)
         with _asking(component, url) as asker:
 
             def add(happened: Happened) -> None:
@@ -122,11 +124,12 @@ def run(
             name, least = _MIN_SENT[component]
             with contextlib.suppress(SwitchyardError):  # the verdict says it
                 _wait_until(lambda: min(own[name] for own in _each(url, component)) >= least, 30)
-            each = _each(url, component)
+            each, after = _each(url, component), _processes(cluster)
     return [
         answers_verdict(requests, may_refuse=False),
         asked_verdict(component, asker),
         added_verdict(component, each),
+        others_verdict(before, after),
     ]
 
 
@@ -162,6 +165,19 @@ def added_verdict(component: Component, each: Sequence[dict[str, Any]]) -> Verdi
     words = f"{len(each)} replicas answer, with {' and '.join(map(str, sent)) or 'no'} {what}"
     holds = len(each) == 2 and min(sent) >= least
     return Verdict("added", holds, float(min(sent, default=0)), what, words)
+
+
+def others_verdict(before: set[int], after: set[int]) -> Verdict:
+    """Whether no process was started anew. Both are process ids of replicas."""
+    gone = before - after
+    words = f"{len(before) - len(gone)} of {len(before)} processes serve on, {len(after - before)} are new"
+    return Verdict("others", bool(before) and not gone, float(len(gone)), "processes", words)
+
+
+def _processes(cluster: LocalCluster) -> set[int]:
+    """Process ids of all replicas that run."""
+    deployments = ("Gateway", "Retriever", "Writer", "Generator", "Adapters")
+    return {int(replica["pid"]) for name in deployments for replica in cluster.replicas(name)}
 
 
 def _each(url: str, component: Component) -> list[dict[str, Any]]:

@@ -11,7 +11,14 @@ from json_server import listening
 
 from engine.config import parse_config
 from loadtest.cluster.askers import Asker, AsksAdapter, ReadsItsWrites
-from loadtest.cluster.replica_added import Component, added_verdict, asked_verdict, run, serve_config
+from loadtest.cluster.replica_added import (
+    Component,
+    added_verdict,
+    asked_verdict,
+    others_verdict,
+    run,
+    serve_config,
+)
 
 
 class Store:
@@ -90,6 +97,11 @@ def test_replica_that_was_sent_nothing_was_not_added():
     assert added_verdict("retriever", [{"searches": 100}, {"searches": 0}]).holds is False
     assert added_verdict("generator", [{"output_tokens": 100}]).holds is False
     assert added_verdict("generator", []).holds is False
+
+
+def test_process_that_was_started_anew_does_not_hold():
+    assert others_verdict({1, 2}, {1, 2, 3}).holds is True
+    assert others_verdict({1, 2}, {1, 3, 4}).holds is False
 
 
 @pytest.mark.parametrize("component", ["retriever", "generator"])
