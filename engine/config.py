@@ -45,6 +45,12 @@ class GatewaySettings(Settings):
     body_timeout_s: float = Field(10.0, gt=0, description="A body must arrive within this time.")
     default_deadline_ms: int = Field(120_000, ge=1, description="Deadline of a request that names none.")
     max_deadline_ms: int = Field(600_000, ge=1, description="Longest deadline a request may ask for.")
+    max_ttft_ms: int | None = Field(
+        None,
+        ge=1,
+        description="Chat requests whose first token is expected later than this get 503 at once; default: those whose "
+        "deadline will have passed by then.",
+    )
     on_retrieval_error: Literal["degrade", "fail"] = Field(
         "degrade", description="degrade: answer without passages and say so; fail: answer 503."
     )

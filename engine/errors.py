@@ -32,6 +32,7 @@
         |   |-- UnknownJob
         |   `-- UnknownResponse
         |-- Overloaded               a bounded queue is full; carries Retry-After
+        |   `-- ExpectedTooLate      it is not full, but what waits in it takes too long
         |-- DeadlineExceeded         the request's deadline passed
         |-- StorageFull              the disk has no room; nothing of the write was kept
         |-- NotImplementedYet        an address of the published interface that this version does not serve
@@ -354,6 +355,18 @@ class Overloaded(RequestError):
     def __init__(self, what: str, limit: int, setting: str, retry_after_s: int = 1) -> None:
         super().__init__(
             f"{what} is full ({limit} waiting). Retry after {retry_after_s} s, or raise {setting} where memory allows."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class ExpectedTooLate(Overloaded):
+    """Those that wait before a request take longer than it may wait."""
+
+    def __init__(self, num_waiting: int, expected_s: float, limit_ms: float, setting: str, retry_after_s: int) -> None:
+        RequestError.__init__(
+            self,
+            f"the first token is expected after {expected_s:.1f} s ({num_waiting} requests wait), not safely within "
+            f"{setting}={limit_ms:.0f} ms. Retry after {retry_after_s} s, raise {setting}, or add capacity.",
         )
         self.retry_after_s = retry_after_s
 

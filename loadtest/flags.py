@@ -24,6 +24,14 @@ def add_arguments(parser: LocustArgumentParser) -> None:
 
     questions = _checked(lambda value: read_questions(Path(value)))
     add("--questions", str(DEFAULT_FILE), "JSONL file of questions", type=questions, metavar="FILE")
+    number = _whole_number(1)
+    add(
+        "--combine",
+        1,
+        "so many questions in one, drawn anew each time: few requests are alike",
+        type=number,
+        metavar="N",
+    )
     add("--collection", None, "collection to ask; none: the server's own default", metavar="NAME")
     add("--route", "auto", "route that chat requests ask for", choices=("auto", "direct", "rag"))
     add("--max-tokens", 64, "most tokens of an answer", type=_whole_number(1), metavar="N")

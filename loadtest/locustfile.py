@@ -32,7 +32,7 @@ from loadtest.open_loop.report import make_report, print_summary
 from loadtest.open_loop.request_log import REQUESTS_FILE, write_requests
 from loadtest.open_loop.run import LoadRun
 from loadtest.open_loop.sending import OpenLoop, Planned
-from loadtest.questions import ask_in_turn, read_questions
+from loadtest.questions import ask_combined, ask_in_turn, read_questions
 from loadtest.recorder import Recorder
 from loadtest.sse import AnswerFailed
 
@@ -45,7 +45,15 @@ def prepare(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if not (options.stream_weight or options.chat_weight or options.search_weight):
         _stop("--stream-weight, --chat-weight and --search-weight are all 0; set at least one of them to 1 or more")
-    SwitchyardUser.questions = ask_in_turn(read_questions(Path(options.questions)), options.order_seed)
+    questions = read_questions(Path(options.questions))
+    try:
+        SwitchyardUser.questions = (
+            ask_in_turn(questions, options.order_seed)
+            if options.combine == 1
+            else ask_combined(questions, options.combine, options.order_seed)
+        )
+    except ConfigError as error:
+        _stop(str(error))
     SwitchyardUser.kinds = random.Random(options.order_seed)
     if options.rate is not None or options.shape is not None:
         SwitchyardUser.open_run = _planned_run(environment)
@@ -95,12 +103,13 @@ def _planned_run(environment: Environment) -> LoadRun:
         except OSError as error:
             _stop(f"--out {options.out}: cannot be made ({error.strerror}); name a folder that is writable")
     weights = f"{options.stream_weight} streamed, {options.chat_weight} whole, {options.search_weight} searches"
+    asked = Path(options.questions).name + (f", {options.combine} in one" if options.combine > 1 else "")
     return LoadRun(
         url=str(environment.host or options.host or SwitchyardUser.host),
         shape=shape,
         arrivals=options.arrivals,
         seed=options.order_seed,
-        workload=f"{weights}; route {options.route}, max_tokens {options.max_tokens}, {Path(options.questions).name}",
+        workload=f"{weights}; route {options.route}, max_tokens {options.max_tokens}, {asked}",
         slo_ttft_ms=options.slo_ttft_ms,
         slo_tpot_ms=options.slo_tpot_ms,
         max_lag_ms=options.max_lag_ms,

@@ -46,3 +46,14 @@ def ask_in_turn(questions: Sequence[str], seed: int) -> Iterator[str]:
     shuffled = list(questions)
     random.Random(seed).shuffle(shuffled)
     return itertools.cycle(shuffled)
+
+
+def ask_combined(questions: Sequence[str], number: int, seed: int) -> Iterator[str]:
+    """Endless questions that are `number` of them in one, drawn anew each time, so that few are alike.
+
+    Raises: ConfigError where there are not so many.
+    """
+    if number > len(questions):
+        raise ConfigError(f"--combine {number}: there are only {len(questions)} questions. Name a longer --questions.")
+    generator = random.Random(f"combined {seed}")
+    return (" ".join(generator.sample(questions, number)) for _ in itertools.count())

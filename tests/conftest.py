@@ -11,10 +11,11 @@ if not Path("/dev/nvidia0").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
-from postgres_server import PostgresServer, missing
 from running_server import STOP_TIMEOUT_S, Server, start_server
 from tiny_encoder import write_tiny_encoder
 from tiny_model import write_tiny_model
+
+from loadtest.postgres_server import PostgresServer, missing
 
 
 @pytest.fixture(scope="session")

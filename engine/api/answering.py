@@ -6,10 +6,12 @@ Streamed and whole responses consume the same events, so they cannot drift apart
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
+from engine.api.admission import Admission
 from engine.api.answered import Answered, AnswerMemory
 from engine.api.arm_choosing import ArmChoosing
 from engine.api.asked_model import AskedModel, asked_model
@@ -85,6 +87,7 @@ class Answerer:
         self._backends = backends
         self._config = config
         self._memory = memory
+        self._admission = Admission(config)
         self._restraint = Restraint(config.router, config.generator.max_passages)
 
     async def answer(
@@ -92,30 +95,36 @@ class Answerer:
     ) -> AsyncGenerator[Event]:
         """Yield Started, then Text while there is more, then Finished.
 
-        Raises: RequestError of the hop that failed; DeadlineExceeded when the request's deadline passes.
+        Raises: Overloaded, before anything is asked of anybody, when it would begin too late; RequestError of the hop
+        that failed; DeadlineExceeded when the request's deadline passes.
         Closing the iterator cancels the generation.
         """
         gateway = self._config.gateway
         deadline_ms = min(request.switchyard.deadline_ms or gateway.default_deadline_ms, gateway.max_deadline_ms)
         deadline = time.monotonic() + deadline_ms / 1000
-        answer = _Answer(
-            self._backends, self._config, self._restraint, request, request_id, tenant, deadline_ms, deadline
-        )
-        events = answer.events()
+        with contextlib.closing(self._admission.enter(deadline_ms)) as ticket:
+            answer = _Answer(
+                self._backends, self._config, self._restraint, request, request_id, tenant, deadline_ms, deadline
+            )
+            async with contextlib.aclosing(answer.events()) as events:
+                async for event in _until(deadline, deadline_ms, events):
+                    if isinstance(event, Started):
+                        ticket.begun()
+                        self._memory.keep(request_id, answer.answered(event))
+                    yield event
+
+
+async def _until(deadline: float, deadline_ms: float, events: AsyncGenerator[Event]) -> AsyncIterator[Event]:
+    """The events. Raises: DeadlineExceeded when one has not come by `deadline`, on the monotonic clock."""
+    while True:
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(deadline - time.monotonic()):
-                        event = await anext(events)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise DeadlineExceeded(deadline_ms) from None
-                if isinstance(event, Started):
-                    self._memory.keep(request_id, answer.answered(event))
-                yield event
-        finally:
-            await events.aclose()
+            async with asyncio.timeout(deadline - time.monotonic()):
+                event = await anext(events)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceeded(deadline_ms) from None
+        yield event
 
 
 class _Answer:

@@ -146,8 +146,9 @@ class Follower(Reader):
             raise DataFolderError(f"{self._data}: the operations log has not been read for {failing_s:.0f} s.")
 
     def status(self) -> dict[str, Any]:
-        """See Reader."""
-        return super().status() | {"follows": self._failing_since is None}
+        """See Reader; `read_s_ago`: seconds since all that the store had was here."""
+        read_s_ago = round(time.monotonic() - self._read_at, 3)
+        return super().status() | {"follows": self._failing_since is None, "read_s_ago": read_s_ago}
 
     def close(self) -> None:
         """End the thread, and remove what was kept on disk; may be called twice."""

@@ -149,11 +149,14 @@ class Reader(ABC):
         return next(row for row in self._store.sizes(tenant) if row["name"] == name)
 
     def status(self) -> dict[str, Any]:
-        """ready, number of collections and chunks, the frozen shards that hold some of them, the encoder's identity."""
+        """ready, number of collections, of their versions and chunks, the frozen shards that hold some of them, the
+        encoder's identity.
+        """
         live = list(self._live.values())
         return {
             "ready": not self._is_closed,
             "collections": len(live),
+            "versions": sum(one.version for one in live),
             "chunks": sum(one.num_chunks for one in live),
             "frozen": [shard for one in live for shard in one.frozen()],
             "encoder": asdict(self._encoder.identity),

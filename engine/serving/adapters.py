@@ -100,6 +100,11 @@ def replica_name() -> str:
     return name
 
 
+def short_replica_name() -> str:
+    """Its last part, which differs between the replicas of a deployment."""
+    return replica_name().rpartition("#")[2]
+
+
 def _is_alive(name: str) -> bool:
     """Whether the replica of that name runs; Ray forgets the names of dead actors."""
     try:

@@ -27,7 +27,7 @@ from engine.serving.failures import call, call_any, stream
 from engine.serving.loopback import bind_replica_to_loopback, own_host
 from engine.serving.router import HandleRouterSource
 from engine.serving.router_host import CHECK_S, RouterHost
-from engine.serving.statuses import joined
+from engine.serving.statuses import joined, with_lag
 from engine.values import (
     ContinuationScore,
     DocumentWrite,
@@ -224,7 +224,7 @@ class RayBackends:
         if self._num_retrievers == 1:
             return await asked
         status, writer = await asyncio.gather(asked, _status("retriever", self._writer.status.remote()))
-        return {**status, "writer": {key: writer[key] for key in ("ready", "why") if key in writer}}
+        return with_lag(status, writer)
 
     def _num_generators(self) -> int | None:
         return self._generators.num_replicas if self._generators.autoscaling is None else None
@@ -238,8 +238,8 @@ class RayBackends:
             answers = await asyncio.wait_for(call(name, asked), STATUS_TIMEOUT_S)
         except (TimeoutError, SwitchyardError):
             answers = [await _status(name, handle.status.remote())]
-        # With autoscaling there should be as many as were asked.
-        return joined([each for each in answers if isinstance(each, dict)], num_replicas or len(answers))
+        # There are as many as were asked with autoscaling, or where the deployment's own options say more.
+        return joined([each for each in answers if isinstance(each, dict)], max(num_replicas or 0, len(answers)))
 
 
 async def _status(name: str, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:

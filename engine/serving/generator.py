@@ -23,7 +23,7 @@ from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import cache_root, resolve_model
-from engine.serving.adapters import HandleSource, replica_name
+from engine.serving.adapters import HandleSource, replica_name, short_replica_name
 from engine.serving.deltas.sender import DeltaSender
 from engine.serving.deltas.wire import ReplyTo
 from engine.serving.loopback import bind_replica_to_loopback
@@ -127,7 +127,8 @@ class GeneratorDeployment:
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""
         stats = await asyncio.to_thread(self._engine.stats)
-        return {"ready": True, "model": self._model.name, **asdict(stats)}
+        own = {} if self._follower is None else {"replica": short_replica_name()}
+        return {"ready": True, "model": self._model.name, **own, **asdict(stats)}
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What routers of requests hear every second, where there are several replicas."""

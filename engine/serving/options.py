@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, RequestRouterConfig
 
 from engine.config import AutoscalingSettings, EngineConfig, GeneratorSettings, Profile
 from engine.errors import ConfigError
@@ -35,6 +35,7 @@ def gateway_options(config: EngineConfig) -> dict[str, Any]:
         "max_ongoing_requests": gateway.max_ongoing_requests,
         # Requests beyond those in flight are refused by the proxy with 503, rather than kept waiting unseen.
         "max_queued_requests": gateway.max_ongoing_requests,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
         "ray_actor_options": {"num_cpus": gateway.num_cpus},
         "graceful_shutdown_timeout_s": 10,
         **HEALTH,

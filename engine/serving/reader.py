@@ -18,6 +18,7 @@ from engine.retrieval.encoding.reranker import Reranker
 from engine.retrieval.following import Follower
 from engine.retrieval.reading import Reader
 from engine.retrieval.store.address import chosen_store
+from engine.serving.adapters import short_replica_name
 from engine.serving.batching import Batches
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
@@ -124,10 +125,16 @@ class FollowerDeployment(ReaderDeployment):
         )
         follower.start()
         self._max_wait_s = settings.max_wait_ms / 1e3
+        self._num_searches = 0
         self._start(follower)
 
     async def _ready_for(self, query: Query) -> None:
+        self._num_searches += 1
         await self._retriever.wait_for(query, self._max_wait_s)
+
+    async def status(self) -> dict[str, Any]:
+        """What `/readyz` shows, with the name of this replica and how many searches it was sent."""
+        return {**await super().status(), "replica": short_replica_name(), "searches": self._num_searches}
 
     def check_health(self) -> None:
         """Called by Ray Serve. Raises: DataFolderError when the store has not been read for long."""

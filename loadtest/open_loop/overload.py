@@ -1,16 +1,21 @@
 """What overload does: a spike of ten times the knee, and whether the server protected itself.
 
-    python -m loadtest.open_loop.overload --knee 1 --data .switchyard --out overload
-    python -m loadtest.open_loop.overload --knee 1 --factor 10 --seconds 60 --url http://127.0.0.1:8000
+    python -m loadtest.open_loop.overload --data .switchyard --out overload
+    python -m loadtest.open_loop.overload --knee 1.5 --factor 10 --seconds 60 --url http://127.0.0.1:8000
 
-Offers 80 % of the knee, then `factor` times the knee, then 80 % again, in an open loop. Judged are four figures:
+The knee is the goodput beyond which more requests bring no more of them within the objective, where no kind (answers,
+searches) counts for more than its part: searches are cheap, and more of them would always be answered. It is searched
+for in steps of even arrivals, each offering half as much again, until two in a row brought less than 5 % more. Then
+80 % of the knee are offered, `--factor` times the knee, and 80 % again, in an open loop. Judged are:
 
 | figure | holds where |
 |---|---|
 | surplus | whatever was not answered in the spike got 429 or 503 with Retry-After, within 200 ms at p99 |
 | goodput | in the spike at least 80 % of the knee |
+| answers | the same of streamed and whole answers alone: searches, which are cheap, do not make up for them |
 | memory | of the server's processes grows by at most 5 % from the second quarter of the spike to its last |
-| recovery | 5 s after the spike or earlier, requests are answered within the objective again, to the end |
+| recovery | 5 s after the spike or earlier: from then on, at least 90 % of the share in time that was there before |
+| sender | the client took at most half a core, and was late by no more than --max-lag-ms at p99 |
 
 Memory is left out, and said to be, where the server's data folder is not named or not on this machine.
 """
@@ -20,111 +25,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
+import resource
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 from rich.console import Console
 
-from engine.durable_files import write_file
 from engine.errors import ConfigError, SwitchyardError
 from loadtest.__main__ import DEFAULT_URL, check_locust, check_server, command
-from loadtest.measures import percentile
 from loadtest.open_loop.arrivals import parse_shape
+from loadtest.open_loop.knee import FoundKnee, search_knee
+from loadtest.open_loop.protection import judge, spike_shape
 from loadtest.open_loop.request_log import REQUESTS_FILE, read_requests
-from loadtest.open_loop.run import LoadRun, read_run
-from loadtest.open_loop.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.run import RUN_FILE, LoadRun, read_run
+from loadtest.open_loop.server_memory import MemoryWatch, server_pid, tree_rss_bytes
 from loadtest.open_loop.summary import PartFigures, part_figures
+from loadtest.verdicts import print_verdicts, write_verdicts
 
-BASE_SHARE = 0.8
-MAX_REJECTION_MS, MIN_GOODPUT_SHARE, MAX_GROWTH, MAX_RECOVERY_S = 200.0, 0.8, 0.05, 5.0
 OVERLOAD_FILE = "overload.json"
-_SPIKE = 1  # its part of the shape
 _END_TIMEOUT_S = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One of the four figures. `holds` None: it was not measured; `words` says why."""
-
-    name: str
-    holds: bool | None
-    value: float | None
-    unit: str
-    words: str
-
-
-def spike_shape(knee_s: float, factor: float, seconds: float) -> str:
-    """The shape of an overload test; half of the spike's time stands before and after it, 15 s at least."""
-    around_s = max(15.0, seconds / 2)
-    base = f"{BASE_SHARE * knee_s:g}x{around_s:g}s"
-    return f"spike:{base},{factor * knee_s:g}x{seconds:g}s,{base}"
-
-
-def judge(parts: Sequence[PartFigures], run: LoadRun, knee_s: float, samples: Sequence[Sample]) -> list[Verdict]:
-    """The four figures of a run of `spike_shape`, in the order of the module's table."""
-    spike, after = parts[_SPIKE], parts[_SPIKE + 1]
-    return [_surplus(spike), _goodput(spike, knee_s), _memory(spike, run, samples), _recovery(spike, after, run)]
-
-
-def _surplus(spike: PartFigures) -> Verdict:
-    refused_ms = [1000 * each.latency_s for each in spike.requests if each.ending == "rejected" and each.latency_s]
-    others = sum(spike.count(ending) for ending in ("failed", "cut off", "not sent"))
-    elsewhere = f"{others} requests ended otherwise (failed, cut off or not sent)"
-    if not refused_ms:
-        words = f"nothing was rejected; {elsewhere}"
-        return Verdict("surplus", None if others == 0 else False, None, "ms", words)
-    p50, p99 = percentile(refused_ms, 50), percentile(refused_ms, 99)
-    words = (
-        f"{len(refused_ms)} of {spike.num_offered} rejected with Retry-After, in {p50:.0f} ms at p50, "
-        f"{p99:.0f} at p99, {max(refused_ms):.0f} at most; {elsewhere}"
-    )
-    return Verdict("surplus", p99 < MAX_REJECTION_MS and others == 0, p99, "ms", words)
-
-
-def _goodput(spike: PartFigures, knee_s: float) -> Verdict:
-    share = spike.goodput_s / knee_s
-    words = f"{spike.goodput_s:.2f}/s within the objective, {share:.0%} of the knee's {knee_s:g}/s"
-    return Verdict("goodput", share >= MIN_GOODPUT_SHARE, share, "of the knee", words)
-
-
-def _memory(spike: PartFigures, run: LoadRun, samples: Sequence[Sample]) -> Verdict:
-    start_s = run.started_unix + spike.start_s
-    quarters: list[list[int]] = [[], [], [], []]
-    for sample in samples:
-        place = int(4 * (sample.unix_s - start_s) // spike.duration_s)
-        if 0 <= place < 4 and sample.rss_bytes:
-            quarters[place].append(sample.rss_bytes)
-    # The first quarter is left out: batches and caches that are bounded fill up in it.
-    if not quarters[1] or not quarters[3]:
-        return Verdict("memory", None, None, "growth", "not measured: the server's processes were not seen (--data)")
-    before, last = median(quarters[1]), median(quarters[3])
-    growth = last / before - 1
-    words = (
-        f"{before / 2**20:,.0f} MiB in the second quarter of the spike, {last / 2**20:,.0f} in the last ({growth:+.1%})"
-    )
-    return Verdict("memory", growth <= MAX_GROWTH, growth, "growth", words)
-
-
-def _recovery(spike: PartFigures, after: PartFigures, run: LoadRun) -> Verdict:
-    ended_s = spike.start_s + spike.duration_s
-    in_order = sorted(after.requests, key=lambda each: each.intended_s)
-    bad = [each for each in in_order if not each.keeps(run.slo)]
-    if not in_order:
-        return Verdict("recovery", None, None, "s", "not measured: nothing was due after the spike")
-    if not bad:
-        return Verdict("recovery", True, 0.0, "s", "every request after the spike was answered within the objective")
-    recovered = [each for each in in_order if each.intended_s > bad[-1].intended_s]
-    if not recovered:
-        words = f"not in the {after.duration_s:g} s that were watched: {len(bad)} of {len(in_order)} late or refused"
-        return Verdict("recovery", False, None, "s", words)
-    took_s = recovered[0].intended_s - ended_s
-    words = f"{took_s:.1f} s after the spike all requests were within the objective again ({len(bad)} before were not)"
-    return Verdict("recovery", took_s < MAX_RECOVERY_S, took_s, "s", words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--url", default=DEFAULT_URL, help="server (%(default)s)")
-    parser.add_argument("--knee", type=float, required=True, help="requests/s that the server sustains", metavar="RATE")
+    parser.add_argument(
+        "--knee", type=_knee, default="auto", help="requests/s that the server sustains (%(default)s)", metavar="RATE"
+    )
+    parser.add_argument("--knee-from", type=float, default=0.5, help="first rate of the search (%(default)s)")
+    parser.add_argument("--step-seconds", type=float, default=20.0, help="length of its steps (%(default)s)")
     parser.add_argument("--factor", type=float, default=10.0, help="overload, in knees (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the spike (%(default)s)")
     parser.add_argument("--data", type=Path, help="data folder of the server, where it runs on this machine")
@@ -149,33 +76,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SwitchyardError as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # an overload that was cut short is not judged
+
+
+def _knee(text: str) -> float | None:
+    return None if text == "auto" else float(text)
 
 
 def _run(url: str, options: argparse.Namespace, more: Sequence[str]) -> int:
-    if not (options.knee > 0 and options.factor > 1 and options.seconds >= 1):
-        raise ConfigError("--knee must be above 0, --factor above 1 and --seconds 1 or more")
-    shape = parse_shape(spike_shape(options.knee, options.factor, options.seconds))
+    given = [options.knee_from if options.knee is None else options.knee, options.step_seconds]
+    if not (min(given) > 0 and options.factor > 1 and options.seconds >= 1):
+        raise ConfigError(
+            "--knee, --knee-from and --step-seconds must be above 0, --factor above 1 and --seconds 1 or more"
+        )
     check_locust()
     check_server(url)
     watch = None
     if options.data is not None:
         pid = server_pid(options.data)
         watch = MemoryWatch(lambda: tree_rss_bytes(pid))
-    with watch or contextlib.nullcontext():
-        flags = ["--shape", shape.text, "--out", str(options.out), "--max-in-flight", "2048", *more]
-        code = _run_locust(command(url, flags))
-    if code not in (0, 1):
-        return code
-    run, requests = read_run(options.out), read_requests(options.out / REQUESTS_FILE)
-    parts = part_figures(requests, shape, run.slo)
-    verdicts = judge(parts, run, options.knee, [] if watch is None else watch.samples)
-    content = json.dumps({"shape": shape.text, "knee_s": options.knee, "figures": [asdict(each) for each in verdicts]})
-    write_file(options.out / OVERLOAD_FILE, f"{content}\n".encode())
     console = Console()
-    for each in verdicts:
-        holds = "not judged" if each.holds is None else "holds" if each.holds else "does not hold"
-        console.print(f"{each.name}: {holds}; {each.words}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if all(each.holds is not False for each in verdicts) else 1
+    knee = _find_knee(url, options, more, console) if options.knee is None else FoundKnee(options.knee, ())
+    shape = spike_shape(knee.goodput_s, options.factor, options.seconds)
+    with watch or contextlib.nullcontext():
+        cpu_s = _children_cpu_s()
+        run, parts = _load(url, shape, options.out, more)
+        cpu_s = _children_cpu_s() - cpu_s
+    verdicts = judge(parts, run, knee.goodput_s, [] if watch is None else watch.samples, cpu_s)
+    steps = [asdict(step) for step in knee.steps]
+    write_verdicts(options.out / OVERLOAD_FILE, verdicts, shape=shape, knee_s=knee.goodput_s, knee_steps=steps)
+    return print_verdicts(verdicts, console)
+
+
+def _find_knee(url: str, options: argparse.Namespace, more: Sequence[str], console: Console) -> FoundKnee:
+    def goodput_s(rate_s: float) -> float:
+        shape = f"constant:{rate_s:g}x{options.step_seconds:g}s"
+        # Even arrivals: the luck of a few bursts is not to choose the knee.
+        run, (step,) = _load(url, shape, options.out / "knee" / f"{rate_s:g}", ["--arrivals", "even", *more])
+        goodput_s = step.balanced_goodput_s(run.slo)
+        console.print(f"{rate_s:g}/s: goodput {goodput_s:.2f}/s", markup=False, highlight=False)
+        return goodput_s
+
+    found = search_knee(goodput_s, options.knee_from)
+    console.print(f"knee: {found.goodput_s:.2f}/s", markup=False, highlight=False)
+    return found
+
+
+def _load(url: str, shape: str, out: Path, more: Sequence[str]) -> tuple[LoadRun, list[PartFigures]]:
+    """Send one shape. Raises: SwitchyardError where the client failed, other than by being late."""
+    parsed = parse_shape(shape)
+    (out / RUN_FILE).unlink(missing_ok=True)  # an earlier one is not judged in place of this one
+    # A question that was asked before is answered faster, out of the cache of prompts; no two runs ask the same.
+    seed = zlib.crc32(shape.encode())
+    flags = ["--shape", shape, "--out", str(out), "--combine", "3", "--order-seed", f"{seed}"]
+    flags += ["--max-in-flight", "2048", *more]
+    code = _run_locust(command(url, flags))
+    if code not in (0, 1):
+        raise SwitchyardError(f"the load test ended with exit code {code}; what it printed above says why")
+    run = read_run(out)
+    return run, part_figures(read_requests(out / REQUESTS_FILE), parsed, run.slo)
+
+
+def _children_cpu_s() -> float:
+    """Processor time of all child processes that have ended, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run_locust(locust: Sequence[str]) -> int:
@@ -183,9 +149,8 @@ def _run_locust(locust: Sequence[str]) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal told locust too; an overload that was cut short is not judged.
-        process.wait(timeout=_END_TIMEOUT_S)
-        return 130
+        process.wait(timeout=_END_TIMEOUT_S)  # the terminal told locust too
+        raise
     finally:
         if process.poll() is None:
             process.kill()

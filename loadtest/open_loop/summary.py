@@ -46,6 +46,16 @@ class PartFigures:
         """Requests per second that were answered within the objective."""
         return self.num_good / self.duration_s
 
+    def balanced_goodput_s(self, slo: Slo) -> float:
+        """Requests per second within the objective if every kind got no more of them than the worst served one.
+
+        Searches are cheap: the more are sent, the more are answered, whatever becomes of the answers beside them.
+        """
+        kinds: dict[bool, list[bool]] = {}
+        for each in self.requests:
+            kinds.setdefault(each.kind == "search", []).append(each.keeps(slo))
+        return self.offered_s * min((sum(kept) / len(kept) for kept in kinds.values()), default=0.0)
+
     @property
     def good_share(self) -> float | None:
         return self.num_good / self.num_offered if self.requests else None

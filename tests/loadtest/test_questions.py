@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from loadtest.questions import DEFAULT_FILE, ask_in_turn, read_questions
+from loadtest.questions import DEFAULT_FILE, ask_combined, ask_in_turn, read_questions
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -68,3 +68,16 @@ def test_every_page_of_the_example_questions_exists_in_the_documentation(release
         documented = {name.partition("/docs/")[2] for name in tar.getnames()}
     pages = {page for line in DEFAULT_FILE.read_text().splitlines() for page in json.loads(line)["pages"]}
     assert pages - documented == set()
+
+
+def test_combined_questions_are_hardly_ever_alike_and_a_seed_repeats_them() -> None:
+    questions = read_questions(DEFAULT_FILE)
+    first, again, other = (list(itertools.islice(ask_combined(questions, 3, seed), 500)) for seed in (0, 0, 1))
+    assert first == again
+    assert len(set(first)) > 480 and len(set(first) & set(other)) < 20
+    assert all(sum(question in text for question in questions) >= 3 for text in first)
+
+
+def test_more_combined_questions_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--combine 3: there are only 2 questions"):
+        ask_combined(["a", "b"], 3, 0)

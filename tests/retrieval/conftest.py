@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from forking import ForkServer
-from postgres_server import PostgresServer
 from stub_encoder import SETTINGS, StubEncoder
 
 from engine.config import RetrieverSettings
 from engine.errors import ModelSourceError
 from engine.models import resolve_model
 from engine.retrieval.service import Retriever
+from loadtest.postgres_server import PostgresServer
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ class Load:
 
 
 @pytest.mark.chaos
-def test_nothing_is_lost_and_searches_go_on_while_the_database_crashes_under_load(crashing, tmp_path, monkeypatch):
+def test_nothing_is_lost_and_searches_go_on_while_postgres_crashes_under_load(crashing, tmp_path, monkeypatch):
     # Short, so that some writes are refused as well.
     monkeypatch.setattr(database, "WRITE_WAIT_S", 1.0)
     retriever = Retriever(tmp_path / "data", StubEncoder(), SETTINGS, store=crashing.url)

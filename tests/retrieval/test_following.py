@@ -277,6 +277,20 @@ def test_searches_go_on_while_the_log_cannot_be_read_and_the_check_fails_after_a
     assert "cannot be followed: data: cannot be read" in caplog.text
 
 
+def test_status_says_which_versions_are_here_and_how_long_ago_the_log_was_read(retriever, open_follower):
+    retriever.write("docs", [doc("a")])
+    retriever.write("more", [doc("b")])
+    follower = open_follower()
+    retriever.write("docs", [doc("c")])
+    follower._read_at -= 60
+    status = follower.status()
+    assert (status["versions"], retriever.status()["versions"]) == (2, 3)
+    assert status["read_s_ago"] >= 60
+    follower.catch_up()
+    status = follower.status()
+    assert status["versions"] == 3 and status["read_s_ago"] < 60
+
+
 @IN_A_FILE
 def test_follower_takes_no_lock_and_writes_nothing_into_the_data_folder(open_retriever, open_follower, tmp_path):
     retriever = open_retriever()

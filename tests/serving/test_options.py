@@ -7,7 +7,7 @@ import pytest
 from engine.config import Profile, parse_config
 from engine.errors import ConfigError
 from engine.serving.autoscaling import FleetLoad
-from engine.serving.options import adapters_options, generator_options, retriever_options
+from engine.serving.options import adapters_options, gateway_options, generator_options, retriever_options
 from engine.serving.replica_router import ReplicaRouter
 
 
@@ -73,3 +73,9 @@ def test_retriever_has_as_many_replicas_as_its_setting_says():
     several = parse_config({"retriever": {"num_replicas": 3}}, "test")
     assert retriever_options(several, "cpu")["num_replicas"] == 3
     assert retriever_options(parse_config({}, "test"), "cpu")["num_replicas"] == 1
+
+
+def test_client_of_a_full_gateway_is_told_when_to_come_back():
+    options = gateway_options(parse_config({"gateway": {"max_ongoing_requests": 7}}, "test"))
+    assert (options["max_ongoing_requests"], options["max_queued_requests"]) == (7, 7)
+    assert (options["backpressure_config"].status_code, options["backpressure_config"].retry_after_s) == (503, 1)

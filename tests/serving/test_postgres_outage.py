@@ -21,7 +21,7 @@ def found(client: httpx.Client) -> set[str]:
 
 
 @pytest.mark.chaos
-def test_searches_and_answers_go_on_while_the_database_is_away(crashing, tiny_models, tmp_path):
+def test_searches_and_answers_go_on_while_postgres_is_away(crashing, tiny_models, tmp_path):
     environment = {"SWITCHYARD_STORE": crashing.url}
     server = start_server(tmp_path, *tiny_models, environment=environment)
     try:

@@ -64,7 +64,10 @@ def test_two_retriever_replicas_see_each_acknowledged_write_and_search_on_throug
     try:
         assert (len(replicas(server, "Retriever")), len(replicas(server, "Writer"))) == (2, 1)
         status = ready(server)
-        assert (status["replicas"], status["num_replicas"], status["writer"]) == (2, 2, {"ready": True})
+        assert (status["replicas"], status["num_replicas"]) == (2, 2)
+        assert status["writer"] == {"ready": True, "versions": 0}
+        assert [own["versions_behind"] for own in status["each"]] == [0, 0]
+        assert len({own["replica"] for own in status["each"]}) == 2
         for number in range(NUM_WRITES):
             written = write(server, number)
             assert written.status_code == 200, written.text

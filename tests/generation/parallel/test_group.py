@@ -84,7 +84,7 @@ def test_tensor_parallel_ranks_agree_on_the_least(three: list[RankGroup]):
     assert together(three, lambda group: group.least([5 - group.rank, -group.rank])) == [[3, -2]] * 3
 
 
-def test_one_process_alone_sums_and_joins_nothing():
+def test_tensor_parallel_of_one_process_sums_and_joins_nothing():
     alone, x = Ranks(), torch.ones(2, 3)
     assert alone.sum(x) is x and alone.join_columns(x, 3) is x and alone.least([4]) == [4]
 

@@ -48,7 +48,7 @@ def test_tensor_parallel_refuses_weights_rounded_by_choice():
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9])
-def test_parts_cover_everything_once(length: int):
+def test_tensor_parallel_parts_cover_everything_once(length: int):
     parts = [range(length)[Part(rank, 4).of(length)] for rank in range(4)]
     assert [place for part in parts for place in part] == list(range(length))
 

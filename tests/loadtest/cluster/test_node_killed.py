@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cluster.node_killed import Writer, judge, run
+from loadtest.cluster.node_killed import judge, run
+from loadtest.cluster.writer import Write, Writer
 from loadtest.open_loop.request_log import Request
 
 CLEAR = "the generator is unavailable (it died or is being restarted). Retry after 2 s."
@@ -18,13 +19,13 @@ def request(at_s: float, ending: str = "complete", error: str | None = None, sta
 
 def holds(requests: list[Request], *, lost: tuple[str, ...] = (), seconds: float = 80) -> dict[str, bool | None]:
     writer = Writer("http://127.0.0.1:1")
-    writer.acknowledged["log/0.md"] = "text"
-    return {each.name: each.holds for each in judge(requests, 40.0, seconds, writer, lost)}
+    writer.writes.append(Write("log/0.md", "text", 0.0, 0.1, 200))
+    return {each.name: each.holds for each in judge(requests, 40.0, seconds, writer, list(lost))}
 
 
 def test_answers_and_clear_errors_within_half_a_minute_hold():
     found = holds([request(10), request(41, "failed", CLEAR), request(50, "rejected", status=503), request(79)])
-    assert found == {"answers": True, "full service": True, "writes": True}
+    assert found == {"answers": True, "full service": True, "kept": True}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_service_is_not_judged_full_when_it_was_not_watched_for_half_a_minute():
 
 
 def test_lost_write_does_not_hold():
-    assert holds([request(1)], lost=("log/0.md",))["writes"] is False
+    assert holds([request(1)], lost=("log/0.md",))["kept"] is False
 
 
 @pytest.mark.chaos

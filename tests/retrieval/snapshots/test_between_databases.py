@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer
 from sqlalchemy import select
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -19,6 +18,7 @@ from engine.retrieval.snapshots.snapshot import restore_snapshot, write_snapshot
 from engine.retrieval.store import tables
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
+from loadtest.postgres_server import PostgresServer
 
 DATABASES = ["sqlite", "postgres"]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer
 from sqlalchemy import select, text
 from stub_encoder import SETTINGS, StubEncoder
 
@@ -22,6 +21,7 @@ from engine.retrieval.store.address import chosen_store, store_url, without_secr
 from engine.retrieval.store.feedback import FeedbackStore
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
+from loadtest.postgres_server import PostgresServer
 
 NOWHERE = "postgresql+psycopg://somebody:hidden@127.0.0.1:9/none"
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: in a temporary folder, as a user without rights, ended by its process id."""
+"""A PostgreSQL server of one's own: in a temporary folder, as a user without rights, ended by its process id."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
+
+from engine.errors import SwitchyardError
+from loadtest.ports import free_port
 
 _START_TIMEOUT_S = 60
 _USER = "switchyard"
@@ -38,16 +40,20 @@ def _programs() -> Path | None:
 
 
 class PostgresServer:
-    """Listens on a loopback port, asks for a password, and may be killed and started again."""
+    """Listens on a loopback port, asks for a password, and may be stopped, killed and started again."""
 
     def __init__(self, *, is_durable: bool = False) -> None:
-        """`is_durable` False spares the disk, for tests in which the server does not crash."""
-        found = _programs()
-        assert found is not None
+        """`is_durable` False spares the disk, where the server does not crash.
+
+        Raises: SwitchyardError where none can be started.
+        """
+        found, why = _programs(), missing()
+        if found is None or why is not None:
+            raise SwitchyardError(why or "PostgreSQL is not installed")
         self._programs = found
         self.folder = Path(tempfile.mkdtemp(prefix="switchyard-pg"))
         self.password = secrets.token_hex(8)
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._settings = [] if is_durable else ["-c", "fsync=off", "-c", "synchronous_commit=off"]
         secret = self.folder / "password"
@@ -76,7 +82,7 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers. It ends with the thread that calls this."""
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
         command += ["-k", "", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60", *self._settings]
         with (self.folder / "log").open("ab") as log:
@@ -84,13 +90,20 @@ class PostgresServer:
         give_up_at = time.monotonic() + _START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > give_up_at:
-                raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
+                raise SwitchyardError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server in order, with its clients' transactions undone, as `pg_ctl stop -m fast`."""
+        self._end(signal.SIGINT)
 
     def crash(self) -> None:
         """End the server at once, without a checkpoint, as `pg_ctl stop -m immediate`."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGQUIT)
+        self._process.send_signal(how)
         self._process.wait(_START_TIMEOUT_S)
 
     def freeze(self) -> None:
@@ -133,7 +146,8 @@ class PostgresServer:
         ]
         command += ["--no-sync"]
         done = subprocess.run(self._as_user(command), capture_output=True, cwd=self.folder)
-        assert done.returncode == 0, done.stderr.decode()
+        if done.returncode != 0:
+            raise SwitchyardError(f"{program} failed: {done.stderr.decode().strip()[-500:]}")
 
     def _answers(self) -> bool:
         import psycopg
@@ -152,9 +166,3 @@ def _owner() -> tuple[int, int]:
     names = {user.pw_name for user in pwd.getpwall()}
     user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
     return user.pw_uid, user.pw_gid
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
