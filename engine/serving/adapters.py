@@ -15,12 +15,13 @@ from ray.serve.handle import DeploymentHandle
 from engine.config import EngineConfig
 from engine.generation.adapters.fleet import POLL_S
 from engine.generation.adapters.owner import AdapterOwner
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.replication import Desired, Report
 from engine.generation.adapters.status import AdapterStatus
 from engine.models import resolve_model
+from engine.retrieval.store.address import chosen_store
 from engine.serving.failures import translate
 from engine.serving.loopback import bind_replica_to_loopback
+from engine.tuning.adapter_store import open_adapters
 
 _ANSWER_S = 30.0
 
@@ -33,7 +34,7 @@ class AdaptersDeployment:
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
         self._owner = AdapterOwner(
-            AdapterRegistry(config.data / "adapters", settings.adapter_paths),
+            open_adapters(config.data, chosen_store(config.store), settings.adapter_paths),
             base_name=settings.name or model.name,
             model_digest=model.digest,
             max_rank=settings.max_adapter_rank,

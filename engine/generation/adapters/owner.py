@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.digest_folders import DigestFolders
 from engine.generation.adapters.fleet import POLL_S, TIMEOUT_S, AdapterFleet
 from engine.generation.adapters.inspection import inspect_adapter
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.replication import Desired, Report
 from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus
@@ -24,7 +24,7 @@ class AdapterOwner:
 
     def __init__(
         self,
-        registry: AdapterRegistry,
+        registry: AdapterCatalogue,
         *,
         base_name: str,
         model_digest: str,

@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 from engine.errors import InvalidAdapter, SwitchyardError, UnknownAdapter
+from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
 from engine.generation.adapters.host import AdapterHost, AdapterInfo, served_adapters
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.adapters.versions import AdapterVersions
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class AdapterService:
     """Loads and unloads by name, and remembers what is served. Every method may be called from any thread."""
 
-    def __init__(self, host: AdapterHost, registry: AdapterRegistry, *, base_name: str) -> None:
+    def __init__(self, host: AdapterHost, registry: AdapterCatalogue, *, base_name: str) -> None:
         """Serve again what was served before; one that cannot be read any more says so in `statuses`.
 
         Raises: DataFolderError when the list of what was served is damaged.
@@ -68,7 +68,7 @@ class AdapterService:
                     self._registry.use(name, version)
                 self._served[name] = folder
                 self._failed.pop(name, None)
-                self._registry.save_served(self._served)
+                self._registry.set_served(name, folder)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
@@ -87,7 +87,7 @@ class AdapterService:
                 if is_served:
                     self._failed.pop(name, None)
                     del self._served[name]
-                    self._registry.save_served(self._served)
+                    self._registry.set_served(name, None)
                 if delete_files:
                     self._registry.remove(name)
 
