@@ -34,6 +34,8 @@ from engine.values import ContinuationScore, GenerationRequest, ScoreRequest
 
 # To read every adapter that is to be served, on a busy machine.
 _ADAPTERS_S = 300.0
+# While a replica takes the place of another, either may be told to load or unload.
+_REFRESH_S = 2.0
 
 
 class GeneratorDeployment:
@@ -66,6 +68,7 @@ class GeneratorDeployment:
         kept = open_adapters(config.data, chosen_store(config.store), settings.adapter_paths)
         if adapters is None:
             self._adapters = AdapterService(self._engine, kept, base_name=self._model.name)
+            self._adapters.go_on_refreshing(_REFRESH_S)
             return
         # Replicas of one machine share what they fetched; other servers there have folders of their own.
         place = sha256(str(config.data).encode()).hexdigest()[:12]
@@ -163,6 +166,9 @@ class GeneratorDeployment:
         follower: AdapterFollower | None = getattr(self, "_follower", None)
         if follower is not None:
             follower.close()
+        adapters: AdapterService | None = getattr(self, "_adapters", None)
+        if adapters is not None:
+            adapters.close()
         if hasattr(self, "_engine"):
             self._engine.close()
         ranks: RankProcesses | None = getattr(self, "_ranks", None)

@@ -30,14 +30,50 @@ class AdapterService:
         self._base_name = base_name
         self._changes = threading.Lock()  # held for as long as one takes
         self._lock = threading.Lock()  # guards what follows
-        self._served: dict[str, Path] = registry.served()
+        self._served: dict[str, Path] = {}
         self._failed: dict[str, str] = {}
-        for name, folder in self._served.items():
-            try:
-                host.load_adapter(name, registry.locate(name, str(folder)))
-            except SwitchyardError as error:
-                _log.warning("%s", error)
-                self._failed[name] = str(error)
+        self._closed = threading.Event()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Serve what is to be served by now: another process may have changed it, which is being replaced by this one.
+
+        Raises: DataFolderError, StoreUnavailable where that cannot be read; all stays as it was.
+        """
+        with self._changes:
+            wanted = self._registry.served()
+            for name in self._served.keys() - wanted.keys():
+                if name not in self._failed:
+                    self._host.unload_adapter(name)
+            failed = {name: why for name, why in self._failed.items() if self._served.get(name) == wanted.get(name)}
+            for name, folder in wanted.items():
+                if self._served.get(name) == folder:
+                    continue
+                try:
+                    self._host.load_adapter(name, self._registry.locate(name, str(folder)))
+                except SwitchyardError as error:
+                    _log.warning("%s", error)
+                    if name in self._served and name not in self._failed:
+                        self._host.unload_adapter(name)  # it is not what was asked for
+                    failed[name] = str(error)
+            with self._lock:
+                self._served, self._failed = wanted, failed
+
+    def go_on_refreshing(self, every_s: float) -> None:
+        """Refresh in a thread of its own until `close`."""
+
+        def refresh() -> None:
+            while not self._closed.wait(every_s):
+                try:
+                    self.refresh()
+                except Exception as error:
+                    _log.warning("what is to be served is not known anew: %s", error)
+
+        threading.Thread(target=refresh, name="adapters", daemon=True).start()
+
+    def close(self) -> None:
+        """Refresh no more; calling it again does nothing."""
+        self._closed.set()
 
     def served(self) -> list[ServedAdapter]:
         """What requests may name, from memory; by name."""
@@ -66,9 +102,9 @@ class AdapterService:
             with self._lock:
                 if version is not None:
                     self._registry.use(name, version)
-                self._served[name] = folder
-                self._failed.pop(name, None)
                 self._registry.set_served(name, folder)
+                self._served[name] = self._registry.served()[name]
+                self._failed.pop(name, None)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
