@@ -384,9 +384,9 @@ class EngineConfig(Settings):
     )
     rolling_update: Literal["auto", "start_first", "stop_first"] = Field(
         "auto",
-        description="How `serve deploy` replaces gateways, routers, generators and retrievers that follow. start_first: "
-        "a new one answers before an old one goes, which takes room for one more; stop_first: requests wait meanwhile; "
-        "auto: start_first where the cluster has that room.",
+        description="How `serve deploy` replaces gateways, routers, generators and retrievers that follow. "
+        "start_first: a new one answers before an old one goes, which takes room for one more; stop_first: requests "
+        "wait meanwhile; auto: start_first where the cluster has that room.",
     )
     gateway: GatewaySettings = GatewaySettings()
     router: RouterSettings = RouterSettings()

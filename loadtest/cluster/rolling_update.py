@@ -10,7 +10,7 @@ is deployed again with another configuration: more generators, then as few as be
 | figure | holds where |
 |---|---|
 | answers | every request got its whole answer; none was refused, cut off or degraded |
-| adapter versions | each answer has the tokens of the version that it names; whoever asked after the load, the new one |
+| adapter versions | each answer has the tokens of the version that it names, and of the new one after the load |
 | unloaded | the adapter answered until it was unloaded, and is unknown since |
 | router | answers name the new router, without a redeploy |
 | configuration | every process was replaced, and as many generators run as the new configuration says |

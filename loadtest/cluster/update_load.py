@@ -90,9 +90,7 @@ class UpdateLoad(threading.Thread):
             begun = time.time()
             for arrival in self._arrivals:
                 due = begun + arrival.at_s
-                while (left := due - time.time()) > 0 and not self._stopping.is_set():
-                    await asyncio.sleep(min(left, 0.1))
-                if self._stopping.is_set():
+                if await asyncio.to_thread(self._stopping.wait, max(due - time.time(), 0.0)):
                     return
                 sent.create_task(self._one(http, self._random.choice(self._kinds), due))
 
