@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from replicas import Cluster, Host, eventually, write_adapter
+from test_training_inputs import FILE, described, unit_rows
 
 from engine.errors import ComponentUnavailable, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters import digest_folders, follower
+from engine.generation.adapters.digest_folders import DigestFolders
+from engine.generation.adapters.inputs import inputs_content, read_inputs
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
 
@@ -369,3 +372,26 @@ def test_refresh_tells_what_cannot_be_served_and_serves_it_once_another_version_
     assert service.statuses()[0].error is None and [each.name for each in service.served()] == ["tone"]
     service.unload("tone")
     assert service.served() == []
+
+
+def test_training_inputs_travel_with_an_adapter_and_damaged_ones_are_fetched_anew(cluster: Cluster):
+    content = inputs_content(unit_rows())
+    home = cluster.home / "tone"
+    (home / FILE).write_bytes(content)
+    (home / "switchyard.json").write_text(described(content).model_dump_json())
+    far = cluster.start("far")
+    digest = cluster.owner.load("tone").digest
+    (info,) = far.host.adapters()
+    found = read_inputs(info.path, info.manifest, "tone")
+    assert found is not None and len(found.embeddings) == 5
+    (far.folder / digest / FILE).write_bytes(b"damaged")
+    assert not DigestFolders(far.folder).is_intact(digest)
+    DigestFolders(far.folder).fetch(digest, cluster.owner)
+    assert (far.folder / digest / FILE).read_bytes() == content
+
+
+def test_adapter_whose_training_inputs_are_missing_is_served_without_them(cluster: Cluster):
+    (cluster.home / "tone" / "switchyard.json").write_text(described(b"gone").model_dump_json())
+    far = cluster.start("far")
+    digest = cluster.owner.load("tone").digest
+    assert far.host.digests() == {"tone": digest} and not (far.folder / digest / FILE).exists()
