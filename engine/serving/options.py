@@ -22,6 +22,8 @@ HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
 _END_MARGIN_S = 10.0
 # Of what takes milliseconds, or seconds where it writes.
 _SHORT_ANSWERS_S = 30.0
+# The one before may still end its last answers when the owner of the store starts.
+HANDOVER_S = _SHORT_ANSWERS_S + _END_MARGIN_S
 
 
 def resolve_profile(profile: Profile, num_gpus: float) -> Profile:
