@@ -10,6 +10,7 @@ is deployed again with another configuration: more generators, then as few as be
 | figure | holds where |
 |---|---|
 | answers | every request got its whole answer; none was refused, cut off or degraded |
+| running streams | streams that an update met were not cut: each went on to its end |
 | adapter versions | each answer has the tokens of the version that it names, and of the new one after the load |
 | unloaded | the adapter answered until it was unloaded, and is unknown since |
 | router | answers name the new router, without a redeploy |
@@ -248,6 +249,12 @@ def judge(seen: Updated) -> list[Verdict]:
         words += f"; the first that was not: {failed[0].kind.name}: {failed[0].error or 'degraded'}"
     answers = Verdict("answers", bool(known) and not failed, float(len(failed)), "requests", words)
 
+    met = [each for each in known if each.kind.is_stream and any(_meets(each, step) for step in seen.steps)]
+    cut = [each for each in met if each.error is not None]
+    longest_s = max((each.latency_s for each in met), default=0.0)
+    words = f"{len(met) - len(cut)} of {len(met)} that an update met went on to their end, up to {longest_s:.1f} s long"
+    streams = Verdict("running streams", bool(met) and not cut, float(len(cut)), "streams", words)
+
     loaded = seen.step("adapter replaced")
     tones = [each for each in known if each.kind.model == TONE and each.error is None]
     mixed = [each for each in tones if seen.expected.get(each.adapter or "") != each.text]
@@ -271,7 +278,12 @@ def judge(seen: Updated) -> list[Verdict]:
     is_replaced = all(seen.replaced.values()) and seen.num_generators == [2, 1]
     words = f"{', '.join(map(str, seen.num_generators))} generators; every earlier process is gone"
     configuration = Verdict("configuration", is_replaced, float(not is_replaced), "deployments", words)
-    return [answers, versions, unloaded, router, configuration]
+    return [answers, streams, versions, unloaded, router, configuration]
+
+
+def _meets(answer: Answer, step: Step) -> bool:
+    """Whether a request was on its way when an update was asked for."""
+    return answer.begun_s < step.begun_s < answer.end_s
 
 
 def rows(seen: Updated) -> list[dict[str, Any]]:
