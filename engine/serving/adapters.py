@@ -24,6 +24,8 @@ from engine.serving.loopback import bind_replica_to_loopback
 from engine.tuning.adapter_store import open_adapters
 
 _ANSWER_S = 30.0
+# While a process takes the place of another, either may be told to load or unload.
+REFRESH_S = 2.0
 
 
 class AdaptersDeployment:
@@ -40,8 +42,14 @@ class AdaptersDeployment:
             max_rank=settings.max_adapter_rank,
             is_alive=_is_alive,
         )
+        self._owner.go_on_refreshing(REFRESH_S)
         # Replicas wait here for news, a thread each: one that was replaced may still hold its own.
         self._waiting = ThreadPoolExecutor(2 * settings.most_replicas + 2, "followers")
+
+    def __del__(self) -> None:
+        owner: AdapterOwner | None = getattr(self, "_owner", None)
+        if owner is not None:
+            owner.close()
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be."""

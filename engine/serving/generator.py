@@ -23,7 +23,7 @@ from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import cache_root, resolve_model
 from engine.retrieval.store.address import chosen_store
-from engine.serving.adapters import HandleSource, replica_name
+from engine.serving.adapters import REFRESH_S, HandleSource, replica_name
 from engine.serving.deltas.sender import DeltaSender
 from engine.serving.deltas.wire import ReplyTo
 from engine.serving.loopback import bind_replica_to_loopback
@@ -34,8 +34,6 @@ from engine.values import ContinuationScore, GenerationRequest, ScoreRequest
 
 # To read every adapter that is to be served, on a busy machine.
 _ADAPTERS_S = 300.0
-# While a replica takes the place of another, either may be told to load or unload.
-_REFRESH_S = 2.0
 
 
 class GeneratorDeployment:
@@ -68,7 +66,7 @@ class GeneratorDeployment:
         kept = open_adapters(config.data, chosen_store(config.store), settings.adapter_paths)
         if adapters is None:
             self._adapters = AdapterService(self._engine, kept, base_name=self._model.name)
-            self._adapters.go_on_refreshing(_REFRESH_S)
+            self._adapters.go_on_refreshing(REFRESH_S)
             return
         # Replicas of one machine share what they fetched; other servers there have folders of their own.
         place = sha256(str(config.data).encode()).hexdigest()[:12]

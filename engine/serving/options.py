@@ -9,6 +9,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from engine.config import AutoscalingSettings, EngineConfig, GeneratorSettings, Profile
 from engine.errors import ConfigError
+from engine.generation.adapters.fleet import TIMEOUT_S
 from engine.serving.rollout import Replica, max_surge_percent
 
 # Often enough that what a router knows of a replica is mostly what that does; each time, every gateway hears of it.
@@ -152,7 +153,8 @@ def adapters_options(config: EngineConfig) -> dict[str, Any]:
         "max_ongoing_requests": ongoing,
         "max_queued_requests": ongoing,
         "ray_actor_options": {"num_cpus": 0},
-        "graceful_shutdown_timeout_s": 2,
+        # A change is answered when every replica of the generator has it.
+        "graceful_shutdown_timeout_s": TIMEOUT_S + _END_MARGIN_S,
         **HEALTH,
     }
 

@@ -44,6 +44,14 @@ class AdapterOwner:
         self._service = AdapterService(self._fleet, registry, base_name=base_name)
         self._fleet.open()
 
+    def go_on_refreshing(self, every_s: float) -> None:
+        """See AdapterService."""
+        self._service.go_on_refreshing(every_s)
+
+    def close(self) -> None:
+        """Refresh no more; calling it again does nothing."""
+        self._service.close()
+
     def statuses(self) -> list[AdapterStatus]:
         """See AdapterService; with how many replicas have each loaded."""
         self._fleet.forget_dead()

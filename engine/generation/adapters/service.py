@@ -32,11 +32,13 @@ class AdapterService:
         self._lock = threading.Lock()  # guards what follows
         self._served: dict[str, Path] = {}
         self._failed: dict[str, str] = {}
+        self._again: set[str] = set()  # of these, what may be there later
         self._closed = threading.Event()
         self.refresh()
 
     def refresh(self) -> None:
-        """Serve what is to be served by now: another process may have changed it, which is being replaced by this one.
+        """Serve what is to be served by now: another process may have changed it, which is being replaced by this one,
+        and what could not be had may be there.
 
         Raises: DataFolderError, StoreUnavailable where that cannot be read; all stays as it was.
         """
@@ -45,19 +47,25 @@ class AdapterService:
             for name in self._served.keys() - wanted.keys():
                 if name not in self._failed:
                     self._host.unload_adapter(name)
-            failed = {name: why for name, why in self._failed.items() if self._served.get(name) == wanted.get(name)}
+            failed, again = dict[str, str](), set[str]()
             for name, folder in wanted.items():
-                if self._served.get(name) == folder:
+                is_same = self._served.get(name) == folder
+                if is_same and name not in self._again:
+                    if name in self._failed:
+                        failed[name] = self._failed[name]
                     continue
                 try:
                     self._host.load_adapter(name, self._registry.locate(name, str(folder)))
                 except SwitchyardError as error:
-                    _log.warning("%s", error)
+                    if self._failed.get(name) != str(error):
+                        _log.warning("%s", error)
                     if name in self._served and name not in self._failed:
                         self._host.unload_adapter(name)  # it is not what was asked for
                     failed[name] = str(error)
+                    if not isinstance(error, InvalidAdapter):
+                        again.add(name)
             with self._lock:
-                self._served, self._failed = wanted, failed
+                self._served, self._failed, self._again = wanted, failed, again
 
     def go_on_refreshing(self, every_s: float) -> None:
         """Refresh in a thread of its own until `close`."""
@@ -105,6 +113,7 @@ class AdapterService:
                 self._registry.set_served(name, folder)
                 self._served[name] = self._registry.served()[name]
                 self._failed.pop(name, None)
+                self._again.discard(name)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
@@ -122,6 +131,7 @@ class AdapterService:
             with self._lock:
                 if is_served:
                     self._failed.pop(name, None)
+                    self._again.discard(name)
                     del self._served[name]
                     self._registry.set_served(name, None)
                 if delete_files:

@@ -12,7 +12,7 @@ import pytest
 from replicas import Cluster, Host, eventually, write_adapter
 from test_training_inputs import FILE, described, unit_rows
 
-from engine.errors import ComponentUnavailable, InvalidAdapter, UnknownAdapter
+from engine.errors import ComponentUnavailable, InvalidAdapter, StoreUnavailable, UnknownAdapter
 from engine.generation.adapters import digest_folders, follower
 from engine.generation.adapters.digest_folders import DigestFolders
 from engine.generation.adapters.inputs import inputs_content, read_inputs
@@ -372,6 +372,23 @@ def test_refresh_tells_what_cannot_be_served_and_serves_it_once_another_version_
     assert service.statuses()[0].error is None and [each.name for each in service.served()] == ["tone"]
     service.unload("tone")
     assert service.served() == []
+
+
+def test_adapter_whose_files_cannot_be_had_is_served_once_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    registry.add("tone", write_adapter(tmp_path / "made", 1.0))
+    registry.set_served("tone", registry.locate("tone"))
+
+    def refuse(*_asked: str) -> Path:
+        raise StoreUnavailable("elsewhere", "it does not answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(registry, "locate", refuse)
+        service = AdapterService(Host(), registry, base_name="base")
+        service.refresh()
+        assert "does not answer" in str(service.statuses()[0].error) and service.served() == []
+    service.refresh()
+    assert service.statuses()[0].error is None and [each.name for each in service.served()] == ["tone"]
 
 
 def test_training_inputs_travel_with_an_adapter_and_damaged_ones_are_fetched_anew(cluster: Cluster):
