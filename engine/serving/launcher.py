@@ -24,7 +24,7 @@ APP_NAME = "switchyard"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 LINGER_S = 3.0
 # Running answers get so long to end; in a rolling update they get all that they need.
-DRAIN_S = 8.0
+DRAIN_S = 7.0
 # Where one of them is gone, so is the rest of Ray's head within seconds, and nothing answers us.
 HEAD_PROCESSES = ("gcs_server", "raylet", "ray::DashboardAgent")
 

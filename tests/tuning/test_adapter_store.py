@@ -192,7 +192,7 @@ def test_postgres_takes_over_what_was_served_from_the_folder_alone(on: Open, mak
         "far": "far",
     }
     assert kept.versions("tone").current == new
-    # What could not be taken over is tried again, and nothing else is.
+    # What could not be taken over is tried again at the next start, and nothing else is.
     assert json.loads((folder.folder / "served.json").read_text()).keys() == {"gone"}
 
 

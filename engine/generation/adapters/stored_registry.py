@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.durable_files import sync_folder
-from engine.errors import DataFolderError, InvalidAdapter, SwitchyardError, UnknownAdapter
+from engine.errors import DataFolderError, InvalidAdapter, StoreUnavailable, SwitchyardError, UnknownAdapter
 from engine.generation.adapters.catalogue import FileChange, FileStore
 from engine.generation.adapters.registry import AdapterRegistry, check_name
 from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, folder_digest, holds, locked
@@ -38,6 +38,7 @@ class StoredRegistry:
         self._files = files
         self._inbox = inbox
         self.folder = inbox.folder / CACHE_FOLDER
+        self._has_looked = False  # at what the folder says is to be served
 
     def names(self) -> list[str]:
         """What the database has, and what lies in the folder of this machine."""
@@ -103,7 +104,9 @@ class StoredRegistry:
 
     def served(self) -> dict[str, Path]:
         """See AdapterCatalogue. What the folder of this machine says is moved into the database first."""
-        self._adopt_served()
+        if not self._has_looked:
+            self._adopt_served()
+            self._has_looked = True
         found = self._files.records(_SERVED)
         return {name: self.folder / body["adapter"] / body["version"] for name, body in found.items()}
 
@@ -226,6 +229,8 @@ class StoredRegistry:
                 if name not in stored:
                     self._adopt_one(name, folder)
                 self._inbox.set_served(name, None)
+            except StoreUnavailable:
+                raise
             except SwitchyardError as error:
                 _log.warning("%s", error)
 
