@@ -388,6 +388,12 @@ class EngineConfig(Settings):
         description="URL of a PostgreSQL database for the knowledge base, without a password (PGPASSWORD, ~/.pgpass or "
         "all of the URL in SWITCHYARD_STORE); none: SQLite in `data`.",
     )
+    rolling_update: Literal["auto", "start_first", "stop_first"] = Field(
+        "auto",
+        description="How `serve deploy` replaces gateways, routers, generators and retrievers that follow. "
+        "start_first: a new one answers before an old one goes, which takes room for one more; stop_first: requests "
+        "wait meanwhile; auto: start_first where the cluster has that room.",
+    )
     gateway: GatewaySettings = GatewaySettings()
     router: RouterSettings = RouterSettings()
     retriever: RetrieverSettings = RetrieverSettings()

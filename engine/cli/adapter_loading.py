@@ -9,15 +9,17 @@ import click
 
 from engine.cli.client import Client, ServerError
 from engine.errors import ServerUnreachable, SwitchyardError
-from engine.generation.adapters.registry import AdapterRegistry
+from engine.retrieval.store.address import chosen_store
+from engine.tuning.adapter_store import open_adapters
 
 
 def add_adapter(client: Client, name: str, folder: Path, data: Path, url: str) -> None:
-    """Copy the adapter in `folder` into the data folder as the current version of `name`, and have the server load it.
+    """Copy the adapter in `folder` into the data folder, or the database that SWITCHYARD_STORE names, as the current
+    version of `name`, and have the server load it.
 
     Raises: InvalidAdapter and DataFolderError, and nothing changes; SwitchyardError where the server refuses it.
     """
-    version = AdapterRegistry(data / "adapters").add(name, folder)
+    version = open_adapters(data, chosen_store(None)).add(name, folder)
     click.echo(f"{name}: version {version} is the current one in {data}")
     load_adapter(client, name, url)
 

@@ -12,8 +12,10 @@ import click
 from engine.cli.adapter_loading import add_adapter
 from engine.cli.client import Client, client_options, print_json
 from engine.errors import ServerUnreachable, UnknownAdapter
-from engine.generation.adapters.registry import AdapterRegistry
+from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.versions import AdapterVersion, AdapterVersions
+from engine.retrieval.store.address import chosen_store
+from engine.tuning.adapter_store import open_adapters
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 data_option = click.option(
@@ -142,9 +144,10 @@ def rollback(name: str, version: str | None, data: Path, as_json: bool, url: str
     try:
         cards = {card["name"]: card for card in client.call("GET", "/v1/adapters")["data"]}
     except ServerUnreachable:
-        if not (data / "adapters" / name).is_dir():
+        kept = open_adapters(data, chosen_store(None))
+        if name not in kept.names():
             raise
-        _roll_back_files(AdapterRegistry(data / "adapters"), name, version, url, as_json)
+        _roll_back_files(kept, name, version, url, as_json)
         return
     if name not in cards:
         raise UnknownAdapter(name, cards)
@@ -192,7 +195,7 @@ def _delete(name: str, files: bool, as_json: bool, client: Client) -> None:
     click.echo(f"{name}: {'removed' if files else 'unloaded'}")
 
 
-def _roll_back_files(registry: AdapterRegistry, name: str, version: str | None, url: str, as_json: bool) -> None:
+def _roll_back_files(registry: AdapterCatalogue, name: str, version: str | None, url: str, as_json: bool) -> None:
     found = registry.use(name, version or registry.versions(name).previous(name))
     if as_json:
         print_json({"name": name, "version": found, "loaded": False})

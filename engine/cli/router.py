@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine.cli.evaluation_files import outcomes_of
 from engine.cli.router_evaluate import evaluate
 from engine.cli.router_feedback import feedback
 from engine.errors import SwitchyardError
+from engine.retrieval.store.address import VARIABLE
 from engine.routing.artefact import DEFAULT_EPSILON, Artefact, Objective, ObjectiveName, read_artefact, write_artefact
 from engine.routing.decide import failed_test
 
@@ -37,6 +39,7 @@ def router() -> None:
       switchyard router train outcomes.jsonl --out router/
       switchyard router evaluate router/ other_outcomes.jsonl
       switchyard router show router/
+      switchyard router publish router/
     """
 
 
@@ -105,6 +108,39 @@ def train(
     for line in summary(trained.evaluation):
         click.echo(line)
     click.echo(f"\n{written.name} in {out}; report in {report}")
+
+
+@router.command()
+@click.argument("folder", type=_FOLDER, required=False)
+@click.option("--withdraw", is_flag=True, help="Take the router out of the store, so that there is none.")
+@click.option("--store", envvar=VARIABLE, required=True, help="URL of the PostgreSQL database of the server.")
+@_JSON
+def publish(folder: Path | None, withdraw: bool, store: str, as_json: bool) -> None:
+    """Put the router in FOLDER into the store, from where every gateway takes it up within seconds.
+
+    For servers whose store is PostgreSQL: their gateways may run on machines that share no disk. A server with a data
+    folder of its own reads the router that lies there.
+
+    \b
+    Example:
+      SWITCHYARD_STORE=postgresql+psycopg://switchyard@db.internal/switchyard switchyard router publish router/
+    """
+    if (folder is None) != withdraw:
+        raise click.UsageError("name the FOLDER of a router, or say --withdraw.")
+    from engine.evaluation.shared_router import SharedRouter
+    from engine.retrieval.store.shared_files import SharedFiles
+
+    with contextlib.closing(SharedFiles(store)) as files:
+        shared = SharedRouter(files, Path())
+        name = shared.withdraw() if folder is None else shared.publish(folder).name
+        where = files.where
+    if as_json:
+        print_json({"router": name, "store": where, "withdrawn": withdraw})
+        return
+    if name is None:
+        click.echo(f"{where} has no router")
+        return
+    click.echo(f"{name} {'withdrawn from' if withdraw else 'published in'} {where}")
 
 
 @router.command()

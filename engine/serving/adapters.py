@@ -15,14 +15,17 @@ from ray.serve.handle import DeploymentHandle
 from engine.config import EngineConfig
 from engine.generation.adapters.fleet import POLL_S
 from engine.generation.adapters.owner import AdapterOwner
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.replication import Desired, Report
 from engine.generation.adapters.status import AdapterStatus
 from engine.models import resolve_model
+from engine.retrieval.store.address import chosen_store
 from engine.serving.failures import translate
 from engine.serving.loopback import bind_replica_to_loopback
+from engine.tuning.adapter_store import open_adapters
 
 _ANSWER_S = 30.0
+# While a process takes the place of another, either may be told to load or unload.
+REFRESH_S = 2.0
 
 
 class AdaptersDeployment:
@@ -33,14 +36,20 @@ class AdaptersDeployment:
         settings = config.generator
         model = resolve_model(settings.model, kind="generator")
         self._owner = AdapterOwner(
-            AdapterRegistry(config.data / "adapters", settings.adapter_paths),
+            open_adapters(config.data, chosen_store(config.store), settings.adapter_paths),
             base_name=settings.name or model.name,
             model_digest=model.digest,
             max_rank=settings.max_adapter_rank,
             is_alive=_is_alive,
         )
+        self._owner.go_on_refreshing(REFRESH_S)
         # Replicas wait here for news, a thread each: one that was replaced may still hold its own.
         self._waiting = ThreadPoolExecutor(2 * settings.most_replicas + 2, "followers")
+
+    def __del__(self) -> None:
+        owner: AdapterOwner | None = getattr(self, "_owner", None)
+        if owner is not None:
+            owner.close()
 
     async def adapters(self) -> list[AdapterStatus]:
         """What is loaded, and what could be."""

@@ -18,17 +18,18 @@ from engine.generation.adapters.follower import AdapterFollower
 from engine.generation.adapters.host import served_adapters
 from engine.generation.adapters.inputs import TrainingInputs, read_inputs
 from engine.generation.adapters.owner import FILES_FOLDER
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.engine import Engine
 from engine.models import cache_root, resolve_model
-from engine.serving.adapters import HandleSource, replica_name, short_replica_name
+from engine.retrieval.store.address import chosen_store
+from engine.serving.adapters import REFRESH_S, HandleSource, replica_name, short_replica_name
 from engine.serving.deltas.sender import DeltaSender
 from engine.serving.deltas.wire import ReplyTo
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
 from engine.serving.ranks import RankProcesses
+from engine.tuning.adapter_store import open_adapters
 from engine.values import ContinuationScore, GenerationRequest, ScoreRequest
 
 # To read every adapter that is to be served, on a busy machine.
@@ -62,10 +63,10 @@ class GeneratorDeployment:
         self._done: tuple[int, float] = 0, monotonic()
         self._adapters: AdapterService | None = None
         self._follower: AdapterFollower | None = None
-        home = config.data / "adapters"
+        kept = open_adapters(config.data, chosen_store(config.store), settings.adapter_paths)
         if adapters is None:
-            registry = AdapterRegistry(home, settings.adapter_paths)
-            self._adapters = AdapterService(self._engine, registry, base_name=self._model.name)
+            self._adapters = AdapterService(self._engine, kept, base_name=self._model.name)
+            self._adapters.go_on_refreshing(REFRESH_S)
             return
         # Replicas of one machine share what they fetched; other servers there have folders of their own.
         place = sha256(str(config.data).encode()).hexdigest()[:12]
@@ -74,7 +75,7 @@ class GeneratorDeployment:
             HandleSource(adapters),
             DigestFolders(cache_root() / "adapters" / place),
             name=replica_name(),
-            shared=DigestFolders(home / FILES_FOLDER),
+            shared=DigestFolders(kept.folder / FILES_FOLDER),
         )
         self._follower.start(_ADAPTERS_S)
 
@@ -164,6 +165,9 @@ class GeneratorDeployment:
         follower: AdapterFollower | None = getattr(self, "_follower", None)
         if follower is not None:
             follower.close()
+        adapters: AdapterService | None = getattr(self, "_adapters", None)
+        if adapters is not None:
+            adapters.close()
         if hasattr(self, "_engine"):
             self._engine.close()
         ranks: RankProcesses | None = getattr(self, "_ranks", None)

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,8 @@ APP_NAME = "switchyard"
 # Embedding batches and documents travel through the object store; answers do not.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 LINGER_S = 3.0
+# Running answers get so long to end; in a rolling update they get all that they need.
+DRAIN_S = 7.0
 # Where one of them is gone, so is the rest of Ray's head within seconds, and nothing answers us.
 HEAD_PROCESSES = ("gcs_server", "raylet", "ray::DashboardAgent")
 
@@ -95,8 +98,8 @@ class Launcher:
     def stop(self) -> bool:
         """Shut down Serve, and Ray where it is ours with every process that it started.
 
-        False: Ray's own processes had ended before, and its client, which this process holds, waits for them. Leave
-        by `os._exit` then: Ray waits for them once more at the ordinary end of a process.
+        False: Ray's client, which this process holds, still waits for answers to end, or for processes of Ray's that
+        had ended before. Leave by `os._exit` then: it waits for them once more at the ordinary end of a process.
         """
         try:
             return self._stop_ray()
@@ -112,10 +115,14 @@ class Launcher:
         started = [] if self._address else psutil.Process().children(recursive=True)
         leaving = threading.Thread(target=_leave, name="leave ray", daemon=True)
         leaving.start()
+        give_up_at = time.monotonic() + DRAIN_S
         # A signal to the whole process group ends Ray's head too, and nothing answers `_leave` any more.
         while leaving.is_alive() and all(process.is_running() and not _is_zombie(process) for process in self._head):
+            if time.monotonic() > give_up_at:
+                break
             leaving.join(0.1)
-        leaving.join(LINGER_S)
+        else:
+            leaving.join(LINGER_S)
         # Ray's agents notice that it is gone only after a while, and a replica may hang in a forward.
         _, left = psutil.wait_procs(started, timeout=LINGER_S)
         for process in left:

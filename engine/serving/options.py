@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, RequestRouterConfig
 
 from engine.config import AutoscalingSettings, EngineConfig, GeneratorSettings, Profile
 from engine.errors import ConfigError
+from engine.generation.adapters.fleet import TIMEOUT_S
+from engine.serving.rollout import Replica, max_surge_percent
 
 # Often enough that what a router knows of a replica is mostly what that does; each time, every gateway hears of it.
 STATS_PERIOD_S = 1.0
 
 # A replica whose check fails three times in a row is replaced: at most 45 s after it stopped making progress.
 HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
+
+# A replica that is to go finishes what it has begun. Gateways end every request at its deadline; this much later the
+# replica is ended whatever it does.
+_END_MARGIN_S = 10.0
+# Of what takes milliseconds, or seconds where it writes.
+_SHORT_ANSWERS_S = 30.0
+# The one before may still end its last answers when the owner of the store starts.
+HANDOVER_S = _SHORT_ANSWERS_S + _END_MARGIN_S
 
 
 def resolve_profile(profile: Profile, num_gpus: float) -> Profile:
@@ -28,6 +39,37 @@ def device(profile: Profile) -> str:
     return "cuda" if profile == "gpu" else "cpu"
 
 
+def longest_answer_s(config: EngineConfig) -> float:
+    """How long a replica that is to go may go on answering."""
+    return config.gateway.max_deadline_ms / 1000 + _END_MARGIN_S
+
+
+def rolling_options(
+    config: EngineConfig, deployments: Mapping[str, dict[str, Any]], free: Sequence[Mapping[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """By deployment, the options of those that may run twice while they are updated, from their other options.
+
+    `free`: see max_surge_percent.
+    """
+    replicas = [Replica(name, _reserved(each), _num_replicas(each)) for name, each in deployments.items()]
+    percents = max_surge_percent(config.rolling_update, replicas, free)
+    return {name: {**each, "max_surge_percent": percents[name]} for name, each in deployments.items()}
+
+
+def _reserved(deployment: Mapping[str, Any]) -> dict[str, float]:
+    """What a replica takes of one machine."""
+    bundles = deployment.get("placement_group_bundles")
+    if bundles is not None:
+        return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in bundles[0]}
+    actor = deployment["ray_actor_options"]
+    return {"CPU": actor["num_cpus"], "GPU": actor.get("num_gpus", 0.0)}
+
+
+def _num_replicas(deployment: Mapping[str, Any]) -> int:
+    scaled = deployment.get("autoscaling_config")
+    return int(deployment.get("num_replicas", 1) if scaled is None else scaled.max_replicas)
+
+
 def gateway_options(config: EngineConfig) -> dict[str, Any]:
     gateway = config.gateway
     return {
@@ -37,7 +79,7 @@ def gateway_options(config: EngineConfig) -> dict[str, Any]:
         "max_queued_requests": gateway.max_ongoing_requests,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
         "ray_actor_options": {"num_cpus": gateway.num_cpus},
-        "graceful_shutdown_timeout_s": 10,
+        "graceful_shutdown_timeout_s": longest_answer_s(config),
         **HEALTH,
     }
 
@@ -47,7 +89,7 @@ def router_options(config: EngineConfig) -> dict[str, Any]:
         "max_ongoing_requests": config.gateway.max_ongoing_requests,
         "max_queued_requests": config.gateway.max_ongoing_requests,
         "ray_actor_options": {"num_cpus": config.router.num_cpus},
-        "graceful_shutdown_timeout_s": 2,
+        "graceful_shutdown_timeout_s": _SHORT_ANSWERS_S,
         **HEALTH,
     }
 
@@ -62,7 +104,7 @@ def retriever_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         "max_ongoing_requests": retriever.max_queued_queries,
         "max_queued_requests": retriever.max_queued_queries,
         "ray_actor_options": _resources(retriever.num_cpus, num_gpus, profile),
-        "graceful_shutdown_timeout_s": 5,
+        "graceful_shutdown_timeout_s": _SHORT_ANSWERS_S,
         **HEALTH,
     }
 
@@ -75,7 +117,7 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         "max_ongoing_requests": ongoing,
         "max_queued_requests": ongoing,
         "ray_actor_options": _resources(generator.num_cpus, generator.num_gpus, profile),
-        "graceful_shutdown_timeout_s": 10,
+        "graceful_shutdown_timeout_s": longest_answer_s(config),
         **_ranks_options(generator, profile),
         **HEALTH,
     }
@@ -86,8 +128,6 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         )
     if generator.autoscaling is None:
         return {"num_replicas": generator.num_replicas, **options}
-    # A replica that is to go finishes its answers.
-    options["graceful_shutdown_timeout_s"] = config.gateway.default_deadline_ms / 1000
     return {"autoscaling_config": _autoscaling(generator.autoscaling), **options}
 
 
@@ -114,7 +154,8 @@ def adapters_options(config: EngineConfig) -> dict[str, Any]:
         "max_ongoing_requests": ongoing,
         "max_queued_requests": ongoing,
         "ray_actor_options": {"num_cpus": 0},
-        "graceful_shutdown_timeout_s": 2,
+        # A change is answered when every replica of the generator has it.
+        "graceful_shutdown_timeout_s": TIMEOUT_S + _END_MARGIN_S,
         **HEALTH,
     }
 

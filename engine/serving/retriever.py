@@ -9,8 +9,9 @@ from typing import Any
 from engine.config import EngineConfig, Profile
 from engine.retrieval.service import Retriever
 from engine.retrieval.store.address import chosen_store
+from engine.retrieval.store.data_folder import await_folder
 from engine.serving.loopback import bind_replica_to_loopback
-from engine.serving.options import device
+from engine.serving.options import HANDOVER_S, device
 from engine.serving.reader import ReaderDeployment, load_models
 from engine.values import DocumentWrite, Judgement, WriteResult
 
@@ -23,6 +24,7 @@ class RetrieverDeployment(ReaderDeployment):
     def __init__(self, config: EngineConfig, profile: Profile) -> None:
         bind_replica_to_loopback()
         encoder, reranker = load_models(config.retriever, profile)
+        await_folder(config.data, HANDOVER_S)
         store = chosen_store(config.store)
         self._start(Retriever(config.data, encoder, config.retriever, reranker, store=store, device=device(profile)))
 

@@ -11,8 +11,11 @@ from typing import Any, Protocol
 
 from engine.config import EngineConfig
 from engine.errors import InvalidAdapter, InvalidRouter, SwitchyardError
+from engine.evaluation.shared_router import SharedRouter
 from engine.generation.adapters.inputs import TrainingInputs
 from engine.generation.adapters.status import ServedAdapter
+from engine.retrieval.store.address import chosen_store
+from engine.retrieval.store.shared_files import SharedFiles
 from engine.routing.artefact import ARRAYS_FILE, JSON_FILE, Artefact, read_artefact
 from engine.routing.live import LiveRouter, Surroundings
 from engine.routing.needs import Needs
@@ -56,17 +59,21 @@ class RouterHost:
     """
 
     def __init__(self, config: EngineConfig, source: RouterSource, *, check_s: float = CHECK_S) -> None:
-        """Look for the artefact in `router.artefact`, else the data folder's `router`, every `check_s` seconds."""
+        """Look for the artefact every `check_s` seconds: in `router.artefact`; else in the database of the store, where
+        that is PostgreSQL and has one; else in the data folder's `router`.
+        """
         self._settings = config.router
         self._max_passages = config.generator.max_passages
         self._collection = config.retriever.default_collection
         self._folder = config.router.artefact or config.data / "router"
+        self._shared = _shared_router(config)
         self._source = source
         self._check_s = check_s
         self._artefact: Artefact | None = None
         self._stamp: _Stamp | None = None
         self._num_missing = 0
         self._refused: str | None = None
+        self._away: str | None = None
         self._silent: str | None = None
         self._served: Served | None = None
         self._wants_inputs = False
@@ -99,7 +106,13 @@ class RouterHost:
         await self._begin()
         needs = self._live.needs(self._collection)
         artefact = self._live.artefact
-        warnings = [self._live.warning(self._collection), self._refused, self._silent, *self._odd_inputs.values()]
+        warnings = [
+            self._live.warning(self._collection),
+            self._refused,
+            self._away,
+            self._silent,
+            *self._odd_inputs.values(),
+        ]
         return {
             "ready": True,
             "name": needs.router if artefact is None else artefact.name,
@@ -144,7 +157,13 @@ class RouterHost:
             _log.error("the router could not be checked", exc_info=error)
 
     async def _read(self) -> None:
-        stamp = await asyncio.to_thread(_stamp, self._folder)
+        try:
+            folder = await asyncio.to_thread(self._look)
+            self._away = None
+        except SwitchyardError as error:
+            self._away = f"whether there is another router is not known: {error}"
+            return
+        stamp = await asyncio.to_thread(_stamp, folder)
         if stamp is None:
             self._num_missing += 1
             if self._artefact is None or self._num_missing >= _GONE_AFTER:
@@ -156,16 +175,21 @@ class RouterHost:
         if stamp == self._stamp:
             return
         try:
-            self._artefact = await asyncio.to_thread(read_artefact, self._folder)
+            self._artefact = await asyncio.to_thread(read_artefact, folder)
             self._refused = None
             _log.info("%s decides from now on: %s", self._artefact.name, self._artefact.headline)
         except InvalidRouter as error:
             _log.warning("%s", error)
             # Shown to whoever asks: without the path.
-            why = str(error).removeprefix(f"{self._folder}: ")
+            why = str(error).removeprefix(f"{folder}: ")
             goes_on = f" Until then {self._artefact.name} goes on." if self._artefact is not None else ""
             self._refused = f"the router's folder {why}{goes_on}"
         self._stamp = stamp
+
+    def _look(self) -> Path:
+        """Where the artefact lies, if there is one."""
+        shared = None if self._shared is None else self._shared.fetch()
+        return shared or self._folder
 
     async def _ask(self) -> None:
         try:
@@ -217,6 +241,13 @@ class RouterHost:
             artefact=self._artefact,
             surroundings=around,
         )
+
+
+def _shared_router(config: EngineConfig) -> SharedRouter | None:
+    store = chosen_store(config.store)
+    if store is None or config.router.artefact is not None:
+        return None
+    return SharedRouter(SharedFiles(store), config.data)
 
 
 def _stamp(folder: Path) -> _Stamp | None:

@@ -136,12 +136,12 @@ class LocalCluster:
         answer: dict[str, Any] = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=20).json()
         return answer
 
-    def replicas(self, deployment: str) -> list[dict[str, Any]]:
-        """The running replicas of a deployment, with `node_id` and `pid`."""
+    def replicas(self, deployment: str, *, every: bool = False) -> list[dict[str, Any]]:
+        """The running replicas of a deployment, with `node_id` and `pid`; also those that start or end: `every`."""
         for application in self.status()["applications"].values():
             found = application["deployments"].get(deployment)
             if found is not None:
-                return [replica for replica in found["replicas"] if replica["state"] == "RUNNING"]
+                return [replica for replica in found["replicas"] if every or replica["state"] == "RUNNING"]
         return []
 
     def _runs(self) -> bool:

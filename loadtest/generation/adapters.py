@@ -88,7 +88,7 @@ def write_adapter(folder: Path, model: Path, *, seed: int, std: float = 0.01) ->
             for half, shape in (("A", (RANK, inputs)), ("B", (outputs, RANK))):
                 key = f"base_model.model.model.layers.{layer}.{block}.{target}_proj.lora_{half}.weight"
                 tensors[key] = (std * random.standard_normal(shape)).astype(np.float16)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
         **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"},

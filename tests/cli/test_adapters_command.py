@@ -132,7 +132,7 @@ def test_rollback_changes_the_data_folder_where_no_server_answers(tmp_path):
         (tmp_path / "trained" / "adapter_model.safetensors").write_text(weights)
         registry.add("bot", tmp_path / "trained")
     first, _ = registry.versions("bot").names()
-    registry.save_served({"bot": registry.locate("bot")})
+    registry.set_served("bot", registry.locate("bot"))
 
     def rollback(name: str, code: int) -> subprocess.CompletedProcess[str]:
         options = ["--url", "http://127.0.0.1:9", "--data", str(tmp_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from made_router import artefact, learned
 
 from engine.config import EngineConfig
 from engine.errors import ComponentUnavailable, InvalidAdapter, SwitchyardError
+from engine.evaluation.shared_router import SharedRouter
 from engine.generation.adapters.inputs import TrainingInputs
 from engine.generation.adapters.status import ServedAdapter
+from engine.retrieval.store.shared_files import SharedFiles
 from engine.routing.artefact import write_artefact
 from engine.routing.live import Surroundings
 from engine.serving.router_host import RouterHost, Served
@@ -163,3 +166,27 @@ async def test_many_questions_are_decided_as_one_is(config, source):
     alone = [(await host.decide([one])).decisions[0] for one in (LONG, short)]
     assert list(together) == alone * 10
     host.close()
+
+
+def test_gateways_take_the_router_of_postgres_and_go_on_with_it_while_that_is_away(crashing, tmp_path, source):
+    write_artefact(artefact(learned=learned()), tmp_path / "made")
+    with contextlib.closing(SharedFiles(crashing.url)) as files:
+        name = SharedRouter(files, tmp_path).publish(tmp_path / "made").name
+
+    async def names() -> tuple[str, str, list[str]]:
+        host = RouterHost(EngineConfig(data=tmp_path / "node"), source, check_s=600)
+        try:
+            first = await host.status()
+            await asyncio.to_thread(crashing.crash)
+            await host.check()
+            later = await host.status()
+        finally:
+            host.close()
+        return first["name"], later["name"], later["warnings"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWITCHYARD_STORE", crashing.url)
+        first, later, warnings = asyncio.run(names())
+    assert first == later == name
+    assert any("whether there is another router is not known" in each for each in warnings)
+    assert not any(crashing.password in each for each in warnings)

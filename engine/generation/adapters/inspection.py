@@ -6,6 +6,7 @@ Whether its tensors fit the model's layers and sizes, and are finite, is known w
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from engine.errors import InvalidAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE, parse_config
 from engine.generation.adapters.content import WEIGHTS_FILE, content_digest, read_contents
 from engine.generation.adapters.host import AdapterInfo
-from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, check_base, parse_manifest
+from engine.generation.adapters.inputs import read_inputs
+from engine.generation.adapters.manifest import INPUTS_FILE, MANIFEST_FILE, AdapterManifest, check_base, parse_manifest
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 KEY = re.compile(
@@ -37,6 +39,7 @@ def inspect_adapter(
 ) -> tuple[AdapterInfo, dict[str, bytes]]:
     """Read and check the adapter in `folder` without its model: what it is, and the contents of its files by name.
 
+    The training inputs are among them where they are there and whole: they are not needed to answer.
     Raises: InvalidAdapter naming what is missing or wrong.
     """
     refuse_pickled(folder, name)
@@ -55,6 +58,9 @@ def inspect_adapter(
         base_model=config.base_model,
         manifest=manifest,
     )
+    with suppress(InvalidAdapter):
+        if read_inputs(folder, manifest, name) is not None:
+            contents[INPUTS_FILE] = (folder / INPUTS_FILE).read_bytes()
     return info, contents
 
 

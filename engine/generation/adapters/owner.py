@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.digest_folders import DigestFolders
 from engine.generation.adapters.fleet import POLL_S, TIMEOUT_S, AdapterFleet
 from engine.generation.adapters.inspection import inspect_adapter
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.replication import Desired, Report
 from engine.generation.adapters.service import AdapterService
 from engine.generation.adapters.status import AdapterStatus
@@ -24,7 +24,7 @@ class AdapterOwner:
 
     def __init__(
         self,
-        registry: AdapterRegistry,
+        registry: AdapterCatalogue,
         *,
         base_name: str,
         model_digest: str,
@@ -43,6 +43,14 @@ class AdapterOwner:
         )
         self._service = AdapterService(self._fleet, registry, base_name=base_name)
         self._fleet.open()
+
+    def go_on_refreshing(self, every_s: float) -> None:
+        """See AdapterService."""
+        self._service.go_on_refreshing(every_s)
+
+    def close(self) -> None:
+        """Refresh no more; calling it again does nothing."""
+        self._service.close()
 
     def statuses(self) -> list[AdapterStatus]:
         """See AdapterService; with how many replicas have each loaded."""

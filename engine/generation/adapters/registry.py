@@ -22,10 +22,7 @@ from pathlib import Path
 from engine.durable_files import left_behind, sync_folder, write_file
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
-from engine.generation.adapters.content import content_digest, read_contents
-from engine.generation.adapters.inputs import read_inputs
-from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
-from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, locked
+from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, folder_digest, holds, locked
 from engine.generation.adapters.versions import (
     VERSION_DIGITS,
     VERSIONS_FILE,
@@ -40,7 +37,9 @@ _VERSION_FOLDER = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 
 
 class AdapterRegistry:
-    """The adapters folder of one data folder. `allowed` are folders elsewhere that adapters may be loaded from."""
+    """The adapters folder of one data folder: an AdapterCatalogue. `allowed` are folders elsewhere that adapters may be
+    loaded from.
+    """
 
     def __init__(self, folder: Path, allowed: tuple[Path, ...] = ()) -> None:
         self.folder = folder.absolute()
@@ -151,10 +150,11 @@ class AdapterRegistry:
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise DataFolderError(f"{path}: cannot be read ({error}). Delete it and load the adapters anew.") from None
 
-    def save_served(self, folders: Mapping[str, Path]) -> None:
-        """Note what is to be served from now on. Raises: DataFolderError when it cannot be written."""
+    def set_served(self, name: str, folder: Path | None) -> None:
+        """Note what is to be served as `name` from now on, None: nothing. Raises: DataFolderError."""
         with self._changing(self.folder / SERVED_FILE):
-            self._write_served(folders)
+            others = {other: each for other, each in self.served().items() if other != name}
+            self._write_served(others if folder is None else others | {name: folder})
 
     @contextmanager
     def _changing(self, path: Path) -> Iterator[None]:
@@ -184,11 +184,11 @@ class AdapterRegistry:
             raise InvalidAdapter(name, f"{str(source)!r} is no folder")
         scratch = copy_files(source, home)
         try:
-            found = _digest(scratch, name)
+            found = folder_digest(scratch, name)
             if digest is not None and digest != found:
                 raise InvalidAdapter(name, f"its files have the digest {found}, not {digest[:80]}; save them again")
             target = home / found[:VERSION_DIGITS]
-            if not _holds(target, found, name):
+            if not holds(target, found, name):
                 if target.exists():
                     target.rename(scratch.with_name(f"{scratch.name}-changed"))  # swept with other scratch
                 scratch.rename(target)
@@ -218,20 +218,3 @@ def _refuse_link(home: Path) -> None:
         raise InvalidAdapter(
             home.name, "its folder is a link, which is not followed to delete or to write; change what it points to"
         )
-
-
-def _holds(folder: Path, digest: str, name: str) -> bool:
-    """Whether a version's folder is there and still as it was added."""
-    try:
-        return folder.is_dir() and _digest(folder, name) == digest
-    except InvalidAdapter:
-        return False
-
-
-def _digest(folder: Path, name: str) -> str:
-    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing, or the manifest or the training
-    inputs that it names are broken."""
-    contents = read_contents(folder, name)
-    if MANIFEST_FILE in contents:
-        read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], name), name)
-    return content_digest(contents)

@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 from engine.errors import InvalidAdapter, SwitchyardError, UnknownAdapter
+from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.content import MAX_JSON_BYTES, read_file
 from engine.generation.adapters.host import AdapterHost, AdapterInfo, served_adapters
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest, parse_manifest
-from engine.generation.adapters.registry import AdapterRegistry
 from engine.generation.adapters.status import AdapterStatus, ServedAdapter
 from engine.generation.adapters.versions import AdapterVersions
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class AdapterService:
     """Loads and unloads by name, and remembers what is served. Every method may be called from any thread."""
 
-    def __init__(self, host: AdapterHost, registry: AdapterRegistry, *, base_name: str) -> None:
+    def __init__(self, host: AdapterHost, registry: AdapterCatalogue, *, base_name: str) -> None:
         """Serve again what was served before; one that cannot be read any more says so in `statuses`.
 
         Raises: DataFolderError when the list of what was served is damaged.
@@ -30,14 +30,58 @@ class AdapterService:
         self._base_name = base_name
         self._changes = threading.Lock()  # held for as long as one takes
         self._lock = threading.Lock()  # guards what follows
-        self._served: dict[str, Path] = registry.served()
+        self._served: dict[str, Path] = {}
         self._failed: dict[str, str] = {}
-        for name, folder in self._served.items():
-            try:
-                host.load_adapter(name, registry.locate(name, str(folder)))
-            except SwitchyardError as error:
-                _log.warning("%s", error)
-                self._failed[name] = str(error)
+        self._again: set[str] = set()  # of these, what may be there later
+        self._closed = threading.Event()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Serve what is to be served by now: another process may have changed it, which is being replaced by this one,
+        and what could not be had may be there.
+
+        Raises: DataFolderError, StoreUnavailable where that cannot be read; all stays as it was.
+        """
+        with self._changes:
+            wanted = self._registry.served()
+            for name in self._served.keys() - wanted.keys():
+                if name not in self._failed:
+                    self._host.unload_adapter(name)
+            failed, again = dict[str, str](), set[str]()
+            for name, folder in wanted.items():
+                is_same = self._served.get(name) == folder
+                if is_same and name not in self._again:
+                    if name in self._failed:
+                        failed[name] = self._failed[name]
+                    continue
+                try:
+                    self._host.load_adapter(name, self._registry.locate(name, str(folder)))
+                except SwitchyardError as error:
+                    if self._failed.get(name) != str(error):
+                        _log.warning("%s", error)
+                    if name in self._served and name not in self._failed:
+                        self._host.unload_adapter(name)  # it is not what was asked for
+                    failed[name] = str(error)
+                    if not isinstance(error, InvalidAdapter):
+                        again.add(name)
+            with self._lock:
+                self._served, self._failed, self._again = wanted, failed, again
+
+    def go_on_refreshing(self, every_s: float) -> None:
+        """Refresh in a thread of its own until `close`."""
+
+        def refresh() -> None:
+            while not self._closed.wait(every_s):
+                try:
+                    self.refresh()
+                except Exception as error:
+                    _log.warning("what is to be served is not known anew: %s", error)
+
+        threading.Thread(target=refresh, name="adapters", daemon=True).start()
+
+    def close(self) -> None:
+        """Refresh no more; calling it again does nothing."""
+        self._closed.set()
 
     def served(self) -> list[ServedAdapter]:
         """What requests may name, from memory; by name."""
@@ -66,9 +110,10 @@ class AdapterService:
             with self._lock:
                 if version is not None:
                     self._registry.use(name, version)
-                self._served[name] = folder
+                self._registry.set_served(name, folder)
+                self._served[name] = self._registry.served()[name]
                 self._failed.pop(name, None)
-                self._registry.save_served(self._served)
+                self._again.discard(name)
         return self._status(name, folder, info, None)
 
     def unload(self, name: str, *, delete_files: bool = False) -> None:
@@ -86,8 +131,9 @@ class AdapterService:
             with self._lock:
                 if is_served:
                     self._failed.pop(name, None)
+                    self._again.discard(name)
                     del self._served[name]
-                    self._registry.save_served(self._served)
+                    self._registry.set_served(name, None)
                 if delete_files:
                     self._registry.remove(name)
 

@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.durable_files import sync_folder
+from engine.errors import InvalidAdapter
+from engine.generation.adapters.content import content_digest, read_contents
+from engine.generation.adapters.inputs import read_inputs
+from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
 
 SCRATCH_PREFIX = ".new-"
 
@@ -50,3 +54,20 @@ def copy_files(source: Path, home: Path) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return scratch
+
+
+def folder_digest(folder: Path, name: str) -> str:
+    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing, or the manifest or the training
+    inputs that it names are broken."""
+    contents = read_contents(folder, name)
+    if MANIFEST_FILE in contents:
+        read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], name), name)
+    return content_digest(contents)
+
+
+def holds(folder: Path, digest: str, name: str) -> bool:
+    """Whether a folder is there and still as the adapter of that digest was added."""
+    try:
+        return folder.is_dir() and folder_digest(folder, name) == digest
+    except InvalidAdapter:
+        return False

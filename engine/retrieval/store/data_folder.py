@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,7 @@ from engine.retrieval.store.migrations import prepare_schema
 
 DATABASE_FILE = "knowledge.sqlite3"
 _BUSY_TIMEOUT_MS = 5_000
+_LOOK_S = 0.1
 _UNUSABLE = {
     sqlite3.SQLITE_READONLY: "is read-only",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -59,6 +61,21 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder up; may be called twice."""
         self._file.close()
+
+
+def await_folder(folder: Path, wait_s: float) -> None:
+    """Wait while another process owns a data folder, at most `wait_s`: it may be on its way out.
+
+    Whoever takes the folder then says what is wrong with it.
+    """
+    give_up_at = time.monotonic() + wait_s
+    while time.monotonic() < give_up_at:
+        try:
+            FolderLock(folder).release()
+        except DataFolderError:
+            time.sleep(_LOOK_S)
+        else:
+            return
 
 
 class SqliteDatabase:

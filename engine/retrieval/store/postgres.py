@@ -77,10 +77,9 @@ class PostgresDatabase:
         parsed = store_url(url)
         require_driver()
         self.where = without_secrets(parsed)
-        self._options = {name: value for name, value in _CONNECTING.items() if name not in parsed.query}
-        self.engine = self._pool(parsed, 8, READ_TIMEOUT_S)
-        self._scans = self._pool(parsed, 4, SCAN_TIMEOUT_S)
-        self._session = self._pool(parsed, 1, WRITE_TIMEOUT_S)
+        self.engine = connection_pool(parsed, 8, READ_TIMEOUT_S)
+        self._scans = connection_pool(parsed, 4, SCAN_TIMEOUT_S)
+        self._session = connection_pool(parsed, 1, WRITE_TIMEOUT_S)
         event.listen(self._session, "connect", self._take_lock)
         self._owner = secrets.token_hex(16)
         self._is_owner = False
@@ -90,12 +89,6 @@ class PostgresDatabase:
         self._closed = threading.Event()
         self._probing = threading.Lock()
         self._probe: threading.Thread | None = None  # while the server is away
-
-    def _pool(self, url: URL, size: int, timeout_s: int) -> Engine:
-        pool = {"pool_size": size, "max_overflow": 0, "pool_timeout": 10, "pool_pre_ping": True}
-        engine = create_engine(url, connect_args=self._options, hide_parameters=True, **pool)
-        bound_statements(engine, timeout_s)
-        return engine
 
     @property
     def is_away(self) -> bool:
@@ -124,18 +117,9 @@ class PostgresDatabase:
                 connection.execute(insert(_writer).values(one=1, owner=self._owner, num_writes=0))
         self._is_owner = True
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self) -> contextlib.AbstractContextManager[None]:
         """See Database."""
-        try:
-            yield
-        except DBAPIError as error:
-            meant = translated(error.orig, self.where)
-            if meant is None:
-                raise
-            raise meant from error
-        except PoolTimeout:
-            raise StoreUnavailable(self.where, "all of its connections are in use") from None
+        return errors_of(self.where)
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -290,6 +274,29 @@ class PostgresDatabase:
             f"store {self.where}: another server has taken over, so this one writes nothing any more. Stop one of "
             "the two, and start this one again to see what the other wrote."
         )
+
+
+def connection_pool(url: URL, size: int, timeout_s: int) -> Engine:
+    """At most `size` connections, on which a statement takes at most `timeout_s`."""
+    options = {name: value for name, value in _CONNECTING.items() if name not in url.query}
+    pool = {"pool_size": size, "max_overflow": 0, "pool_timeout": 10, "pool_pre_ping": True}
+    engine = create_engine(url, connect_args=options, hide_parameters=True, **pool)
+    bound_statements(engine, timeout_s)
+    return engine
+
+
+@contextlib.contextmanager
+def errors_of(where: str) -> Iterator[None]:
+    """Turns the errors of PostgreSQL into StorageFull, DataFolderError or StoreUnavailable naming `where`."""
+    try:
+        yield
+    except DBAPIError as error:
+        meant = translated(error.orig, where)
+        if meant is None:
+            raise
+        raise meant from error
+    except PoolTimeout:
+        raise StoreUnavailable(where, "all of its connections are in use") from None
 
 
 class _Locked(StoreUnavailable):

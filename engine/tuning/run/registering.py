@@ -7,9 +7,8 @@ from pathlib import Path
 from engine.durable_files import write_file
 from engine.errors import TrainingError
 from engine.generation.adapters.manifest import MANIFEST_FILE, AdapterManifest
-from engine.generation.adapters.registry import AdapterRegistry
-
-ADAPTERS = "adapters"
+from engine.retrieval.store.address import chosen_store
+from engine.tuning.adapter_store import open_adapters
 
 
 def write_manifest(folder: Path, manifest: AdapterManifest) -> None:
@@ -21,9 +20,10 @@ def write_manifest(folder: Path, manifest: AdapterManifest) -> None:
 
 
 def register(data: Path, name: str, folder: Path) -> Path:
-    """Make the adapter in `folder` the current version of `name` in the data folder.
+    """Make the adapter in `folder` the current version of `name` in the data folder, or in the database that
+    SWITCHYARD_STORE names.
 
     Returns: the version's folder. Raises: InvalidAdapter, DataFolderError when the disk refuses.
     """
-    registry = AdapterRegistry(data / ADAPTERS)
+    registry = open_adapters(data, chosen_store(None))
     return registry.locate(name, version=registry.add(name, folder))

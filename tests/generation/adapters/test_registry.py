@@ -71,7 +71,8 @@ def test_removed_folder_is_gone(registry: AdapterRegistry):
 def test_served_set_is_found_again(registry: AdapterRegistry, tmp_path: Path):
     assert registry.served() == {}
     folders = {"a": registry.folder / "tone", "b": tmp_path / "elsewhere"}
-    registry.save_served(folders)
+    for name, folder in folders.items():
+        registry.set_served(name, folder)
     assert AdapterRegistry(registry.folder).served() == folders
     assert '"a": "tone"' in (registry.folder / "served.json").read_text()  # so the data folder may move
     assert [each.name for each in registry.folder.iterdir() if each.is_file()] == ["served.json"]

@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from replicas import Cluster, eventually, write_adapter
+from replicas import Cluster, Host, eventually, write_adapter
+from test_training_inputs import FILE, described, unit_rows
 
-from engine.errors import ComponentUnavailable, InvalidAdapter, UnknownAdapter
+from engine.errors import ComponentUnavailable, InvalidAdapter, StoreUnavailable, UnknownAdapter
 from engine.generation.adapters import digest_folders, follower
+from engine.generation.adapters.digest_folders import DigestFolders
+from engine.generation.adapters.inputs import inputs_content, read_inputs
+from engine.generation.adapters.registry import AdapterRegistry
+from engine.generation.adapters.service import AdapterService
 
 
 @pytest.fixture
@@ -327,3 +332,83 @@ def test_any_order_of_changes_and_crashes_leaves_every_replica_with_what_was_ans
         elif step == "owner":
             cluster.restart_owner()
         assert cluster.served() == [expected] * len(cluster.replicas), (number, step)
+
+
+def test_two_that_own_the_same_adapters_for_a_while_come_to_serve_the_same(tmp_path: Path):
+    for number, name in enumerate(("tone", "news"), 1):
+        write_adapter(tmp_path / "adapters" / name, float(number))
+    old, new = (AdapterService(Host(), AdapterRegistry(tmp_path / "adapters"), base_name="base") for _ in range(2))
+    old.load("tone")
+    new.load("news")  # neither undoes what the other was told
+    old.refresh()
+    new.refresh()
+    assert old._host.digests() == new._host.digests() and set(new._host.digests()) == {"tone", "news"}
+    reads = len(new._host.history)
+    new.refresh()
+    assert len(new._host.history) == reads  # nothing is read again that did not change
+    old.unload("tone")
+    version = AdapterRegistry(tmp_path / "adapters").add("news", write_adapter(tmp_path / "newer", 3.0))
+    new.refresh()
+    assert set(new._host.digests()) == {"news"}
+    old.load("news", version=version)
+    assert new._host.digests() != old._host.digests()
+    new.go_on_refreshing(0.01)
+    eventually(lambda: new._host.digests() == old._host.digests())
+    new.close()
+
+
+def test_refresh_tells_what_cannot_be_served_and_serves_it_once_another_version_is(tmp_path: Path):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    good = registry.add("tone", write_adapter(tmp_path / "made", 1.0))
+    service = AdapterService(Host(max_rank=4), registry, base_name="base")
+    service.load("tone")
+    wide = registry.add("tone", write_adapter(tmp_path / "wide", 1.0, rank=8))
+    registry.set_served("tone", registry.locate("tone", version=wide))
+    service.refresh()
+    service.refresh()
+    assert "rank r=8" in str(service.statuses()[0].error) and service.served() == []
+    registry.set_served("tone", registry.locate("tone", version=good))
+    service.refresh()
+    assert service.statuses()[0].error is None and [each.name for each in service.served()] == ["tone"]
+    service.unload("tone")
+    assert service.served() == []
+
+
+def test_adapter_whose_files_cannot_be_had_is_served_once_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    registry = AdapterRegistry(tmp_path / "adapters")
+    registry.add("tone", write_adapter(tmp_path / "made", 1.0))
+    registry.set_served("tone", registry.locate("tone"))
+
+    def refuse(*_asked: str) -> Path:
+        raise StoreUnavailable("elsewhere", "it does not answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(registry, "locate", refuse)
+        service = AdapterService(Host(), registry, base_name="base")
+        service.refresh()
+        assert "does not answer" in str(service.statuses()[0].error) and service.served() == []
+    service.refresh()
+    assert service.statuses()[0].error is None and [each.name for each in service.served()] == ["tone"]
+
+
+def test_training_inputs_travel_with_an_adapter_and_damaged_ones_are_fetched_anew(cluster: Cluster):
+    content = inputs_content(unit_rows())
+    home = cluster.home / "tone"
+    (home / FILE).write_bytes(content)
+    (home / "switchyard.json").write_text(described(content).model_dump_json())
+    far = cluster.start("far")
+    digest = cluster.owner.load("tone").digest
+    (info,) = far.host.adapters()
+    found = read_inputs(info.path, info.manifest, "tone")
+    assert found is not None and len(found.embeddings) == 5
+    (far.folder / digest / FILE).write_bytes(b"damaged")
+    assert not DigestFolders(far.folder).is_intact(digest)
+    DigestFolders(far.folder).fetch(digest, cluster.owner)
+    assert (far.folder / digest / FILE).read_bytes() == content
+
+
+def test_adapter_whose_training_inputs_are_missing_is_served_without_them(cluster: Cluster):
+    (cluster.home / "tone" / "switchyard.json").write_text(described(b"gone").model_dump_json())
+    far = cluster.start("far")
+    digest = cluster.owner.load("tone").digest
+    assert far.host.digests() == {"tone": digest} and not (far.folder / digest / FILE).exists()

@@ -109,11 +109,12 @@ def test_five_versions_are_kept_and_older_ones_only_while_they_are_served(regist
     served = registry.add("tone", make("0"))
     alias = registry.add("tone", make("1"))
     home = registry.folder / "tone"
-    registry.save_served({"tone": home / served, "other": home / alias})
+    registry.set_served("tone", home / served)
+    registry.set_served("other", home / alias)
     for number in range(2, 9):
         registry.add("tone", make(str(number)))
     assert listed(registry) == ["0", "1", "4", "5", "6", "7", "8"]
-    registry.save_served({"other": home / alias})
+    registry.set_served("tone", None)
     registry.add("tone", make("9"))
     assert listed(registry) == ["1", "5", "6", "7", "8", "9"]
     assert folders(registry) == set(registry.versions("tone").names())
@@ -136,7 +137,7 @@ def test_plain_folder_goes_on_working_and_is_kept_as_the_version_before(registry
         registry.use("tone", "0" * 12)
     with pytest.raises(InvalidAdapter, match="nothing to go back to: it has no versions"):
         registry.versions("tone").previous("tone")
-    registry.save_served({"tone": home})
+    registry.set_served("tone", home)
     registry.add("tone", make("new"))
     assert listed(registry) == ["plain", "new"]
     assert registry.served() == {"tone": home} and (home / "adapter_model.safetensors").read_text() == "plain"
@@ -149,7 +150,8 @@ def test_restart_serves_what_was_served_after_an_add_and_what_is_used_after_a_ro
 ):
     home = registry.folder / "tone"
     a = registry.add("tone", make("a"))
-    registry.save_served({"tone": home / a, "pinned": home / a})
+    registry.set_served("tone", home / a)
+    registry.set_served("pinned", home / a)
     b = registry.add("tone", make("b"))
     assert registry.served()["tone"] == home / a
     registry.use("tone", b)
@@ -302,7 +304,7 @@ def test_processes_that_add_at_once_lose_nothing(registry: AdapterRegistry, make
         while not stop.is_set():
             if registry.names():
                 seen.append(weights(registry))
-                registry.save_served({"tone": registry.locate("tone")})
+                registry.set_served("tone", registry.locate("tone"))
 
     reader = threading.Thread(target=serve)
     reader.start()

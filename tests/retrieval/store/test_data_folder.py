@@ -6,13 +6,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 from sqlalchemy import select
 
 from engine.errors import DataFolderError
 from engine.retrieval.store import tables
-from engine.retrieval.store.data_folder import FolderLock, connect
+from engine.retrieval.store.data_folder import FolderLock, await_folder, connect
 from engine.retrieval.store.store import Store
 
 HOLD = """
@@ -31,6 +32,19 @@ def test_second_process_on_the_same_folder_is_refused_until_the_first_ends(tmp_p
         with pytest.raises(DataFolderError, match=r"another server uses this data folder. Stop it, or name another"):
             FolderLock(tmp_path)
         holder.kill()
+    FolderLock(tmp_path).release()
+
+
+def test_next_owner_waits_for_the_one_before_to_end_and_not_forever(tmp_path):
+    held = FolderLock(tmp_path)
+    await_folder(tmp_path, 0.3)
+    with pytest.raises(DataFolderError, match="another server uses"):
+        FolderLock(tmp_path)
+    waiting = threading.Thread(target=await_folder, args=(tmp_path, 60))
+    waiting.start()
+    held.release()
+    waiting.join(30)
+    assert not waiting.is_alive()
     FolderLock(tmp_path).release()
 
 
