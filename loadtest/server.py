@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
-
 from engine.errors import SwitchyardError
 from loadtest.ports import free_port
 
@@ -49,14 +47,9 @@ def running_server(folder: Path, *options: str, environment: Mapping[str, str] |
             time.sleep(0.2)
         yield url
     finally:
-        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-        # HAProxy outlives the Ray that started it.
-        for left in psutil.wait_procs(started, timeout=5)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
