@@ -67,10 +67,10 @@ class LocalBackends:
             raise found
         return found
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
         if self.retrieval_error is not None:
             raise self.retrieval_error
-        (embedding,) = await asyncio.to_thread(self.retriever.embed, [text])
+        (embedding,) = await asyncio.to_thread(self.retriever.embed, [text], collection)
         return embedding
 
     async def needs(self, collection: str) -> Needs:

@@ -42,8 +42,8 @@ class Backends(Protocol):
 
     async def evidence(self, query: Query) -> Evidence: ...
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        """[E], as a search embeds a question."""
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
+        """[E], as a search of `collection` embeds a question."""
         ...
 
     async def needs(self, collection: str) -> Needs:

@@ -77,8 +77,8 @@ class RayBackends:
     async def evidence(self, query: Query) -> Evidence:
         return await self._read(lambda: self._retriever.evidence.remote(query))
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        return await self._read(lambda: self._retriever.embed.remote(text))
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
+        return await self._read(lambda: self._retriever.embed.remote(text, collection))
 
     async def _read(self, start: Callable[[], Awaitable[T]]) -> T:
         """Ask a retriever; where it dies and others are there, one of those."""

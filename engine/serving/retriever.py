@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from engine.config import EngineConfig, Profile
@@ -11,7 +12,7 @@ from engine.retrieval.service import Retriever
 from engine.retrieval.store.address import chosen_store
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import device
-from engine.serving.reader import ReaderDeployment, load_models
+from engine.serving.reader import ReaderDeployment, load_encoder, load_models
 from engine.values import DocumentWrite, Judgement, WriteResult
 
 
@@ -24,7 +25,13 @@ class RetrieverDeployment(ReaderDeployment):
         bind_replica_to_loopback()
         encoder, reranker = load_models(config.retriever, profile)
         store = chosen_store(config.store)
-        self._start(Retriever(config.data, encoder, config.retriever, reranker, store=store, device=device(profile)))
+        retriever = Retriever(
+            *(config.data, encoder, config.retriever, reranker),
+            store=store,
+            device=device(profile),
+            load_encoder=partial(load_encoder, config.retriever, profile),
+        )
+        self._start(retriever)
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         """Apply a batch of writes; durable and searchable when it returns."""

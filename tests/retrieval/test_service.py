@@ -272,7 +272,7 @@ def test_chunks_beyond_frozen_rows_move_into_shards_also_after_a_restart(open_re
 
 def test_frozen_rows_of_zero_keeps_every_search_exact(open_retriever):
     retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 0}))
-    assert isinstance(retriever._new_rows(), CpuRows)
+    assert isinstance(retriever._new_rows(DIM), CpuRows)
 
 
 def test_closing_ends_the_thread_that_builds_shards(open_retriever):
