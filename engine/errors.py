@@ -264,7 +264,9 @@ class Forbidden(RequestError):
     code = "forbidden"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} concerns every tenant of this server. Use a key that gateway.key_tenants does not name.")
+        super().__init__(
+            f"{what} concerns every tenant of this server. Use a key that gateway.key_tenants does not name."
+        )
 
 
 class Conflict(RequestError):

@@ -188,4 +188,3 @@ class Judging:
 
 class _Stopped(Exception):
     """The retriever closes; nobody waits for the fit."""
-

@@ -13,7 +13,7 @@ from engine.errors import StoreUnavailable
 from engine.retrieval.foreground import Foreground
 from engine.retrieval.generations.beside import Beside
 from engine.retrieval.generations.cutting import Cancelled, Cutter
-from engine.retrieval.generations.evaluating import Evaluation, Side, decide, evaluate
+from engine.retrieval.generations.evaluating import Evaluation, Side, decide
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.recipe import Recipe
 from engine.retrieval.store.database import PAUSE_S
@@ -55,7 +55,11 @@ class Place(Protocol):
         ...
 
     def replace(self, generation: Generation, recipe: Recipe, live: LiveCollection) -> None:
-        """Search `live` from now on, and close what was searched before. Called in the switch's own write turn."""
+        """Search `live` from now on, and what was there before no more. Called in the switch's own write turn."""
+        ...
+
+    def tidy(self, generation: Generation) -> None:
+        """Called once a generation is in place and nobody waits: close what was there before."""
         ...
 
 
@@ -122,6 +126,7 @@ class Building:
             if not is_in_place:
                 live.close()
                 shutil.rmtree(live.folder, ignore_errors=True)
+        self._place.tidy(generation)
 
     def _settle(self) -> None:
         """Wait until it is known what became of a switch whose answer was lost."""
@@ -146,9 +151,7 @@ class Building:
                 reader = LogReader(connection)
                 is_whole = task.beside.catch_up(reader, reader.version(generation.collection), _ROWS_PER_PIECE)
 
-    def _report(
-        self, generation: Generation, recipe: Recipe, live: LiveCollection
-    ) -> tuple[dict[str, Any], bool]:
+    def _report(self, generation: Generation, recipe: Recipe, live: LiveCollection) -> tuple[dict[str, Any], bool]:
         found = self._place.evaluate(self._place.side(generation.name), Side(live, recipe.encoder), generation)
         assert generation.task is not None
         is_wanted, why = decide(generation.task, found, generation.name, generation.number)

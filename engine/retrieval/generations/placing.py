@@ -53,6 +53,7 @@ class OwnCollections:
         self._indexes = indexes
         self._alpha = alpha
         self._check = check
+        self._retired: list[LiveCollection] = []
 
     def open(self, state: CollectionState) -> None:
         """Load a collection of the store, with the encoder that made its generation. Raises: ModelSourceError."""
@@ -102,8 +103,16 @@ class OwnCollections:
         """See Place."""
         old = self._live[generation.name]
         self._put(generation.name, recipe, live)
-        old.close()
-        shutil.rmtree(old.folder, ignore_errors=True)
+        # No write can drop the chunks of the old generation while it is searched: this is the switch's write turn.
+        old.retire()
+        self._retired.append(old)
+
+    def tidy(self, generation: Generation) -> None:
+        """See Place."""
+        while self._retired:
+            old = self._retired.pop()
+            old.close()
+            shutil.rmtree(old.folder, ignore_errors=True)
         self._judging.follow(generation.name)
 
     def _put(self, name: str, recipe: Recipe, live: LiveCollection) -> None:

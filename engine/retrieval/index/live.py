@@ -356,6 +356,11 @@ class LiveCollection:
             raise ComponentUnavailable("retriever", "its lexical index could not be written; search with mode=dense")
         return None if query.filter is None else parse_filter(query.filter)
 
+    def retire(self) -> None:
+        """Let the searches that have begun end, and no other begin."""
+        with self._turns.take():
+            self._is_closed = True
+
     def close(self) -> None:
         """Give up the files of the lexical index, once the searches that have begun have ended."""
         with self._turns.take():

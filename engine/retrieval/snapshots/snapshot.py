@@ -20,7 +20,7 @@ from engine.retrieval.snapshots.restoring import Restore
 from engine.retrieval.snapshots.writer import SnapshotWriter
 from engine.retrieval.store import tables
 from engine.retrieval.store.inbox import count_waiting, discard
-from engine.retrieval.store.store import CollectionState, Store, read_collections
+from engine.retrieval.store.store import Store, read_collections
 
 # Told what is being done, how many documents are done, and how many there are.
 Progress = Callable[[str, int, int], None]

@@ -137,11 +137,11 @@ _STEPS: dict[int, tuple[str, ...]] = {
 # The same for PostgreSQL, whose first version is 5.
 _POSTGRES_STEPS: dict[int, tuple[str, ...]] = {
     5: (
-        """ALTER TABLE generations ADD COLUMN model TEXT COLLATE "C",
-            ADD COLUMN digest TEXT COLLATE "C" NOT NULL DEFAULT '',
+        """ALTER TABLE generations ADD COLUMN model VARCHAR COLLATE "C",
+            ADD COLUMN digest VARCHAR COLLATE "C" NOT NULL DEFAULT '',
             ADD COLUMN created_at FLOAT NOT NULL DEFAULT 0,
-            ADD COLUMN task TEXT COLLATE "C",
-            ADD COLUMN job TEXT COLLATE "C",
+            ADD COLUMN task VARCHAR COLLATE "C",
+            ADD COLUMN job VARCHAR COLLATE "C",
             ADD COLUMN report JSON,
             ADD COLUMN is_dropped BOOLEAN NOT NULL DEFAULT false""",
         """UPDATE generations g SET digest = g.encoder->>'digest', created_at = c.created_at

@@ -31,7 +31,9 @@ class Uncut:
     headings: tuple[tuple[int, str], ...]
 
 
-def read_uncut(connection: Connection, generation: Generation, *, after: int, limit: int, max_chars: int) -> list[Uncut]:
+def read_uncut(
+    connection: Connection, generation: Generation, *, after: int, limit: int, max_chars: int
+) -> list[Uncut]:
     """The first `limit` documents behind number `after`, fewer where their texts exceed `max_chars`; one at least."""
     d = tables.documents
     sizes = select(d.c.pk, func.length(d.c.text)).where(*_is_uncut(generation), d.c.pk > after)

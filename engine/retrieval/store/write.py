@@ -301,9 +301,7 @@ class _Write:
         )
 
 
-def add_embeddings(
-    connection: Connection, hashes: Iterable[str], vectors: Mapping[str, Vectors], encoder: str
-) -> None:
+def add_embeddings(connection: Connection, hashes: Iterable[str], vectors: Mapping[str, Vectors], encoder: str) -> None:
     """Keep the vectors [E] of texts that `encoder` has none of yet, inside the caller's transaction."""
     e = tables.embeddings
     for batch in in_batches(sorted(hashes)):
