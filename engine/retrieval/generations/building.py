@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from engine.errors import StoreUnavailable
@@ -20,13 +21,13 @@ from engine.retrieval.store.database import PAUSE_S
 from engine.retrieval.store.generations import Generation, Generations, end_task, is_under_way, put_in_place
 from engine.retrieval.store.log_reader import LogReader
 from engine.retrieval.store.store import Store
-from engine.retrieval.store.uncut import add_chunks, count_uncut, read_uncut_among
+from engine.retrieval.store.uncut import add_chunks, read_uncut_among, uncut_numbers
 
 # Documents or chunks that are taken into memory between two looks at whether somebody waits.
 _ROWS_PER_PIECE = 2048
-# Documents that may be written between the last catch-up and the switch, and are then cut while writes wait. Tries
-# before that: mostly nothing comes in between.
-_MAX_LAST, _NUM_CLEAN_TRIES = 16, 3
+# So many tries to switch at a moment at which every document is cut: mostly nothing comes in between. Where writes come
+# all the time, more and more documents are cut while they wait.
+_NUM_CLEAN_TRIES, _FEW = 3, 8
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +66,12 @@ class Place(Protocol):
 
 @dataclass(slots=True)
 class _Pass:
-    """How far a task is: no document was left to cut at `version`."""
+    """How far a task is: at `version`, the documents `left` were to be cut and no other."""
 
     cutter: Cutter
     beside: Beside
     version: int = 0
+    left: list[int] = field(default_factory=list)
 
 
 class Building:
@@ -113,8 +115,8 @@ class Building:
                 self._rows.end(generation, "done", report=report)
                 return
             self._place.prepare(generation, live)
-            while not is_in_place:
-                is_in_place = self._place_it(generation, recipe, task, report)
+            self._place_it(generation, recipe, task, report)
+            is_in_place = True
         except StoreUnavailable as error:
             if error.is_settled:
                 raise
@@ -139,8 +141,8 @@ class Building:
                 time.sleep(PAUSE_S)
 
     def _catch_up(self, generation: Generation, task: _Pass) -> None:
-        """Come to a moment at which every document is cut and all of that is in memory."""
-        task.version = task.cutter.work()
+        """Come to a moment at which next to every document is cut, and all that is cut is in memory."""
+        task.version, task.left = task.cutter.work()
         is_whole = False
         while not is_whole:
             self._check()
@@ -159,12 +161,15 @@ class Building:
         report = {"switch": generation.task, "evaluation": evaluation, "evaluated_at": time.time()}
         return {**report, "is_switched": is_wanted, "why": why}, is_wanted
 
-    def _place_it(self, generation: Generation, recipe: Recipe, task: _Pass, report: dict[str, Any] | None) -> bool:
-        for num_tries in range(_NUM_CLEAN_TRIES + 1):
+    def _place_it(self, generation: Generation, recipe: Recipe, task: _Pass, report: dict[str, Any] | None) -> None:
+        max_last = 0
+        for num_tries in itertools.count(1):
             self._catch_up(generation, task)
-            if self._switch(generation, recipe, task, report, _MAX_LAST if num_tries == _NUM_CLEAN_TRIES else 0):
-                return True
-        return False
+            max_last = max(max_last, 2 * len(task.left))
+            if self._switch(generation, recipe, task, report, max_last):
+                return
+            if num_tries >= _NUM_CLEAN_TRIES:
+                max_last = max(_FEW, 2 * max_last)
 
     def _switch(
         self, generation: Generation, recipe: Recipe, task: _Pass, report: dict[str, Any] | None, max_last: int
@@ -176,11 +181,12 @@ class Building:
                 raise Cancelled
             reader = LogReader(connection)
             changed = reader.changed(generation.collection, task.version)
-            if count_uncut(connection, generation, changed) > max_last:
+            last = uncut_numbers(connection, generation, {*changed, *task.left})
+            if len(last) > max_last:
                 return False
-            last = read_uncut_among(connection, generation, changed)
             if last:
-                chunks, vectors = task.cutter.cut(last, is_urgent=True)
+                documents = read_uncut_among(connection, generation, last)
+                chunks, vectors = task.cutter.cut(documents, is_urgent=True)
                 add_chunks(connection, generation, chunks, vectors)
             version = reader.version(generation.collection) + 1
             # The log knows nothing of the new version yet: what it tells is that of the one before.

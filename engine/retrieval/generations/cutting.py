@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from engine.errors import DataFolderError
@@ -15,13 +16,15 @@ from engine.retrieval.store.generations import Generation, is_under_way
 from engine.retrieval.store.jobs import advance_job
 from engine.retrieval.store.log_reader import LogReader
 from engine.retrieval.store.store import Store
-from engine.retrieval.store.uncut import Uncut, add_chunks, count_uncut, read_uncut
+from engine.retrieval.store.uncut import Uncut, add_chunks, read_uncut, uncut_numbers
 from engine.retrieval.store.write import NewChunk
 
 _DOCUMENTS_PER_PIECE = 32
 _CHARS_PER_PIECE = 256 * 1024
 # Texts that are embedded between two looks at whether somebody waits.
 _TEXTS_PER_PIECE = 64
+# So many times everything that came in meanwhile is cut as well; each time after that, more may be left.
+_NUM_FULL_PASSES, _FEW = 3, 8
 Cut = list[tuple[Uncut, Sequence[NewChunk]]]
 
 
@@ -47,21 +50,26 @@ class Cutter:
         self._foreground = foreground
         self._check = check
 
-    def work(self) -> int:
-        """Cut and embed until no document is left; the collection's version at which none was.
+    def work(self) -> tuple[int, list[int]]:
+        """Cut and embed until no document is left, or few enough where others are written as fast.
 
+        Returns: the collection's version at a moment, and the documents that were left then.
         Raises: Cancelled.
         """
-        while True:
+        enough = 0
+        for num_passes in itertools.count():
             with self._store.reading() as connection:
-                num_left = count_uncut(connection, self._generation)
+                left = uncut_numbers(connection, self._generation)
                 version = LogReader(connection).version(self._generation.collection)
-            self._count(0, num_left)
-            if num_left == 0:
-                return version
+            self._count(0, len(left))
+            if len(left) <= enough:
+                return version, left
             after = -1
             while (last := self._piece(after)) is not None:
                 after = last
+            if num_passes >= _NUM_FULL_PASSES:
+                enough = max(_FEW, 2 * enough)
+        raise AssertionError
 
     def cut(self, documents: Sequence[Uncut], *, is_urgent: bool = False) -> tuple[Cut, dict[str, Vectors]]:
         """The chunks of documents, and the vector [E] of each text by its hash; known ones are not embedded again.

@@ -57,13 +57,13 @@ def read_uncut_among(connection: Connection, generation: Generation, among: Iter
     return [Uncut(*row, headings=tuple(headings.get(row.pk, ()))) for row in rows]
 
 
-def count_uncut(connection: Connection, generation: Generation, among: Iterable[int] | None = None) -> int:
-    """How many there are, or how many of the documents of these numbers."""
+def uncut_numbers(connection: Connection, generation: Generation, among: Iterable[int] | None = None) -> list[int]:
+    """Numbers of the documents that have no chunks of it: of all, or of those among these."""
     d = tables.documents
-    query = select(func.count()).select_from(d).where(*_is_uncut(generation))
+    query = select(d.c.pk).where(*_is_uncut(generation)).order_by(d.c.pk)
     if among is None:
-        return int(connection.execute(query).scalar_one())
-    return sum(row[0] for row in _rows(connection, query, d.c.pk, among))
+        return list(connection.execute(query).scalars())
+    return [row.pk for row in _rows(connection, query, d.c.pk, among)]
 
 
 def add_chunks(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from executors import HeldExecutor, ImmediateExecutor
+from interrupting import interrupt
 from sqlalchemy import func, select
 from stub_encoder import DIM, SETTINGS, StubEncoder
 
@@ -237,6 +240,19 @@ def test_what_cannot_be_built_is_refused_with_what_is_wrong(opened):
         retriever.generations.use("docs", 7)
     with pytest.raises(InvalidRequest, match="generation 1 of collection 'docs' is the current one already"):
         retriever.generations.use("docs", 1)
+
+
+def test_document_that_changes_whenever_it_is_cut_ends_up_as_it_was_written_last(opened):
+    retriever = opened()
+    fill(retriever)
+    changes = {look: partial(retriever.write, "docs", [page(1, f"changed{look} since")]) for look in range(1, 20)}
+    stop = interrupt(retriever, changes)
+    retriever.generations.build("docs", model="second", switch="always")
+    assert current(retriever)["generation"] == 2 and stop.num_looks > 5
+    said = {word for one in ask(retriever, "word1", k=999).passages for word in one.text.split() if "changed" in word}
+    assert said == {f"changed{min(stop.num_looks, 19)}"}
+    documents = retriever.list_documents("docs", source=None, after=None, limit=99)
+    assert sum(row["chunks"] for row in documents) == retriever.status()["chunks"]
 
 
 def test_no_more_generations_are_kept_than_allowed(opened, monkeypatch):
