@@ -111,7 +111,7 @@ class Retriever(Reader):
         self._remove_other_indexes()
         for other in self._other_generations():
             _log.warning(
-                "collection %s is served by its own encoder %s and chunks of %d tokens, which differ from the settings; "
+                "collection %s is served by its own encoder %s and chunks of %d tokens, not as the settings say; "
                 "to build what they ask for: %s",
                 *(other[name] for name in ("collection", "encoder", "chunk_tokens", "build")),
             )
@@ -197,6 +197,16 @@ class Retriever(Reader):
         """Remove the tenant's judgements and what was fitted; how many there were. Raises: UnknownCollection."""
         self._check_known(collection, tenant)
         return self._judging.clear(collection, tenant)
+
+    def build_generation(self, collection: str, **asked: Any) -> dict[str, Any]:
+        """Begin another generation; its job as `job` shows it. See GenerationService.build."""
+        self._check_open()
+        return self.job(self.generations.build(collection, **asked))
+
+    def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Begin to put a kept generation in place; its job as `job` shows it. See GenerationService.use."""
+        self._check_open()
+        return self.job(self.generations.use(collection, number))
 
     def keep_feedback(self, response: str, content: dict[str, Any], *, tenant: str = "") -> FeedbackStatus:
         """Keep what a user said of a response, in place of an earlier word; durable. Raises: StorageFull."""

@@ -67,6 +67,22 @@ class RetrieverDeployment(ReaderDeployment):
         """Remove judgements."""
         return await asyncio.to_thread(self._retriever.forget_judgements, collection, tenant=tenant)
 
+    async def generations(self, collection: str) -> list[dict[str, Any]]:
+        """Those of a collection that are kept."""
+        return await asyncio.to_thread(self._retriever.generations.list, collection)
+
+    async def build_generation(self, collection: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Begin another generation; its job."""
+        return await asyncio.to_thread(self._retriever.build_generation, collection, **asked)
+
+    async def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Begin to put a kept generation in place; its job."""
+        return await asyncio.to_thread(self._retriever.use_generation, collection, number)
+
+    async def drop_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Remove a generation that is not in place."""
+        return await asyncio.to_thread(self._retriever.generations.drop, collection, number)
+
     async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
         """Keep what a user said of an answer; durable when it returns."""
         return await asyncio.to_thread(self._retriever.keep_feedback, response, content, tenant=tenant)

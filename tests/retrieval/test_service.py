@@ -353,7 +353,7 @@ def test_model_of_a_collection_from_before_it_was_recorded_is_recorded_at_the_ne
     with retriever._store.writing() as connection:
         connection.execute(update(tables.generations).values(model=None))
     retriever.close()
-    with pytest.raises(ModelSourceError, match="where that one came from is not recorded. Set retriever.model back"):
+    with pytest.raises(ModelSourceError, match=r"where that one came from is not recorded. Set retriever.model back"):
         open_retriever(StubEncoder("second"), settings_of("second"), load_encoder=StubEncoder)
     open_retriever(StubEncoder("first"), settings_of("first")).close()
     retriever = open_retriever(StubEncoder("second"), settings_of("second"), load_encoder=StubEncoder)

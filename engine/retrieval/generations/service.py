@@ -116,12 +116,18 @@ class GenerationService:
         return self._started(self._rows.add(collection, chunking, model, switch))
 
     def use(self, collection: str, number: int) -> str:
-        """Begin to bring an earlier generation back; the id of the job. Raises: UnknownCollection, Conflict ..."""
+        """Begin to bring an earlier generation back; the id of the job.
+
+        Raises: UnknownCollection, UnknownGeneration, InvalidRequest for the current one, Conflict.
+        """
         self._check_known(collection)
         return self._started(self._rows.begin_use(collection, number))
 
     def drop(self, collection: str, number: int) -> dict[str, Any]:
-        """Remove a generation that is not in place; what it was. Raises: UnknownCollection, UnknownGeneration, Conflict."""
+        """Remove a generation that is not in place; what it was.
+
+        Raises: UnknownCollection, UnknownGeneration, Conflict.
+        """
         self._check_known(collection)
         return _shown(self._rows.drop(collection, number))
 

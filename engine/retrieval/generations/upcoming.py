@@ -38,11 +38,12 @@ class Upcoming:
         self._failed: set[str | None] = set()
 
     def step(self, connection: Connection, reader: LogReader) -> bool:
-        """Take in a piece of each that is under way, and let go of those that are not any more; whether there was any."""
+        """Take in a piece of each that is under way, and let go of the others; whether there was a piece."""
         wanted = {_key(one.state()): one for one in read_generations(connection) if _is_coming(one)}
         for key in self._held.keys() - wanted.keys():
             self._drop(key)
-        return any([self._take_in(key, one, reader) for key, one in wanted.items()])
+        taken = [self._take_in(key, one, reader) for key, one in wanted.items()]
+        return any(taken)
 
     def take(self, state: CollectionState, reader: LogReader) -> Beside | None:
         """The generation that is in the collection's place now, with all of it; None where it is not held."""

@@ -79,8 +79,8 @@ class Generations:
             if len(kept) >= MAX_KEPT:
                 numbers = ", ".join(str(one.number) for one in kept if not one.is_current)
                 raise Conflict(
-                    f"collection {collection!r} has {len(kept)} generations, as many as are kept. Drop one of {numbers} "
-                    f"first: switchyard generations drop {collection} NUMBER"
+                    f"collection {collection!r} has {len(kept)} generations, as many as are kept. Drop one of "
+                    f"{numbers} first: switchyard generations drop {collection} NUMBER"
                 )
             number = next_number(connection, kept[0].collection)
             job = add_job(connection, KIND, collection, "", None)
@@ -165,7 +165,7 @@ def read_generations(connection: Connection, collection: str | None = None) -> l
     query = select(*columns, *more).join(c, c.c.id == g.c.collection).where(~g.c.is_dropped)
     query = query if collection is None else query.where(c.c.name == collection)
     rows = connection.execute(query.order_by(g.c.generation, g.c.collection))
-    return [Generation(*row[:5], bool(row[5]), *row[6:]) for row in rows]
+    return [Generation(*row) for row in rows]
 
 
 def next_number(connection: Connection, collection: int) -> int:

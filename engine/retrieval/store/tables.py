@@ -92,8 +92,8 @@ generations = Table(
 
 # `body_hash` is the SHA-256 (hex) of the body as sent, so that a client can compute it; `content_hash` covers
 # content type, title and metadata as well. `version` is that of the write that brought this content. `num_chunks` are
-# those of the collection's generation. `outline` has the sections ([start, path]) where the text does not show them, and
-# is null where it does or where version 5 or an earlier one stored the document.
+# those of the collection's generation. `outline` has the sections ([start, path]) where the text does not show them;
+# null where it does, or where version 5 or an earlier one stored the document.
 documents = Table(
     "documents",
     metadata,

@@ -54,7 +54,16 @@ def read_uncut_among(connection: Connection, generation: Generation, among: Iter
     query = select(*columns).where(*_is_uncut(generation)).order_by(d.c.pk)
     rows = list(_rows(connection, query, d.c.pk, among))
     headings = _headings(connection, [row.pk for row in rows if row.outline is None])
-    return [Uncut(*row, headings=tuple(headings.get(row.pk, ()))) for row in rows]
+    return [
+        Uncut(
+            *(row.pk, row.version, row.id, row.title),
+            content_type=row.content_type,
+            text=row.text,
+            outline=row.outline,
+            headings=tuple(headings.get(row.pk, ())),
+        )
+        for row in rows
+    ]
 
 
 def uncut_numbers(connection: Connection, generation: Generation, among: Iterable[int] | None = None) -> list[int]:

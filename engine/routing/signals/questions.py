@@ -71,12 +71,14 @@ def _adapter_table(
     dim = next((each.dim for each in adapters.values()), 1)
     embeddings = [_embedding(request) if may else None for request, may in zip(requests, usable, strict=True)]
     # One of another size is another encoder's, whose generation came into place a moment ago.
-    known = [row for row, each in enumerate(embeddings) if each is not None and (not adapters or len(each) == dim)]
-    found = [embeddings[row] for row in known]
+    known = {
+        row: each for row, each in enumerate(embeddings) if each is not None and (not adapters or len(each) == dim)
+    }
+    found = list(known.values())
     stacked = np.stack(found) if found and adapters else np.empty((len(found), dim), np.float32)
     table = adapter_signals(stacked, adapters)
     values = np.full((len(requests), len(table.names)), np.nan)
-    values[known] = table.values
+    values[list(known)] = table.values
     return SignalTable(table.names, values)
 
 

@@ -1,4 +1,4 @@
-"""Another generation of a collection: built beside the one that is searched, judged, switched to, taken back, dropped."""
+"""Another generation of a collection: built beside the one that is searched, switched to, taken back, dropped."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_dropping_a_generation_removes_its_chunks_and_the_vectors_that_nothing_n
     before = [num_rows(retriever, table) for table in (tables.chunks, tables.embeddings)]
     retriever.generations.build("docs", model="second", chunk_tokens=20, switch="never")
     assert num_rows(retriever, tables.embeddings) > before[1]
-    with pytest.raises(Conflict, match="generation 1 of collection 'docs' is the current one. Use another one first"):
+    with pytest.raises(Conflict, match=r"generation 1 of collection 'docs' is the current one. Use another one first"):
         retriever.generations.drop("docs", 1)
     assert retriever.generations.drop("docs", 2)["generation"] == 2
     assert [num_rows(retriever, table) for table in (tables.chunks, tables.embeddings)] == before
@@ -217,7 +217,7 @@ def test_one_build_at_a_time_and_the_second_is_told_which(opened):
     ):
         with pytest.raises(Conflict, match=rf"generation 2 .* \(job {job}\). Wait for it, or cancel it"):
             begin()
-    with pytest.raises(Conflict, match="is being built. Cancel that first"):
+    with pytest.raises(Conflict, match=r"is being built. Cancel that first"):
         retriever.generations.drop("docs", 2)
     assert retriever.cancel_job(job)["state"] == "cancelled"
     held.run()
@@ -230,7 +230,7 @@ def test_what_cannot_be_built_is_refused_with_what_is_wrong(opened):
     fill(retriever)
     with pytest.raises(UnknownCollection):
         retriever.generations.build("nothing", model="second")
-    with pytest.raises(InvalidRequest, match="generation 1 of collection 'docs' is made by first with .* already"):
+    with pytest.raises(InvalidRequest, match=r"generation 1 of collection 'docs' is made by first with .* already"):
         retriever.generations.build("docs")
     with pytest.raises(InvalidRequest, match="chunk_overlap_tokens=20 must be below chunk_tokens=16"):
         retriever.generations.build("docs", chunk_tokens=16, chunk_overlap_tokens=20)
@@ -260,7 +260,7 @@ def test_no_more_generations_are_kept_than_allowed(opened, monkeypatch):
     retriever = opened()
     fill(retriever)
     retriever.generations.build("docs", model="second", switch="always")
-    with pytest.raises(Conflict, match="has 2 generations, as many as are kept. Drop one of 1 first"):
+    with pytest.raises(Conflict, match=r"has 2 generations, as many as are kept. Drop one of 1 first"):
         retriever.generations.build("docs", model="third")
 
 

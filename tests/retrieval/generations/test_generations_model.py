@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from functools import partial
@@ -70,10 +71,8 @@ class GenerationsModel(RuleBasedStateMachine):
     def build(self, model, chunk_tokens, switch, interruptions, stop_at) -> None:
         """A write or, for None, a step of the follower, at some of the looks."""
         self.interrupted(interruptions, stop_at)
-        try:
+        with contextlib.suppress(InvalidRequest, Conflict):  # made so already, or too many
             self.retriever.generations.build("docs", model=model, chunk_tokens=chunk_tokens, switch=switch)
-        except (InvalidRequest, Conflict):
-            pass
         self.go_on()
 
     @rule(

@@ -28,7 +28,6 @@ from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
 
-
 OTHERS = SETTINGS.model_copy(update={"model": "others"})
 
 
