@@ -23,12 +23,15 @@
         |-- UnsupportedMediaType     a body or document of a type that nothing here reads
         |-- PayloadTooLarge          a body over its limit
         |-- Unauthorized             the API key is missing or wrong
+        |-- Forbidden                the API key is a tenant's, and what it asks for concerns all of them
+        |-- Conflict                 what is asked for cannot be done while something else is as it is
         |-- NotFound
         |   |-- UnknownModel
         |   |-- UnknownAdapter
         |   |-- UnknownVersion       of an adapter
         |   |-- UnknownCollection
         |   |-- UnknownDocument
+        |   |-- UnknownGeneration    of a collection
         |   |-- UnknownJob
         |   `-- UnknownResponse
         |-- Overloaded               a bounded queue is full; carries Retry-After
@@ -256,6 +259,23 @@ class Unauthorized(RequestError):
         super().__init__("the API key is missing or wrong. Send `Authorization: Bearer KEY` (CLI: --api-key).")
 
 
+class Forbidden(RequestError):
+    """The API key belongs to a tenant, and what it asks for concerns all of them."""
+
+    code = "forbidden"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} concerns every tenant of this server. Use a key that gateway.key_tenants does not name."
+        )
+
+
+class Conflict(RequestError):
+    """What is asked for cannot be done while something else is as it is."""
+
+    code = "conflict"
+
+
 class NotFound(RequestError):
     """Nothing lives at this address."""
 
@@ -322,6 +342,18 @@ class UnknownDocument(NotFound):
             f"GET /v1/collections/{collection}/documents lists the ids."
         )
         self.param = "id"
+
+
+class UnknownGeneration(NotFound):
+    """The collection has no generation of this number, or has dropped it."""
+
+    code = "generation_not_found"
+
+    def __init__(self, collection: str, number: int, known: Iterable[int]) -> None:
+        super().__init__(
+            f"collection {collection!r} has no generation {number}; kept: {', '.join(map(str, known))}. "
+            f"See: switchyard generations list {collection}"
+        )
 
 
 class UnknownJob(NotFound):

@@ -5,6 +5,7 @@ ChatRequest -> Query -> Evidence -> RouteRequest -> Decision -> GenerationReques
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,7 +79,8 @@ class Clues:
 
     embedding: [E] float32 of unit length, of the query's text. agreement: share of the best chunks by meaning that are
     among the best by words. coherence: mean cosine between the best chunks by meaning. texts_with: how many of the
-    `num_texts` chunks that the query may find hold each of its `words`, by their stems.
+    `num_texts` chunks that the query may find hold each of its `words`, by their stems. encoder: digest of the one that
+    embedded the text.
     """
 
     embedding: NDArray[np.float32]
@@ -86,6 +88,7 @@ class Clues:
     coherence: float | None = None
     num_texts: int = 0
     texts_with: tuple[int, ...] = ()
+    encoder: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,18 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What makes similarities comparable, as digests (SHA-256, hex): the encoder, and how documents are cut."""
+    """What makes similarities comparable, as digests (SHA-256, hex): the encoder, and how documents are cut.
+
+    `others` are collections of which that is otherwise.
+    """
 
     encoder: str
     chunking: str
+    others: Mapping[str, IndexInfo] = field(default_factory=dict)
+
+    def of(self, collection: str) -> IndexInfo:
+        """What holds for a collection, whether it exists or not."""
+        return self.others.get(collection, self)
 
 
 @dataclass(frozen=True, slots=True)

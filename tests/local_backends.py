@@ -67,10 +67,10 @@ class LocalBackends:
             raise found
         return found
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
         if self.retrieval_error is not None:
             raise self.retrieval_error
-        (embedding,) = await asyncio.to_thread(self.retriever.embed, [text])
+        (embedding,) = await asyncio.to_thread(self.retriever.embed, [text], collection)
         return embedding
 
     async def needs(self, collection: str) -> Needs:
@@ -148,6 +148,18 @@ class LocalBackends:
 
     async def forget_judgements(self, collection: str, tenant: str) -> int:
         return await asyncio.to_thread(self.retriever.forget_judgements, collection, tenant=tenant)
+
+    async def generations(self, collection: str) -> list[dict[str, Any]]:
+        return self.retriever.generations.list(collection)
+
+    async def build_generation(self, collection: str, asked: dict[str, Any]) -> dict[str, Any]:
+        return await asyncio.to_thread(self.retriever.build_generation, collection, **asked)
+
+    async def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        return await asyncio.to_thread(self.retriever.use_generation, collection, number)
+
+    async def drop_generation(self, collection: str, number: int) -> dict[str, Any]:
+        return self.retriever.generations.drop(collection, number)
 
     async def recall(self, response: str, tenant: str) -> Answered | None:
         return self.elsewhere.recall(response, tenant)

@@ -256,6 +256,7 @@ class _Answer:
     def _question(self, asked: AskedModel, evidence: Evidence | None) -> Asked:
         choosing = self._choosing
         keys = choosing.routed[1].keys if choosing.routed else None
+        clues = None if evidence is None else evidence.clues
         return Asked(
             choosing.question,
             self._messages,
@@ -264,8 +265,8 @@ class _Answer:
             # An adapter that labels the text answers with a label.
             is_free=asked.no_search is None and self._request.grammar() is None,
             tenant=self._tenant,
-            embedding=evidence.clues.embedding if evidence and evidence.clues else None,
-            encoder=(keys or {}).get("encoder"),
+            embedding=None if clues is None else clues.embedding,
+            encoder=(clues and clues.encoder) or (keys or {}).get("encoder"),
         )
 
     def _citations(self, answer: str, passages: tuple[Passage, ...], start: int) -> list[CitationInfo] | None:

@@ -16,6 +16,7 @@ from engine.api.routes_adapters import adapters_router
 from engine.api.routes_chat import chat_router
 from engine.api.routes_classify import classify_router
 from engine.api.routes_feedback import feedback_router
+from engine.api.routes_generations import generations_router
 from engine.api.routes_health import health_router
 from engine.api.routes_jobs import jobs_router
 from engine.api.routes_judgements import judgements_router
@@ -37,6 +38,7 @@ def create_app(backends: Backends, config: EngineConfig, memory: AnswerMemory | 
     app.include_router(feedback_router(backends, FeedbackTaker(backends, config, memory)))
     app.include_router(knowledge_router(backends, config))
     app.include_router(judgements_router(backends))
+    app.include_router(generations_router(backends))
     app.include_router(jobs_router(backends))
     app.include_router(adapters_router(backends))
     app.include_router(health_router(backends))

@@ -117,7 +117,7 @@ class ArmChoosing:
         text = await self._search_text()
         started = time.perf_counter()
         try:
-            embedding = await self._backends.embed(text)
+            embedding = await self._backends.embed(text, self.collection)
         except RequestError as error:
             return None, self._without_retriever(error)
         self.timings["embed"] = (time.perf_counter() - started) * 1000

@@ -42,8 +42,8 @@ class Backends(Protocol):
 
     async def evidence(self, query: Query) -> Evidence: ...
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        """[E], as a search embeds a question."""
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
+        """[E], as a search of `collection` embeds a question."""
         ...
 
     async def needs(self, collection: str) -> Needs:
@@ -105,6 +105,18 @@ class Backends(Protocol):
     async def judgements(self, collection: str, tenant: str) -> dict[str, Any]: ...
 
     async def forget_judgements(self, collection: str, tenant: str) -> int: ...
+
+    async def generations(self, collection: str) -> list[dict[str, Any]]: ...
+
+    async def build_generation(self, collection: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """The job of a build that has begun; `asked` are the arguments of `GenerationService.build`."""
+        ...
+
+    async def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """The job that puts a kept one in place."""
+        ...
+
+    async def drop_generation(self, collection: str, number: int) -> dict[str, Any]: ...
 
     async def recall(self, response: str, tenant: str) -> Answered | None:
         """An answer of the tenant's that another gateway gave and remembers."""

@@ -18,8 +18,10 @@ logger = logging.getLogger("switchyard.api")
 # First match wins, so a class stands before its parents.
 STATUS: tuple[tuple[type[SwitchyardError], int], ...] = (
     (errors.Unauthorized, 401),
+    (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.DeadlineExceeded, 408),
+    (errors.Conflict, 409),
     (errors.PayloadTooLarge, 413),
     (errors.UnsupportedMediaType, 415),
     (errors.InvalidRequest, 400),
@@ -35,6 +37,7 @@ STATUS: tuple[tuple[type[SwitchyardError], int], ...] = (
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
 }

@@ -84,7 +84,7 @@ class RouteAsker:
     async def _embedded(self, body: RouteBody, asked: AskedModel) -> Sequence[RouteRequest]:
         collection = self._collection(body)
         why = asked.no_search or f"the knowledge base is empty (no collection {collection!r})"
-        embeddings = await asyncio.gather(*map(self._backends.embed, body.texts()))
+        embeddings = await asyncio.gather(*(self._backends.embed(text, collection) for text in body.texts()))
         return [
             RouteRequest(text, collection, asked.model, missing=why, embedding=embedding)
             for text, embedding in zip(body.texts(), embeddings, strict=True)

@@ -21,7 +21,7 @@ class JobInfo(BaseModel):
     """
 
     id: str
-    kind: str = Field(description="`ingest`: writes with wait=durable.")
+    kind: str = Field(description="`ingest`: writes with wait=durable; `generation`: a generation that is built.")
     collection: str
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     total: int | None = Field(description="Items; null while they are still counted.")

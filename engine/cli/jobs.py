@@ -27,8 +27,8 @@ _POLL_S = 0.5
 def jobs(job_id: str | None, follow: bool, cancel: bool, as_json: bool, url: str, api_key: str | None) -> None:
     """List the newest jobs, or show, follow or cancel the one named ID.
 
-    A job counts the writes of `switchyard ingest --background` (over HTTP: wait=durable). Exit code 1 when a job that
-    was named has failing files, or was cancelled before all was applied.
+    A job counts the writes of `switchyard ingest --background` (over HTTP: wait=durable), or the documents of a
+    generation that is built. Exit code 1 when a job that was named has failing files, or was cancelled before its end.
 
     \b
     Example:
@@ -47,17 +47,17 @@ def jobs(job_id: str | None, follow: bool, cancel: bool, as_json: bool, url: str
     path = f"/v1/jobs/{job_id}"
     job = client.call("DELETE" if cancel else "GET", path)
     if follow:
-        job = _follow(client, path, job)
+        job = follow_job(client, path, job)
     print_json(job) if as_json else _print_job(job)
     if job["failed"]:
         raise SwitchyardError(f"{job['failed']} documents failed; the others are stored. Mend them and ingest again.")
     if job["state"] == "failed" or (job["state"] == "cancelled" and not cancel):
-        raise SwitchyardError(
-            f"job {job['id']} is {job['state']}: {job['done']} of {job['total']} documents are stored."
-        )
+        what = "are stored" if job["kind"] == "ingest" else "have chunks of the generation"
+        raise SwitchyardError(f"job {job['id']} is {job['state']}: {job['done']} of {job['total']} documents {what}.")
 
 
-def _follow(client: Client, path: str, job: dict[str, Any]) -> dict[str, Any]:
+def follow_job(client: Client, path: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Show a job's progress until it ends; the job then. `path` is the job's."""
     columns = (
         TextColumn("{task.fields[state]}"),
         BarColumn(),

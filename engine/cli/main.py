@@ -18,6 +18,7 @@ COMMANDS = {
     "stop": "engine.cli.serve:stop",
     "ingest": "engine.cli.ingest:ingest",
     "jobs": "engine.cli.jobs:jobs",
+    "generations": "engine.cli.generations:generations",
     "ask": "engine.cli.ask:ask",
     "search": "engine.cli.search:search",
     "judge": "engine.cli.judge:judge",

@@ -17,7 +17,9 @@ from sqlalchemy import Connection
 
 from engine.config import RetrieverSettings
 from engine.errors import BehindStore, DataFolderError, RequestError, StoreUnavailable, SwitchyardError
+from engine.retrieval.encoding.encoders import LoadEncoder
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
+from engine.retrieval.generations.upcoming import Upcoming
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.index.own_folder import OwnFolder
 from engine.retrieval.reading import Reader
@@ -63,6 +65,7 @@ class Follower(Reader):
         store: str | None = None,
         device: str = "cpu",
         freezing: Executor | None = None,
+        load_encoder: LoadEncoder | None = None,
         patience_s: float = 0,
     ) -> None:
         """Load every collection as the store has it; call `start` to follow from then on.
@@ -70,11 +73,11 @@ class Follower(Reader):
         Args:
             data: the folder that the writing retriever owns. Its lock is not taken.
             store: URL of a PostgreSQL database, None for the SQLite file in `data`.
-            device, freezing: as of Reader.
+            device, freezing, load_encoder: as of Reader.
             patience_s: how long to wait for a store that is not there yet.
-        Raises: DataFolderError when there is none, or it was made by another encoder or chunking.
+        Raises: DataFolderError when there is none; ModelSourceError when the encoder of a collection cannot be had.
         """
-        super().__init__(encoder, settings, reranker, device=device, freezing=freezing)
+        super().__init__(encoder, settings, reranker, device=device, freezing=freezing, load_encoder=load_encoder)
         self._data = data
         self._followed: dict[str, _Followed] = {}
         self._newest: dict[str, int] = {}
@@ -92,6 +95,9 @@ class Follower(Reader):
             opened.callback(self._store.close)
             self._folder = OwnFolder("switchyard-follower-")
             opened.callback(self._folder.remove)
+            self._upcoming = Upcoming(self._store, self._encoders, self._new_followed)
+            for state in self._store.collections():
+                self._encoders.of(state.name, state.encoder, state.model)
             self.catch_up()
             self._store.hold_passages()
             opened.pop_all()
@@ -158,6 +164,7 @@ class Follower(Reader):
         if self._thread is not None:
             self._thread.join()
         with self._stepping:
+            self._upcoming.close()
             for name in list(self._followed):
                 self._drop(name)
             self._store.close()
@@ -205,7 +212,7 @@ class Follower(Reader):
         """Come to the versions that the connection's transaction sees; whether anything was new."""
         self._check_open()
         read_at = time.monotonic()
-        reader = LogReader(connection, self._encoder.identity.digest)
+        reader = LogReader(connection)
         states = reader.collections()
         weights = reader.weights()
         changed = [self._follow(state, reader) for state in states]
@@ -213,6 +220,7 @@ class Follower(Reader):
             self._drop(name)
         for name, followed in self._followed.items():
             _use(followed, weights.get(name, {}))
+        changed.append(self._upcoming.step(connection, reader))
         self._newest = {state.name: state.version for state in states}
         self._read_at = read_at
         return any(changed)
@@ -228,20 +236,22 @@ class Follower(Reader):
         return 0 if live is None else live.version
 
     def _follow(self, state: CollectionState, reader: LogReader) -> bool:
-        self._check_generation(state, self._data)
+        encoder = self._encoders.sought(state.name, state.encoder, state.model)
+        if encoder is None:
+            return False  # until it is loaded, what was there goes on
         followed = self._followed.get(state.name)
-        known = None if followed is None else (followed.id, followed.created_at)
-        if followed is None or known != (state.id, state.created_at) or not followed.is_sound:
-            self._load(state, reader)
+        known = None if followed is None else (followed.id, followed.created_at, followed.live.generation)
+        if followed is None or known != (state.id, state.created_at, state.generation) or not followed.is_sound:
+            self._load(state, encoder, reader)
             return True
         if state.version == followed.live.version:
             return False
         step = reader.step(state, followed.live.version, followed.keys)
         if step is None:
-            self._load(state, reader)
+            self._load(state, encoder, reader)
             return True
         try:
-            followed.live.apply(step.changes, step.vectors, step.version, lambda: reader.texts(state.id))
+            followed.live.apply(step.changes, step.vectors, step.version, lambda: reader.texts(state))
         except BaseException:
             followed.is_sound = False  # part of the step may be there
             raise
@@ -250,14 +260,30 @@ class Follower(Reader):
         followed.keys.update(step.keys)
         return True
 
-    def _load(self, state: CollectionState, reader: LogReader) -> None:
+    def _load(self, state: CollectionState, encoder: EncoderLike, reader: LogReader) -> None:
         """Take a collection as it is now, in place of what was here under its name."""
+        beside = self._upcoming.take(state, reader)
+        if beside is not None:
+            followed = _Followed(state.id, state.created_at, beside.live, beside.keys)
+        else:
+            followed = _Followed(state.id, state.created_at, self._new_followed(state, encoder))
+            self._fill(followed, state, reader)
+        _use(followed, reader.weights().get(state.name, {}))
+        old = self._followed.get(state.name)
+        self._followed[state.name] = followed
+        self._chunkings[state.name] = state.chunking
+        self._live[state.name] = followed.live
+        if old is not None:
+            old.live.close()
+
+    def _new_followed(self, state: CollectionState, encoder: EncoderLike) -> LiveCollection:
         self._num_loads += 1
-        live = self._new_live(state.name, self._folder.path / f"{state.name}-{self._num_loads}", state.version)
-        followed = _Followed(state.id, state.created_at, live)
+        return self._new_live(state, encoder, self._folder.path / f"{state.name}-{self._num_loads}")
+
+    def _fill(self, followed: _Followed, state: CollectionState, reader: LogReader) -> None:
         documents = list(reader.documents(state.id))
         followed.keys = {document: [] for _, document, _ in documents}
-        pieces = reader.chunks(state.id)
+        pieces = reader.chunks(state)
 
         def noted() -> Any:
             for piece in pieces:
@@ -265,12 +291,7 @@ class Follower(Reader):
                     followed.keys[chunk.document].append(chunk.key)
                 yield piece
 
-        live.fill(documents, noted())
-        _use(followed, reader.weights().get(state.name, {}))
-        if state.name in self._followed:
-            self._followed[state.name].live.close()
-        self._followed[state.name] = followed
-        self._live[state.name] = live
+        followed.live.fill(documents, noted())
 
     def _drop(self, name: str) -> None:
         self._live.pop(name, None)

@@ -10,20 +10,16 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.errors import RequestError, SwitchyardError
-from engine.retrieval.encoding.protocol import EncoderLike
+from engine.errors import BehindStore, SwitchyardError
+from engine.retrieval.encoding.encoders import Encoders
 from engine.retrieval.fitting import fit
 from engine.retrieval.index.freezing import step_behind
-from engine.retrieval.index.fusion import FUSED_DEPTH, MIN_JUDGED, JudgedQuery
+from engine.retrieval.index.fusion import MIN_JUDGED
 from engine.retrieval.index.live import LiveCollection
+from engine.retrieval.judged import MAX_QUERIES, judged_queries
 from engine.retrieval.store.judgements import Judgements, JudgementStatus
 from engine.retrieval.store.store import Store
-from engine.values import Evidence, Judgement, Query
-
-# More say little more about one number, and a fit of these takes seconds.
-MAX_QUERIES = 1_000
-# Queries that are embedded and searched between two looks at what else is to be done; searches wait for that many.
-_QUERIES_PER_PIECE = 4
+from engine.values import Judgement
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +36,7 @@ class Judging:
     def __init__(
         self,
         store: Store,
-        encoder: EncoderLike,
+        encoders: Encoders,
         live: Mapping[str, LiveCollection],
         *,
         alpha: float | None,
@@ -48,14 +44,14 @@ class Judging:
     ) -> None:
         """
         Args:
-            live: the collections by name.
+            encoders: those of the collections.
+            live: the collections by name. Where another generation takes a collection's place, `follow` is called.
             alpha: of the default fusion, None for ranks.
             executor: runs the fits; default: one thread of low priority.
         """
         self._judgements = Judgements(store)
-        self._encoder = encoder
+        self._encoders = encoders
         self._live = live
-        self._default = {"encoder": encoder.identity.digest, "default_alpha": alpha}
         self._alpha = alpha
         self._executor = executor or ThreadPoolExecutor(1, "fitting", initializer=step_behind)
         # A fit that ends must not give its weight back to a tenant whose judgements are just being removed.
@@ -67,11 +63,33 @@ class Judging:
     def load(self) -> None:
         """Use what was fitted before, and fit what was not, or was for another encoder or default."""
         for one in self._judgements.fits():
-            made_for = {name: one.report.get(name) for name in self._default}
-            if one.report and made_for["encoder"] == self._default["encoder"]:
-                self._live[one.collection].use_alpha(one.tenant, one.alpha)
-            if not one.is_current or (one.report and made_for != self._default):
+            live = self._live[one.collection]
+            default = self._default(live)
+            made_for = {name: one.report.get(name) for name in default}
+            if one.report and made_for["encoder"] == default["encoder"]:
+                live.use_alpha(one.tenant, one.alpha)
+            if not one.is_current or (one.report and made_for != default):
                 self._start(_Task(one.collection, one.tenant))
+
+    def prepare(self, collection: str, live: LiveCollection) -> None:
+        """Let a generation that is to take the collection's place weigh as before, where its encoder is the same."""
+        for one in self._judgements.fits(collection):
+            if one.report.get("encoder") == live.encoder:
+                live.use_alpha(one.tenant, one.alpha)
+
+    def follow(self, collection: str) -> None:
+        """Fit anew, now that another generation has taken the collection's place."""
+        for one in self._judgements.fits(collection):
+            if one.report or not one.is_current:
+                self._start(_Task(one.collection, one.tenant))
+
+    def judged_tenants(self, collection: str) -> list[str]:
+        """Tenants that have judged queries of the collection."""
+        return [one.tenant for one in self._judgements.fits(collection)]
+
+    def grades(self, collection: str, tenant: str) -> dict[str, dict[str, int]]:
+        """By query the grades of its documents that exist; a fit reads no more of them."""
+        return self._judgements.grades(collection, tenant, MAX_QUERIES)[1]
 
     def put(self, collection: str, tenant: str, items: Sequence[Judgement]) -> list[JudgementStatus]:
         """Keep judgements, durable when this returns, and start a fit where any has changed."""
@@ -138,44 +156,30 @@ class Judging:
     def _fit(self, task: _Task) -> bool:
         """Fit to the judgements as they are now; False where they have changed meanwhile."""
         revision, grades = self._judgements.grades(task.collection, task.tenant, MAX_QUERIES)
-        judged = self._judged(task, grades) if len(grades) >= MIN_JUDGED else []
+        live = self._live[task.collection]
+        encoder = self._encoders.held(live.encoder)
+        assert encoder is not None
+        asked = (live, encoder, task.collection, task.tenant, grades, self._check)
+        try:
+            judged = judged_queries(*asked) if len(grades) >= MIN_JUDGED else []
+        except BehindStore:
+            return False  # another generation has taken its place
         found = fit(judged, self._alpha)
         alpha = found.alpha if found is not None and found.is_used else None
         shown = None if found is None else {**asdict(found), "fitted_at": time.time()}
         with self._changing:
-            report = {**self._default, "fit": shown}
+            report = {**self._default(live), "fit": shown}
+            if self._live[task.collection] is not live:
+                return False
             if not self._judgements.save_fit(task.collection, task.tenant, revision, alpha, report):
                 return False
-            self._live[task.collection].use_alpha(task.tenant, alpha)
+            live.use_alpha(task.tenant, alpha)
             self._waiting.discard(task)
             return True
 
-    def _judged(self, task: _Task, grades: Mapping[str, Mapping[str, int]]) -> list[JudgedQuery]:
-        texts = list(grades)
-        judged = []
-        for first in range(0, len(texts), _QUERIES_PER_PIECE):
-            self._check()
-            piece = texts[first : first + _QUERIES_PER_PIECE]
-            judged += [
-                _judged_query(dense, lexical, grades[text])
-                for text, (dense, lexical) in zip(piece, self._legs(task, piece), strict=True)
-            ]
-        return judged
-
-    def _legs(self, task: _Task, texts: Sequence[str]) -> list[tuple[Evidence, Evidence]]:
-        """What meaning and words alone find for each text."""
-        asked = [
-            Query(text, task.collection, FUSED_DEPTH, tenant=task.tenant, mode=mode, wants_similarities=False)
-            for text in texts
-            for mode in ("dense", "lexical")
-        ]
-        found = self._live[task.collection].search(asked, self._encoder.encode(texts, is_query=True))
-        legs: list[Evidence] = []
-        for one in found:
-            if isinstance(one, RequestError):
-                raise one
-            legs.append(one)
-        return list(zip(legs[::2], legs[1::2], strict=True))
+    def _default(self, live: LiveCollection) -> dict[str, Any]:
+        """What a fit is made for."""
+        return {"encoder": live.encoder, "default_alpha": self._alpha}
 
     def _check(self) -> None:
         if self._is_stopped.is_set():
@@ -184,16 +188,3 @@ class Judging:
 
 class _Stopped(Exception):
     """The retriever closes; nobody waits for the fit."""
-
-
-def _judged_query(dense: Evidence, lexical: Evidence, grades: Mapping[str, int]) -> JudgedQuery:
-    """The legs by numbers of chunks, and what is relevant by numbers of documents."""
-    chunks: dict[str, int] = {}
-    documents: dict[str, int] = {}
-    of: dict[int, int] = {}
-    for passage in (*dense.passages, *lexical.passages):
-        key = chunks.setdefault(passage.chunk, len(chunks))
-        of[key] = documents.setdefault(passage.document, len(documents))
-    scores = [{chunks[passage.chunk]: passage.score for passage in leg.passages} for leg in (dense, lexical)]
-    gains = {documents.setdefault(document, len(documents)): float(grade) for document, grade in grades.items()}
-    return JudgedQuery(scores[0], scores[1], gains, of)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from engine.errors import InvalidRequest
 from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.parsing.formats import ParsedDocument, parse_document
+from engine.retrieval.parsing.outline import outline_of
 from engine.retrieval.store.write import NewChunk, NewDocument
 from engine.values import DocumentWrite
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MAX_ID_CHARS = 512
 _MAX_TITLE_CHARS = 1000
-_GENERATION = 1
+# Part of every chunk's id, and never changed: an id is the same in each generation that cuts the same piece.
+_ID_FORM = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,7 @@ def prepare_document(item: DocumentWrite, chunker: Chunker) -> PreparedDocument:
 
 def cut_document(item: DocumentWrite, parsed: ParsedDocument, chunker: Chunker) -> PreparedDocument:
     """Chunk what an item was parsed to. Thread-safe, and most of the time outside of Python's lock."""
-    texts: dict[str, str] = {}
-    chunks = []
-    for ordinal, chunk in enumerate(chunker.chunks(parsed)):
-        text_hash = hashlib.sha256(chunk.embedded.encode()).hexdigest()
-        texts[text_hash] = chunk.embedded
-        public_id = _chunk_id(item.id, ordinal, parsed.text[chunk.start : chunk.end])
-        chunks.append(NewChunk(public_id, chunk.start, chunk.end, chunk.heading, text_hash))
+    chunks, texts = cut(item.id, parsed, chunker)
     source, slash, _ = item.id.partition("/")
     document = NewDocument(
         id=item.id,
@@ -102,14 +98,27 @@ def cut_document(item: DocumentWrite, parsed: ParsedDocument, chunker: Chunker) 
         content_hash=content_hash(item),
         metadata=item.metadata,
         text=parsed.text,
-        chunks=tuple(chunks),
+        chunks=chunks,
+        outline=outline_of(parsed),
     )
     return PreparedDocument(document, texts)
 
 
+def cut(document_id: str, parsed: ParsedDocument, chunker: Chunker) -> tuple[tuple[NewChunk, ...], dict[str, str]]:
+    """The chunks of a document, and the text to embed behind each hash that they name."""
+    texts: dict[str, str] = {}
+    chunks = []
+    for ordinal, chunk in enumerate(chunker.chunks(parsed)):
+        text_hash = hashlib.sha256(chunk.embedded.encode()).hexdigest()
+        texts[text_hash] = chunk.embedded
+        public_id = _chunk_id(document_id, ordinal, parsed.text[chunk.start : chunk.end])
+        chunks.append(NewChunk(public_id, chunk.start, chunk.end, chunk.heading, text_hash))
+    return tuple(chunks), texts
+
+
 def _chunk_id(document_id: str, ordinal: int, text: str) -> str:
     """Stable over restarts and re-ingestion of the same text under the same id."""
-    return hashlib.sha256(json.dumps([document_id, _GENERATION, ordinal, text]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([document_id, _ID_FORM, ordinal, text]).encode()).hexdigest()[:32]
 
 
 def _shown(value: str) -> str:

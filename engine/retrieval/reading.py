@@ -7,7 +7,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,21 +18,22 @@ import numpy as np
 
 from engine.config import RetrieverSettings
 from engine.errors import (
+    BehindStore,
     ComponentUnavailable,
-    DataFolderError,
     InvalidRequest,
     RequestError,
     UnknownCollection,
     UnknownDocument,
 )
+from engine.retrieval.encoding.encoders import Encoders, LoadEncoder
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike, Vectors
-from engine.retrieval.index.background import background_questions
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.freezing import Freezer
 from engine.retrieval.index.frozen import FrozenRows
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.index.rows import Rows, VectorRows
 from engine.retrieval.index.sharded_rows import ShardedRows
+from engine.retrieval.recipe import chunking_of
 from engine.retrieval.store.store import CollectionState, Store
 from engine.values import Evidence, IndexInfo, Passage, Query
 
@@ -50,9 +51,17 @@ class Reader(ABC):
         *,
         device: str = "cpu",
         freezing: Executor | None = None,
+        load_encoder: LoadEncoder | None = None,
     ) -> None:
-        """Hold vector rows on `device` (torch's name); `freezing` builds the frozen shards, default: a thread."""
+        """
+        Args:
+            encoder: that of new collections, which `settings.model` names.
+            device: holds the vector rows (torch's name).
+            freezing: builds the frozen shards; default: a thread.
+            load_encoder: loads the encoder of another model, for collections that were made by one.
+        """
         self._encoder = encoder
+        self._encoders = Encoders(encoder, settings.model, load_encoder)
         self._reranker = reranker
         self._rerank_depth = settings.rerank_depth
         self._threads = settings.threads
@@ -62,60 +71,107 @@ class Reader(ABC):
         self._shards = settings.shards
         self._pool = ThreadPoolExecutor(settings.shards, "search-shard") if settings.shards > 1 else None
         self._freezer = Freezer(recall=settings.frozen_recall, threads=settings.threads, executor=freezing)
-        self._chunking = {
-            "chunk_tokens": settings.chunk_tokens,
-            "chunk_overlap_tokens": settings.chunk_overlap_tokens,
-        }
-        self._questions = encoder.encode(background_questions(), is_query=True)
+        self._chunking = chunking_of(settings)
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
+        self._chunkings: dict[str, dict[str, Any]] = {}
 
     @abstractmethod
     def close(self) -> None:
         """Give up the store and every index; may be called twice."""
 
     def evidence(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
-        """Answer a batch: each distinct text is embedded once, each collection searched once.
+        """Answer a batch: each distinct text is embedded once by each encoder, each collection searched once.
 
         Returns: per query, in order, its evidence or the error that concerns it alone.
         """
         self._check_open()
         answers: list[Evidence | RequestError | None] = [self._problem(query) for query in queries]
         valid = [i for i, problem in enumerate(answers) if problem is None]
+        while valid:
+            lives = {queries[i].collection: self._live.get(queries[i].collection) for i in valid}
+            for i, answer in zip(valid, self._searched([queries[i] for i in valid], lives), strict=True):
+                answers[i] = answer
+            # A generation that was replaced before its search began: that begins anew, with what stands in its place.
+            valid = [
+                i
+                for i in valid
+                if isinstance(answers[i], BehindStore)
+                and self._live.get(queries[i].collection) is not lives[queries[i].collection]
+            ]
+        return [answer for answer in answers if answer is not None]
+
+    def _searched(
+        self, queries: Sequence[Query], lives: Mapping[str, LiveCollection | None]
+    ) -> list[Evidence | RequestError]:
+        """Answer queries with nothing wrong about them, each by what `lives` has under its collection's name."""
         started = time.perf_counter()
         # A search by words alone needs no vector, and waits for none.
-        texts = list(dict.fromkeys(queries[i].text for i in valid if queries[i].is_embedded))
-        vectors = self._encoder.encode(texts, is_query=True) if texts else np.empty((0, self._encoder.dim), np.float32)
+        embedded = [(self._digest(lives[query.collection]), query.text) for query in queries if query.is_embedded]
+        vectors = self._embedded(embedded)
         embed_ms = 1e3 * (time.perf_counter() - started)
-        row_of = {text: row for row, text in enumerate(texts)}
         groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        for i in valid:
-            groups[queries[i].collection, queries[i].tenant].append(i)
+        for i, query in enumerate(queries):
+            groups[query.collection, query.tenant].append(i)
+        answers: dict[int, Evidence | RequestError] = {}
         for (name, _), members in groups.items():
+            live = lives[name]
+            if live is None:
+                answers |= dict.fromkeys(members, UnknownCollection(name, self._live))
+                continue
             asked = [self._deepened(queries[i]) for i in members]
             started = time.perf_counter()
-            rows = [row_of[query.text] for query in asked if query.is_embedded]
-            found = self._live[name].search(asked, vectors[rows])
+            mine = [vectors[live.encoder, query.text] for query in asked if query.is_embedded]
+            dim = self._encoders.questions(self._encoder_of(live)).shape[1]
+            found = live.search(asked, np.stack(mine) if mine else np.empty((0, dim), np.float32))
             timings_ms = {"embed": embed_ms, "search": 1e3 * (time.perf_counter() - started)}
             for i, one in zip(members, found, strict=True):
                 if isinstance(one, Evidence):
                     one = self._reranked(queries[i], replace(one, timings_ms=timings_ms))
                 answers[i] = one
-        return [answer for answer in answers if answer is not None]
+        return [answers[i] for i in range(len(queries))]
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """[N, E] float32 unit rows: the texts as questions are embedded. Raises: InvalidRequest."""
+    def _embedded(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Vectors]:
+        """The vector [E] of each text of a question, by the digest of an encoder."""
+        vectors: dict[tuple[str, str], Vectors] = {}
+        for digest in dict.fromkeys(digest for digest, _ in wanted):
+            encoder = self._encoders.held(digest)
+            assert encoder is not None
+            texts = list(dict.fromkeys(text for asked, text in wanted if asked == digest))
+            rows = encoder.encode(texts, is_query=True)
+            vectors |= {(digest, text): row for text, row in zip(texts, rows, strict=True)}
+        return vectors
+
+    def _chunking_of(self, name: str) -> dict[str, Any]:
+        """How the documents of a collection are cut; one that was made since the start is as the settings say."""
+        return self._chunkings.get(name, self._chunking)
+
+    def _digest(self, live: LiveCollection | None) -> str:
+        return self._encoder.identity.digest if live is None else live.encoder
+
+    def _encoder_of(self, live: LiveCollection) -> EncoderLike:
+        encoder = self._encoders.held(live.encoder)
+        assert encoder is not None
+        return encoder
+
+    def embed(self, texts: Sequence[str], collection: str | None = None) -> Vectors:
+        """[N, E] float32 unit rows: the texts as questions to `collection` are embedded; None: to a new one.
+
+        Raises: InvalidRequest.
+        """
         self._check_open()
         for text in texts:
             _check_unicode(text)
-        if not texts:
-            return np.empty((0, self._encoder.dim), np.float32)
-        return self._encoder.encode(texts, is_query=True)
+        encoder = self._encoders.held(self._digest(self._live.get(collection or "")))
+        assert encoder is not None
+        return encoder.encode(texts, is_query=True) if texts else np.empty((0, encoder.dim), np.float32)
 
     def index_info(self) -> IndexInfo:
-        """The encoder and the chunking of every collection here."""
-        chunking = hashlib.sha256(json.dumps(self._chunking, sort_keys=True).encode()).hexdigest()
-        return IndexInfo(self._encoder.identity.digest, chunking)
+        """The encoder and the chunking of new collections, and of those here that differ."""
+        ours = (self._encoder.identity.digest, self._chunking)
+        made = {name: (live.encoder, self._chunking_of(name)) for name, live in list(self._live.items())}
+        others = {name: IndexInfo(*_digests(*one)) for name, one in made.items() if one != ours}
+        return IndexInfo(*_digests(*ours), others)
 
     def get_document(self, collection: str, document_id: str, *, tenant: str = "") -> dict[str, Any]:
         """id, source, title, text, metadata, content_hash (SHA-256 of the body as sent), chunks, version."""
@@ -151,6 +207,8 @@ class Reader(ABC):
     def status(self) -> dict[str, Any]:
         """ready, number of collections, of their versions and chunks, the frozen shards that hold some of them, the
         encoder's identity.
+
+        `other_generations` are made otherwise than the settings say, each with what builds the one that they ask for.
         """
         live = list(self._live.values())
         return {
@@ -160,7 +218,23 @@ class Reader(ABC):
             "chunks": sum(one.num_chunks for one in live),
             "frozen": [shard for one in live for shard in one.frozen()],
             "encoder": asdict(self._encoder.identity),
+            "other_generations": self._other_generations(),
         }
+
+    def _other_generations(self) -> list[dict[str, Any]]:
+        ours = (self._encoder.identity.digest, self._chunking)
+        return [
+            {
+                "collection": name,
+                "generation": live.generation,
+                "encoder": self._encoder_of(live).identity.name,
+                "digest": live.encoder,
+                **self._chunking_of(name),
+                "build": f"switchyard generations build {name}",
+            }
+            for name, live in sorted(self._live.items())
+            if (live.encoder, self._chunking_of(name)) != ours
+        ]
 
     def _deepened(self, query: Query) -> Query:
         """The query as it is searched: as deep as the reranker reads."""
@@ -190,47 +264,32 @@ class Reader(ABC):
             return error
         return None
 
-    def _check_generation(self, state: CollectionState, data: Path) -> None:
-        ours = self._encoder.identity
-        if state.encoder["digest"] != ours.digest:
-            raise DataFolderError(
-                f"{data}: collection {state.name!r} was embedded by {state.encoder['name']} "
-                f"(digest {state.encoder['digest'][:12]}), retriever.model is {ours.name} (digest {ours.digest[:12]}). "
-                "Set retriever.model back, or name an empty folder with --data and ingest again."
-            )
-        if state.chunking != self._chunking:
-            raise DataFolderError(
-                f"{data}: collection {state.name!r} was cut with {state.chunking}, the configuration says "
-                f"{self._chunking}. Set retriever.chunk_tokens and retriever.chunk_overlap_tokens back, "
-                "or name an empty folder with --data and ingest again."
-            )
-
-    def _new_live(self, name: str, folder: Path, version: int) -> LiveCollection:
-        """An empty collection whose lexical index is in `folder`."""
+    def _new_live(self, state: CollectionState, encoder: EncoderLike, folder: Path) -> LiveCollection:
+        """An empty collection by this encoder, whose lexical index is in `folder`."""
         return LiveCollection(
-            *(name, self._store, folder, self._questions),
-            new_rows=self._new_rows,
-            encoder=self._encoder.identity.digest,
+            *(state.name, self._store, folder, self._encoders.questions(encoder)),
+            new_rows=partial(self._new_rows, encoder.dim),
+            encoder=encoder.identity.digest,
+            generation=state.generation,
             alpha=self._alpha,
-            version=version,
+            version=state.version,
             threads=self._threads,
         )
 
-    def _new_rows(self) -> Rows:
+    def _new_rows(self, dim: int) -> Rows:
         if self._pool is not None:
-            return ShardedRows(self._encoder.dim, [self._flat_rows(shard) for shard in range(self._shards)], self._pool)
+            return ShardedRows(dim, [self._flat_rows(dim, shard) for shard in range(self._shards)], self._pool)
         if self._device == "cpu" and self._freeze_at:
-            new_flat = partial(CpuRows, self._encoder.dim, threads=self._threads)
-            return FrozenRows(new_flat, self._freezer, freeze_at=self._freeze_at)
-        return self._flat_rows(0)
+            return FrozenRows(partial(CpuRows, dim, threads=self._threads), self._freezer, freeze_at=self._freeze_at)
+        return self._flat_rows(dim, 0)
 
-    def _flat_rows(self, shard: int) -> VectorRows:
+    def _flat_rows(self, dim: int, shard: int) -> VectorRows:
         """Empty rows that are searched exactly, on the device of this shard."""
         if self._device == "cpu":
-            return CpuRows(self._encoder.dim, threads=self._threads)
+            return CpuRows(dim, threads=self._threads)
         from engine.retrieval.index.gpu_rows import GpuRows  # needs torch, which nothing else here does
 
-        return GpuRows(self._encoder.dim, device=self._device if self._shards == 1 else f"{self._device}:{shard}")
+        return GpuRows(dim, device=self._device if self._shards == 1 else f"{self._device}:{shard}")
 
     def _visible(self, tenant: str) -> list[str]:
         """Collections that a tenant may know of: its own; the tenant of keys without one sees every name."""
@@ -244,6 +303,10 @@ class Reader(ABC):
     def _check_open(self) -> None:
         if self._is_closed:
             raise ComponentUnavailable("retriever", "it is shutting down")
+
+
+def _digests(encoder: str, chunking: Mapping[str, Any]) -> tuple[str, str]:
+    return encoder, hashlib.sha256(json.dumps(chunking, sort_keys=True).encode()).hexdigest()
 
 
 def _read_text(passage: Passage) -> str:

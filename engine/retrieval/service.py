@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,22 +18,29 @@ from engine.errors import (
     UnknownJob,
 )
 from engine.retrieval.backlog import Backlog
+from engine.retrieval.encoding.encoders import LoadEncoder
 from engine.retrieval.encoding.protocol import EncoderLike, RerankerLike
+from engine.retrieval.foreground import Foreground
+from engine.retrieval.generations.placing import OwnCollections
+from engine.retrieval.generations.service import GenerationService
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.judging import Judging
-from engine.retrieval.parsing.chunking import Chunker
 from engine.retrieval.preparing import check_collection_name
 from engine.retrieval.reading import Reader
+from engine.retrieval.recipe import Recipe, new_recipe
 from engine.retrieval.store.feedback import FeedbackStatus, FeedbackStore
+from engine.retrieval.store.generations import KIND, Generations
 from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.jobs import Job, Jobs
 from engine.retrieval.store.judgements import JudgementStatus
-from engine.retrieval.store.store import Store
+from engine.retrieval.store.store import CollectionState, Store
 from engine.retrieval.writer import Writer
 from engine.retrieval.writing import WritePlan
 from engine.values import DocumentWrite, Judgement, WriteResult
 
 _MAX_TENANT_CHARS = 64
+
+_log = logging.getLogger(__name__)
 
 
 class Retriever(Reader):
@@ -49,56 +57,65 @@ class Retriever(Reader):
         device: str = "cpu",
         freezing: Executor | None = None,
         fitting: Executor | None = None,
+        building: Executor | None = None,
+        load_encoder: LoadEncoder | None = None,
     ) -> None:
         """Open the knowledge base in `data` and load its vectors onto `device` (torch's name).
 
         `store` is the URL of a PostgreSQL database, None keeps an SQLite file in `data`.
-        `freezing` builds the frozen shards and `fitting` fits fusion weights; default: a thread of low priority each.
+        `freezing` builds the frozen shards, `fitting` fits fusion weights and `building` makes generations; default: a
+        thread of low priority each. `load_encoder` loads those of collections that another one made.
 
-        Raises: DataFolderError when the folder cannot be used or was made by another encoder or chunking;
-            ConfigError when the settings do not fit the encoder.
+        Raises: DataFolderError when the folder cannot be used; ModelSourceError when the encoder of a collection cannot
+            be had; ConfigError when the settings do not fit the encoder.
         """
-        super().__init__(encoder, settings, reranker, device=device, freezing=freezing)
-        self._chunker = Chunker(
-            encoder.tokenizer,
-            chunk_tokens=settings.chunk_tokens,
-            overlap_tokens=settings.chunk_overlap_tokens,
-            max_tokens=encoder.max_tokens,
-        )
+        super().__init__(encoder, settings, reranker, device=device, freezing=freezing, load_encoder=load_encoder)
+        recipe = new_recipe(1, encoder, self._chunking, settings.model)
+        self._recipes: dict[str, Recipe] = {}
+        foreground = Foreground()
         self._store = Store(data, url=store, passage_memory_bytes=settings.passage_memory_bytes)
         self._indexes = data / "indexes"
         self._jobs = Jobs(self._store)
         self._feedback = FeedbackStore(self._store)
         self._inbox = Inbox(self._store, settings.max_pending_writes)
         self._writer = Writer(
-            self._store,
-            encoder,
-            self._chunker,
-            self._live,
-            self._new_owned,
-            chunking=self._chunking,
+            *(self._store, self._recipes, recipe),
+            *(self._live, self._new_owned),
+            foreground=foreground,
             threads=settings.threads,
             check_open=self._check_open,
         )
         self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)
-        self._judging = Judging(self._store, encoder, self._live, alpha=self._alpha, executor=fitting)
+        self._judging = Judging(self._store, self._encoders, self._live, alpha=self._alpha, executor=fitting)
+        self._place: OwnCollections
+        self.generations = GenerationService(
+            *(self._store, settings, self._own_collections, foreground),
+            lambda name: self._check_known(name, ""),
+            executor=building,
+        )
         try:
             self._jobs.fail_interrupted()
+            Generations(self._store).record_model(encoder.identity.digest, settings.model)
             for state in self._store.collections():
-                self._check_generation(state, data)
-                live = self._new_owned(state.name, state.created_at, state.version)
-                live.load(state.id, encoder.identity.digest)
-                self._live[state.name] = live
+                self._place.open(state)
             self._judging.load()
             self._store.hold_passages()
         except BaseException:
             self._freezer.close()
             self._judging.close()
+            self.generations.close()
             self._store.close()
             if self._pool is not None:
                 self._pool.shutdown()
             raise
         self._remove_other_indexes()
+        for other in self._other_generations():
+            _log.warning(
+                "collection %s is served by its own encoder %s and chunks of %d tokens, not as the settings say; "
+                "to build what they ask for: %s",
+                *(other[name] for name in ("collection", "encoder", "chunk_tokens", "build")),
+            )
+        self.generations.resume()
         if not self._inbox.is_empty():
             self._backlog.notify()
 
@@ -155,7 +172,11 @@ class Retriever(Reader):
     def cancel_job(self, job_id: str, *, tenant: str = "") -> dict[str, Any]:
         """Take out what still waits of a job; one that has ended stays as it is. Raises: UnknownJob."""
         self._check_open()
-        self._inbox.cancel(job_id, tenant)
+        found = self._jobs.get(job_id, tenant=tenant)
+        if found is not None and found.kind == KIND:
+            self.generations.cancel(job_id)
+        else:
+            self._inbox.cancel(job_id, tenant)
         return self.job(job_id, tenant=tenant)
 
     def judge(self, collection: str, items: Sequence[Judgement], *, tenant: str = "") -> list[JudgementStatus]:
@@ -177,6 +198,16 @@ class Retriever(Reader):
         self._check_known(collection, tenant)
         return self._judging.clear(collection, tenant)
 
+    def build_generation(self, collection: str, **asked: Any) -> dict[str, Any]:
+        """Begin another generation; its job as `job` shows it. See GenerationService.build."""
+        self._check_open()
+        return self.job(self.generations.build(collection, **asked))
+
+    def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Begin to put a kept generation in place; its job as `job` shows it. See GenerationService.use."""
+        self._check_open()
+        return self.job(self.generations.use(collection, number))
+
     def keep_feedback(self, response: str, content: dict[str, Any], *, tenant: str = "") -> FeedbackStatus:
         """Keep what a user said of a response, in place of an earlier word; durable. Raises: StorageFull."""
         self._check_open()
@@ -194,6 +225,7 @@ class Retriever(Reader):
         """
         self._freezer.close()
         self._judging.close()
+        self.generations.close()
         self._backlog.stop()
         self._is_closed = True
         self._backlog.close()
@@ -215,19 +247,38 @@ class Retriever(Reader):
                 "version": job.version if job.is_finished else None,
                 "progress": job.progress,
                 "eta_s": job.eta_s(time.time()),
-                "waiting_for": None if job.is_finished else self._backlog.problem,
+                "waiting_for": None if job.is_finished else self._problem_of(job),
             }
             for job in jobs
         ]
+
+    def _problem_of(self, job: Job) -> str | None:
+        return self.generations.problem if job.kind == KIND else self._backlog.problem
 
     def _check_writable(self, collection: str, tenant: str) -> None:
         self._check_open()
         check_collection_name(collection)
         _check_tenant(tenant)
 
-    def _new_owned(self, name: str, created_at: float, version: int) -> LiveCollection:
-        # An earlier collection of this name may have left an index at the very version of this one.
-        return self._new_live(name, self._indexes / f"{name}-{round(created_at * 1e6):x}", version)
+    def _own_collections(self, check: Callable[[], None]) -> OwnCollections:
+        self._place = OwnCollections(
+            *(self._store, self._encoders, self._judging),
+            live=self._live,
+            recipes=self._recipes,
+            chunkings=self._chunkings,
+            new_live=self._new_live,
+            indexes=self._indexes,
+            alpha=self._alpha,
+            check=check,
+        )
+        return self._place
+
+    def _new_owned(self, name: str, created_at: float, version: int, recipe: Recipe) -> LiveCollection:
+        """Of a collection that a write has just made."""
+        state = CollectionState(
+            *(0, name, version, {}, recipe.chunking, created_at), generation=recipe.generation, model=recipe.model
+        )
+        return self._new_live(state, recipe.encoder, self._place.folder(state))
 
     def _remove_other_indexes(self) -> None:
         """Indexes of collections that are no more."""

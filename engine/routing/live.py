@@ -33,7 +33,8 @@ class Surroundings:
     """What the server answers with.
 
     model: digest of the generator's weights. adapters: digest of each by its name. labelled: those with labels.
-    neighbours: what adapters were trained on, of those whose inputs were embedded by the encoder of `index`.
+    neighbours: what adapters were trained on, of those whose inputs were embedded by the encoder of `index`; questions
+    to collections of another encoder are near to none of it.
     """
 
     model: str
@@ -44,8 +45,9 @@ class Surroundings:
 
     def keys(self, collection: str) -> Keys:
         """What outcomes are measured with here. Similarities depend on encoder and chunking, not on documents."""
-        made = sha256(f"{self.index.encoder} {self.index.chunking}".encode()).hexdigest()[:_NUM_DIGITS]
-        return Keys(self.model, f"{collection}/{made}", self.index.encoder, dict(self.adapters))
+        index = self.index.of(collection)
+        made = sha256(f"{index.encoder} {index.chunking}".encode()).hexdigest()[:_NUM_DIGITS]
+        return Keys(self.model, f"{collection}/{made}", index.encoder, dict(self.adapters))
 
     def arms(self) -> list[str]:
         """Names of the arms that can answer. No name of an adapter may be that of an arm of the base model."""
@@ -120,7 +122,9 @@ class LiveRouter:
 
     def signals(self, requests: Sequence[RouteRequest]) -> SignalTable:
         """[N, F] signals of the questions, as far as their evidence tells them."""
-        return question_signals(requests, self._neighbours, self._max_passages)
+        around = self.surroundings
+        near = [around is None or _encoder_of(request, around) == around.index.encoder for request in requests]
+        return question_signals(requests, self._neighbours, self._max_passages, has_neighbours=near)
 
     def needs(self, collection: str) -> Needs:
         """What has to be known of questions to `collection`."""
@@ -206,6 +210,13 @@ def _told(decision: Decision, request: RouteRequest, *, by_rule: bool = False) -
     if reasons is decision.reasons:
         return decision
     return replace(decision, reasons=reasons, confidence=confidence)
+
+
+def _encoder_of(request: RouteRequest, around: Surroundings) -> str:
+    """By which the question was embedded. A search says so itself: what is served may have changed since `around`."""
+    clues = None if request.evidence is None else request.evidence.clues
+    said = None if clues is None else clues.encoder
+    return said or around.index.of(request.collection).encoder
 
 
 def _may_have_context(request: RouteRequest) -> bool:

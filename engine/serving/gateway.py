@@ -77,8 +77,8 @@ class RayBackends:
     async def evidence(self, query: Query) -> Evidence:
         return await self._read(lambda: self._retriever.evidence.remote(query))
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        return await self._read(lambda: self._retriever.embed.remote(text))
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
+        return await self._read(lambda: self._retriever.embed.remote(text, collection))
 
     async def _read(self, start: Callable[[], Awaitable[T]]) -> T:
         """Ask a retriever; where it dies and others are there, one of those."""
@@ -183,6 +183,18 @@ class RayBackends:
 
     async def forget_judgements(self, collection: str, tenant: str) -> int:
         return await call("retriever", self._writer.forget_judgements.remote(collection, tenant))
+
+    async def generations(self, collection: str) -> list[dict[str, Any]]:
+        return await call("retriever", self._writer.generations.remote(collection))
+
+    async def build_generation(self, collection: str, asked: dict[str, Any]) -> dict[str, Any]:
+        return await call("retriever", self._writer.build_generation.remote(collection, asked))
+
+    async def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        return await call("retriever", self._writer.use_generation.remote(collection, number))
+
+    async def drop_generation(self, collection: str, number: int) -> dict[str, Any]:
+        return await call("retriever", self._writer.drop_generation.remote(collection, number))
 
     async def recall(self, response: str, tenant: str) -> Answered | None:
         if self._num_gateways == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,11 +32,17 @@ _Answer = TypeVar("_Answer")
 _STORE_PATIENCE_S = 120
 
 
+def load_encoder(settings: RetrieverSettings, profile: Profile, model: str) -> Encoder:
+    """The encoder that `model` names. Raises: ModelSourceError."""
+    path = resolve_model(model, kind="encoder").path
+    batch_tokens = settings.forward_tokens(device(profile))
+    return Encoder(path, threads=settings.threads, device=device(profile), batch_tokens=batch_tokens)
+
+
 def load_models(settings: RetrieverSettings, profile: Profile) -> tuple[Encoder, Reranker | None]:
     """The encoder, and the reranker where one is set."""
-    model = resolve_model(settings.model, kind="encoder")
     batch_tokens = settings.forward_tokens(device(profile))
-    encoder = Encoder(model.path, threads=settings.threads, device=device(profile), batch_tokens=batch_tokens)
+    encoder = load_encoder(settings, profile, settings.model)
     if settings.reranker is None:
         return encoder, None
     path = resolve_model(settings.reranker, kind="encoder").path
@@ -52,7 +59,7 @@ class ReaderDeployment:
         # Writes that wait for the database must not hold the threads of searches and of readiness.
         self._searching = ThreadPoolExecutor(_SEARCH_THREADS, "searching")
         self._queries: Batches[Query, Evidence | RequestError] = Batches(self._evidence, max_size=_MAX_QUERIES)
-        self._texts: Batches[str, NDArray[np.float32]] = Batches(self._embed, max_size=_MAX_QUERIES)
+        self._texts: Batches[tuple[str, str], NDArray[np.float32]] = Batches(self._embed, max_size=_MAX_QUERIES)
 
     async def _ready_for(self, query: Query) -> None:
         """Return when the query may be searched."""
@@ -68,12 +75,17 @@ class ReaderDeployment:
     async def _evidence(self, queries: list[Query]) -> Sequence[Evidence | RequestError]:
         return await self._in_search_thread(self._retriever.evidence, queries)
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        """The embedding [E] of a question, without a search."""
-        return await self._texts.submit(text)
+    async def embed(self, text: str, collection: str) -> NDArray[np.float32]:
+        """The embedding [E] of a question to a collection, without a search."""
+        return await self._texts.submit((text, collection))
 
-    async def _embed(self, texts: list[str]) -> Sequence[NDArray[np.float32]]:
-        return list(await self._in_search_thread(self._retriever.embed, texts))
+    async def _embed(self, asked: list[tuple[str, str]]) -> Sequence[NDArray[np.float32]]:
+        found: dict[tuple[str, str], NDArray[np.float32]] = {}
+        for collection in {collection for _, collection in asked}:
+            texts = [text for text, name in asked if name == collection]
+            rows = await self._in_search_thread(self._retriever.embed, texts, collection)
+            found |= {(text, collection): row for text, row in zip(texts, rows, strict=True)}
+        return [found[each] for each in asked]
 
     async def _in_search_thread(self, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
@@ -121,6 +133,7 @@ class FollowerDeployment(ReaderDeployment):
             *(config.data, encoder, settings, reranker),
             store=chosen_store(config.store),
             device=device(profile),
+            load_encoder=partial(load_encoder, settings, profile),
             patience_s=_STORE_PATIENCE_S,
         )
         follower.start()

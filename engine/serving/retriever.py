@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from engine.config import EngineConfig, Profile
@@ -12,7 +13,7 @@ from engine.retrieval.store.address import chosen_store
 from engine.retrieval.store.data_folder import await_folder
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.options import HANDOVER_S, device
-from engine.serving.reader import ReaderDeployment, load_models
+from engine.serving.reader import ReaderDeployment, load_encoder, load_models
 from engine.values import DocumentWrite, Judgement, WriteResult
 
 
@@ -26,7 +27,13 @@ class RetrieverDeployment(ReaderDeployment):
         encoder, reranker = load_models(config.retriever, profile)
         await_folder(config.data, HANDOVER_S)
         store = chosen_store(config.store)
-        self._start(Retriever(config.data, encoder, config.retriever, reranker, store=store, device=device(profile)))
+        retriever = Retriever(
+            *(config.data, encoder, config.retriever, reranker),
+            store=store,
+            device=device(profile),
+            load_encoder=partial(load_encoder, config.retriever, profile),
+        )
+        self._start(retriever)
 
     async def write(self, collection: str, items: Sequence[DocumentWrite], tenant: str) -> list[WriteResult]:
         """Apply a batch of writes; durable and searchable when it returns."""
@@ -61,6 +68,22 @@ class RetrieverDeployment(ReaderDeployment):
     async def forget_judgements(self, collection: str, tenant: str) -> int:
         """Remove judgements."""
         return await asyncio.to_thread(self._retriever.forget_judgements, collection, tenant=tenant)
+
+    async def generations(self, collection: str) -> list[dict[str, Any]]:
+        """Those of a collection that are kept."""
+        return await asyncio.to_thread(self._retriever.generations.list, collection)
+
+    async def build_generation(self, collection: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Begin another generation; its job."""
+        return await asyncio.to_thread(self._retriever.build_generation, collection, **asked)
+
+    async def use_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Begin to put a kept generation in place; its job."""
+        return await asyncio.to_thread(self._retriever.use_generation, collection, number)
+
+    async def drop_generation(self, collection: str, number: int) -> dict[str, Any]:
+        """Remove a generation that is not in place."""
+        return await asyncio.to_thread(self._retriever.generations.drop, collection, number)
 
     async def keep_feedback(self, response: str, content: dict[str, Any], tenant: str) -> str:
         """Keep what a user said of an answer; durable when it returns."""

@@ -14,7 +14,7 @@ from engine.routing.needs import Needs
 from engine.serving.failures import call
 from engine.serving.loopback import bind_replica_to_loopback
 from engine.serving.router_host import RouterHost, Served
-from engine.values import IndexInfo, RouteRequest, Routing
+from engine.values import RouteRequest, Routing
 
 
 class HandleRouterSource:
@@ -23,18 +23,17 @@ class HandleRouterSource:
     def __init__(self, retriever: DeploymentHandle, generator: DeploymentHandle) -> None:
         self._retriever = retriever
         self._generator = generator
-        self._fixed: tuple[str, IndexInfo] | None = None  # neither changes while they run
+        self._model: str | None = None  # does not change while it runs
 
     async def served(self) -> Served:
         """See RouterSource."""
-        if self._fixed is None:
-            model, index = await asyncio.gather(
-                call("generator", self._generator.model.remote()),
-                call("retriever", self._retriever.index_info.remote()),
-            )
-            self._fixed = (model.digest, index)
-        adapters = await call("generator", self._generator.served_adapters.remote())
-        return Served(*self._fixed, tuple(adapters))
+        if self._model is None:
+            self._model = (await call("generator", self._generator.model.remote())).digest
+        index, adapters = await asyncio.gather(
+            call("retriever", self._retriever.index_info.remote()),
+            call("generator", self._generator.served_adapters.remote()),
+        )
+        return Served(self._model, index, tuple(adapters))
 
     async def training_inputs(self, digest: str) -> TrainingInputs | None:
         """See RouterSource."""

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from executors import ImmediateExecutor
 from forking import say
 from sqlalchemy import select
 from stub_encoder import SETTINGS, StubEncoder
@@ -20,6 +21,7 @@ from engine.values import DocumentWrite
 SOURCES = ("site", "blog")
 DOCUMENTS_PER_SOURCE = 10
 MAX_STEPS = 400
+FIRST = SETTINGS.model_copy(update={"model": "first"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,20 @@ def wait_until_drained(retriever: Retriever) -> None:
         pause.wait(0.002)
 
 
+def open_builder(data: Path) -> Retriever:
+    """Builds generations at once, also those that were under way when the last process ended."""
+    return Retriever(data, StubEncoder("first"), FIRST, load_encoder=StubEncoder, building=ImmediateExecutor())
+
+
+def build_and_go_back(data: str) -> None:
+    """Puts a second generation in place, writes, and takes the first one back."""
+    retriever = open_builder(Path(data))
+    retriever.generations.build("docs", model="second", chunk_tokens=16, switch="always")
+    retriever.write("docs", [DocumentWrite("site/late", b"Sentence of late.")])
+    retriever.generations.use("docs", 1)
+    retriever.close()
+
+
 def open_store(data: str) -> None:
     Store(Path(data)).close()
 
@@ -129,4 +145,7 @@ def write_much(data: str) -> None:
         say("wrote", number)
 
 
-TASKS = {task.__name__: task for task in (write_steps, write_both, drain, open_store, save, restore, write_much)}
+TASKS = {
+    task.__name__: task
+    for task in (write_steps, write_both, drain, build_and_go_back, open_store, save, restore, write_much)
+}

@@ -14,13 +14,21 @@ from retriever_moves import drop_collection
 from sqlalchemy import delete
 from stub_encoder import SETTINGS, StubEncoder
 
-from engine.errors import BehindStore, ComponentUnavailable, DataFolderError, InvalidRequest, UnknownCollection
+from engine.errors import (
+    BehindStore,
+    ComponentUnavailable,
+    DataFolderError,
+    InvalidRequest,
+    ModelSourceError,
+    UnknownCollection,
+)
 from engine.retrieval.following import Follower
 from engine.retrieval.index.own_folder import OwnFolder
 from engine.retrieval.service import Retriever
 from engine.retrieval.store import tables
 from engine.values import DocumentWrite, Evidence, Query
 
+FIRST = SETTINGS.model_copy(update={"model": "first"})
 REGIONS = b"# Regions\n\nAmsterdam, Madrid and Tokyo are regions.\n"
 FRUIT = b"# Fruit\n\nBananas are yellow.\n"
 
@@ -306,12 +314,14 @@ def test_follower_takes_no_lock_and_writes_nothing_into_the_data_folder(open_ret
         connection.execute(delete(tables.documents))
 
 
-def test_folder_without_a_knowledge_base_or_of_another_encoder_is_refused(open_retriever, open_follower):
+def test_folder_without_a_knowledge_base_or_whose_encoder_cannot_be_had_is_refused(open_retriever, open_follower):
     with pytest.raises(DataFolderError, match="holds no knowledge base yet"):
         open_follower()
-    open_retriever(StubEncoder("first")).write("docs", [doc("a")])
-    with pytest.raises(DataFolderError, match=r"was embedded by first .*, retriever.model is second"):
-        open_follower(StubEncoder("second"))
+    open_retriever(StubEncoder("first"), FIRST).write("docs", [doc("a")])
+    with pytest.raises(
+        ModelSourceError, match=r"was embedded by first .*, retriever.model is words .* cannot be loaded"
+    ):
+        open_follower()
 
 
 def test_follower_waits_for_the_store_to_be_made(open_retriever, open_follower):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 
+import numpy as np
 import pytest
 from executors import HeldExecutor
-from sqlalchemy import event
-from stub_encoder import SETTINGS, StubEncoder
+from sqlalchemy import event, update
+from stub_encoder import DIM, SETTINGS, StubEncoder
 
 from engine.config import RetrieverSettings
 from engine.errors import (
@@ -16,6 +17,7 @@ from engine.errors import (
     ConfigError,
     DataFolderError,
     InvalidRequest,
+    ModelSourceError,
     StorageFull,
     UnknownCollection,
     UnknownDocument,
@@ -26,6 +28,7 @@ from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.lexical import LexicalIndex
 from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.service import Retriever
+from engine.retrieval.store import tables
 from engine.retrieval.store.write import Transaction
 from engine.values import DocumentWrite, Evidence, Query
 
@@ -272,7 +275,7 @@ def test_chunks_beyond_frozen_rows_move_into_shards_also_after_a_restart(open_re
 
 def test_frozen_rows_of_zero_keeps_every_search_exact(open_retriever):
     retriever = open_retriever(settings=SETTINGS.model_copy(update={"frozen_rows": 0}))
-    assert isinstance(retriever._new_rows(), CpuRows)
+    assert isinstance(retriever._new_rows(DIM), CpuRows)
 
 
 def test_closing_ends_the_thread_that_builds_shards(open_retriever):
@@ -283,15 +286,78 @@ def test_closing_ends_the_thread_that_builds_shards(open_retriever):
     assert not [one for one in threading.enumerate() if one.name.startswith("freezer")]
 
 
-def test_folder_of_another_encoder_or_chunking_is_refused_with_both_names(open_retriever):
-    retriever = open_retriever(StubEncoder("first"))
+def settings_of(model: str, chunk_tokens: int = 30) -> RetrieverSettings:
+    return SETTINGS.model_copy(update={"model": model, "chunk_tokens": chunk_tokens})
+
+
+def write_with_the_first(open_retriever) -> None:
+    """A collection whose encoder is not that of the settings to come."""
+    retriever = open_retriever(StubEncoder("first"), settings_of("first"))
     retriever.write("docs", [doc("a")])
     retriever.close()
-    with pytest.raises(DataFolderError, match=r"'docs' was embedded by first .*, retriever.model is second"):
-        open_retriever(StubEncoder("second"))
-    with pytest.raises(DataFolderError, match=r"'chunk_tokens': 30, .* the configuration says .*'chunk_tokens': 20"):
-        open_retriever(StubEncoder("first"), SETTINGS.model_copy(update={"chunk_tokens": 20}))
-    assert found_in(open_retriever(StubEncoder("first")), "volume", k=1) == ["a"]
+
+
+def test_collection_of_another_encoder_or_chunking_goes_on_by_its_own(open_retriever, caplog):
+    write_with_the_first(open_retriever)
+    loaded: list[str] = []
+
+    def load(model: str) -> StubEncoder:
+        loaded.append(model)
+        return StubEncoder(model)
+
+    retriever = open_retriever(StubEncoder("second"), settings_of("second", 20), load_encoder=load)
+    assert "switchyard generations build docs" in caplog.text
+    assert found_in(retriever, "volume", k=1) == ["a"]
+    retriever.write("docs", [doc("b", b"Volumes cost money. " * 12)])
+    retriever.write("new", [doc("c")])
+    (other,) = retriever.status()["other_generations"]
+    assert (other["collection"], other["encoder"], other["chunk_tokens"]) == ("docs", "first", 30)
+    info = retriever.index_info()
+    assert info.of("new").encoder == StubEncoder("second").identity.digest != info.of("docs").encoder
+    for name, encoder in (("docs", "first"), ("new", "second")):
+        np.testing.assert_array_equal(retriever.embed(["volume"], name), StubEncoder(encoder).encode(["volume"]))
+        (found,) = retriever.evidence([Query("volume", name, 9, mode="dense", wants_clues=True)])
+        assert found.clues.encoder == StubEncoder(encoder).identity.digest
+    assert loaded == ["first"]
+
+
+def test_questions_to_collections_of_two_encoders_are_embedded_once_by_each(open_retriever):
+    write_with_the_first(open_retriever)
+    first, second = StubEncoder("first"), StubEncoder("second")
+    retriever = open_retriever(second, settings_of("second"), load_encoder=lambda _: first)
+    retriever.write("new", [doc("c")])
+    for encoder in (first, second):
+        encoder.query_batches.clear()
+    retriever.evidence([Query(text, name, 3) for text in ("volume", "volume", "disk") for name in ("docs", "new")])
+    assert first.query_batches == second.query_batches == [["volume", "disk"]]
+
+
+def test_encoder_that_cannot_be_had_is_named_with_both_digests(open_retriever):
+    write_with_the_first(open_retriever)
+    digests = [StubEncoder(name).identity.digest[:12] for name in ("first", "second", "third")]
+    with pytest.raises(
+        ModelSourceError,
+        match=rf"'docs' was embedded by first \(digest {digests[0]}\), retriever.model "
+        rf"is second \(digest {digests[1]}\)",
+    ):
+        open_retriever(StubEncoder("second"), settings_of("second"))
+    changed = rf"digest {digests[0]}\), and first holds another encoder by now \(digest {digests[2]}\)"
+    with pytest.raises(ModelSourceError, match=changed):
+        open_retriever(StubEncoder("second"), settings_of("second"), load_encoder=lambda _: StubEncoder("third"))
+    assert found_in(open_retriever(StubEncoder("first"), settings_of("first")), "volume", k=1) == ["a"]
+
+
+def test_model_of_a_collection_from_before_it_was_recorded_is_recorded_at_the_next_start(open_retriever):
+    write_with_the_first(open_retriever)
+    retriever = open_retriever(StubEncoder("first"), settings_of("first"))
+    with retriever._store.writing() as connection:
+        connection.execute(update(tables.generations).values(model=None))
+    retriever.close()
+    with pytest.raises(ModelSourceError, match=r"where that one came from is not recorded. Set retriever.model back"):
+        open_retriever(StubEncoder("second"), settings_of("second"), load_encoder=StubEncoder)
+    open_retriever(StubEncoder("first"), settings_of("first")).close()
+    retriever = open_retriever(StubEncoder("second"), settings_of("second"), load_encoder=StubEncoder)
+    assert found_in(retriever, "volume", k=1) == ["a"]
 
 
 def test_chunks_that_the_encoder_cannot_read_whole_are_a_configuration_error(open_retriever):

@@ -105,11 +105,11 @@ class LexicalIndex:
         Args:
             removed: keys; one that is not there is passed over.
             added: chunks under keys that are not there, or that this call removes.
-            version: above that of the write before.
+            version: not below that of the write before.
         Raises: DataFolderError when the folder cannot be written; then nothing of the write is kept.
         """
         assert self._version is not None, "rebuild comes before the first write"
-        assert version > self._version, f"version {version} does not follow {self._version}"
+        assert version >= self._version, f"version {version} does not follow {self._version}"
         self._write(removed, added, version)
 
     def show(self) -> None:

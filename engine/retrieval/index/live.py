@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import (
+    BehindStore,
     ComponentUnavailable,
     DataFolderError,
     InvalidRequest,
@@ -72,15 +73,17 @@ class LiveCollection:
         *,
         new_rows: Callable[[], Rows],
         encoder: str = "",
+        generation: int = 1,
         alpha: float | None = None,
         version: int = 0,
         threads: int = 1,
     ) -> None:
         """`folder` holds the lexical index, which `threads` search; `questions` [N, E] measure the score background;
         `new_rows` makes empty rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks;
-        `encoder` is the digest under which the store has the vectors of chunks.
+        `encoder` is the digest under which the store has the vectors of the chunks of `generation`.
         """
-        self._encoder = encoder
+        self.encoder = encoder
+        self.generation = generation
         self._alpha = alpha
         self._fitted: dict[str, float] = {}
         self._name = name
@@ -92,6 +95,7 @@ class LiveCollection:
         self.folder = folder
         self._lexical = LexicalIndex(folder, threads=threads)
         self._is_lexical_behind = False
+        self._is_closed = False
         self.version = version
 
     @property
@@ -116,11 +120,11 @@ class LiveCollection:
             if alpha is not None:
                 self._fitted[tenant] = alpha
 
-    def load(self, collection: int, encoder: str) -> None:
+    def load(self, collection: int) -> None:
         """Bring every index to the store's version."""
         for tenant, document, fields in self._store.fields(collection):
             self._shelf(tenant).metadata.put(document, fields)
-        for tenant, keys, documents, vectors in self._store.vectors(collection, encoder):
+        for tenant, keys, documents, vectors in self._store.vectors(collection, self.generation, self.encoder):
             shelf = self._shelf(tenant)
             shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
         if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
@@ -163,26 +167,29 @@ class LiveCollection:
     def commit(
         self,
         transaction: Transaction,
-        change: Change,
-        tenant: str,
+        changes: Mapping[str, Change],
         vectors: Mapping[str, Vectors],
+        version: int,
         *,
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Commit the write and make it searchable; `vectors` has those of the added chunks by their `text_hash`.
+        """Commit a write and make it searchable.
 
-        `then` is called once searches see it: at once or, where the database goes away meanwhile, when it is back.
+        Args:
+            changes: what becomes of each tenant's documents.
+            vectors: [E] of every added chunk by its `text_hash`.
+            version: the collection's from then on.
+            then: called once searches see it: at once or, where the database goes away meanwhile, when it is back.
         """
-        changes = {tenant: change}
         stacked = self._stacked(changes, vectors)
         # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
         # store, which the next start sees.
-        self._write_lexical(changes, change.version)
+        self._write_lexical(changes, version)
 
         def settled(is_stored: bool) -> None:
             with self._turns.take():
                 if is_stored:
-                    self._show(changes, stacked, change.version, self._texts)
+                    self._show(changes, stacked, version, self._texts)
                     then()
                 else:
                     self._is_lexical_behind = True
@@ -190,7 +197,8 @@ class LiveCollection:
 
         try:
             with self._turns.take():
-                self._shelf(tenant).rows.reserve(len(change.added))
+                for tenant, change in changes.items():
+                    self._shelf(tenant).rows.reserve(len(change.added))
                 try:
                     transaction.commit()
                 except CommitUnknown:
@@ -198,7 +206,7 @@ class LiveCollection:
                 except BaseException:
                     self._is_lexical_behind = True
                     raise
-                self._show(changes, stacked, change.version, self._texts)
+                self._show(changes, stacked, version, self._texts)
                 then()
         except CommitUnknown:
             # Searches go on with what they saw before.
@@ -290,13 +298,14 @@ class LiveCollection:
         self._lexical.rebuild((_lexical(tenant, chunk) for tenant, chunk in texts()), self.version)
 
     def _texts(self) -> Iterable[tuple[str, IndexedChunk]]:
-        return self._store.texts(self._name)
+        return self._store.texts(self._name, self.generation)
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
         """Answer queries [Q] of one tenant with `vectors` [n, E], those of the n queries that are embedded; no timings.
 
         Queries with the same filter are searched together. A filter that cannot be read fails its own query alone, and
-        so does a passage that another process has removed from the store meanwhile (BehindStore).
+        so does a passage that another process has removed from the store meanwhile (BehindStore). Once this is closed,
+        every query does: something else stands in its place.
         """
         answers: list[Evidence | RequestError | None] = [None] * len(queries)
         groups: dict[Filter | None, list[int]] = {}
@@ -307,6 +316,8 @@ class LiveCollection:
             except RequestError as error:
                 answers[position] = error
         with self._turns.take():
+            if self._is_closed:
+                return [BehindStore(query.collection) for query in queries]
             version = self.version
             shelf = self._shelves.get(queries[0].tenant)
             found: dict[int, _Found] = {}
@@ -328,14 +339,14 @@ class LiveCollection:
                 evidence = _evidence(one, passages, background, version)
                 if queries[i].wants_clues:
                     made = clues(vectors[row_of[i]], None if one is None else one.traces, stored)
-                    evidence = replace(evidence, clues=made)
+                    evidence = replace(evidence, clues=replace(made, encoder=self.encoder))
                 answers[i] = _too_new(queries[i], version) or evidence
         return [answer for answer in answers if answer is not None]
 
     def _vectors_of(self, keys: set[int]) -> dict[int, Vectors]:
         """The vectors [E] that clues are made of; without them, a clue is not known."""
         try:
-            return self._store.chunk_vectors(keys, self._encoder) if keys else {}
+            return self._store.chunk_vectors(keys, self.encoder) if keys else {}
         except StoreUnavailable:
             return {}
 
@@ -345,9 +356,15 @@ class LiveCollection:
             raise ComponentUnavailable("retriever", "its lexical index could not be written; search with mode=dense")
         return None if query.filter is None else parse_filter(query.filter)
 
-    def close(self) -> None:
-        """Give up the files of the lexical index."""
+    def retire(self) -> None:
+        """Let the searches that have begun end, and no other begin."""
         with self._turns.take():
+            self._is_closed = True
+
+    def close(self) -> None:
+        """Give up the files of the lexical index, once the searches that have begun have ended."""
+        with self._turns.take():
+            self._is_closed = True
             self._lexical.close()
 
     def _ranked(self, shelf: _Shelf, queries: Sequence[Query], vectors: Vectors, wanted: Filter | None) -> list[_Found]:

@@ -11,7 +11,7 @@ from engine.retrieval.parsing.markdown import parse_markdown
 from engine.retrieval.parsing.process import POOL
 from engine.retrieval.parsing.text import ParsedDocument, decode, from_markdown, one_line, tidy
 
-__all__ = ["BINARY_TYPES", "CONTENT_TYPES", "MEDIA_TYPES", "ParsedDocument", "parse_document"]
+__all__ = ["BINARY_TYPES", "CONTENT_TYPES", "MEDIA_TYPES", "ParsedDocument", "is_markdown", "parse_document"]
 
 _MARKDOWN, _HTML, _PLAIN = "text/markdown", "text/html", "text/plain"
 _CSV, _TSV, _JSONL = "text/csv", "text/tab-separated-values", "application/jsonl"
@@ -32,6 +32,8 @@ _PARSERS = {
     _PPTX: "pptx",
     _XLSX: "xlsx",
 }
+# What is Markdown, or is rendered to it.
+_RENDERED = frozenset({_MARKDOWN, _HTML, _DOCX, _PPTX, _XLSX})
 # Every type that is read, and those of them that are no text.
 MEDIA_TYPES = (_MARKDOWN, _PLAIN, *_PARSERS, *_ALIASES)
 BINARY_TYPES = frozenset({_PDF, _DOCX, _PPTX, _XLSX})
@@ -54,14 +56,18 @@ CONTENT_TYPES = {
 }
 
 
+def is_markdown(content_type: str) -> bool:
+    """Whether the text of such a document, once parsed, has Markdown's structure."""
+    return _media_type(content_type) in _RENDERED
+
+
 def parse_document(body: bytes, content_type: str, *, title: str | None) -> ParsedDocument:
     """Parse a document; its title is `title`, else the one it states itself, else its first heading, else None.
 
     Raises: UnparsableDocument when the bytes are not what the type says, or over a limit; UnsupportedMediaType for a
         type not read here; ComponentUnavailable when no process is free for a type that needs one.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    media_type = _ALIASES.get(media_type, media_type)
+    media_type = _media_type(content_type)
     if media_type in _PARSERS:
         parsed = POOL.parse(_PARSERS[media_type], body)
         return replace(parsed, title=one_line(title) or parsed.title)
@@ -71,3 +77,8 @@ def parse_document(body: bytes, content_type: str, *, title: str | None) -> Pars
         text, stated_title = parse_markdown(decode(body))
         return from_markdown(text, title or stated_title)
     raise UnsupportedMediaType(content_type, MEDIA_TYPES)
+
+
+def _media_type(content_type: str) -> str:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return _ALIASES.get(media_type, media_type)

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.retrieval.encoding.protocol import EncoderIdentity
 
-FORMAT_VERSION = 1
+# Version 1 says nothing of `model` and `outline`, which are read as null.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 DOCUMENTS, TEXTS, VECTORS = PARTS = ("documents.jsonl", "texts.jsonl", "vectors.f32")
 VECTOR = np.dtype("<f4")
@@ -42,7 +44,10 @@ class Part(_Strict):
 
 
 class Manifest(_Strict):
-    """The collection `collection` as it was at its version `version`; the counts are of what the parts hold."""
+    """The collection `collection` as it was at its version `version`; the counts are of what the parts hold.
+
+    `model` is where the encoder comes from, as `retriever.model` names it.
+    """
 
     format_version: int
     collection: str
@@ -53,6 +58,7 @@ class Manifest(_Strict):
     texts: Count
     encoder: EncoderIdentity
     chunking: dict[str, Any]
+    model: str | None = None
     parts: dict[str, Part]
 
 
@@ -67,7 +73,7 @@ class SnapshotChunk(_Strict):
 
 
 class SnapshotDocument(_Strict):
-    """A document as the store holds it."""
+    """A document as the store holds it, with the chunks of the generation that was in place."""
 
     tenant: Annotated[str, Field(max_length=64)]
     id: str
@@ -79,6 +85,7 @@ class SnapshotDocument(_Strict):
     metadata: dict[str, Any]
     updated_at: float
     text: str
+    outline: list[Annotated[list[int | list[str]], Field(min_length=2, max_length=2)]] | None = None
     chunks: list[SnapshotChunk]
 
 

@@ -21,9 +21,9 @@ from engine.retrieval.index.rows import check_vectors
 from engine.retrieval.preparing import check_collection_name, check_document_id
 from engine.retrieval.snapshots.format import (
     DOCUMENTS,
-    FORMAT_VERSION,
     MANIFEST,
     PARTS,
+    READABLE_VERSIONS,
     TEXTS,
     VECTOR,
     VECTORS,
@@ -126,10 +126,10 @@ class SnapshotReader:
         with self._checking(MANIFEST):
             found = json.loads(raw)
             version = found.get("format_version") if isinstance(found, dict) else None
-            if version != FORMAT_VERSION:
+            if version not in READABLE_VERSIONS:
                 raise SnapshotError(
                     f"{self._source}: the snapshot has format version {ascii(version)[:20]}, this program reads "
-                    f"{FORMAT_VERSION}. Use the program that wrote it."
+                    f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the program that wrote it."
                 )
             manifest = Manifest.model_validate_json(raw)
             check_collection_name(manifest.collection)

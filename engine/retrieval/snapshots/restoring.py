@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, insert, literal, select, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.snapshots.format import Manifest, SnapshotDocument
 from engine.retrieval.store import tables
+from engine.retrieval.store.generations import next_number
 from engine.retrieval.store.store import CollectionState
+from engine.retrieval.store.write import drop_unused_embeddings
 
 
 class Restore:
@@ -26,6 +28,7 @@ class Restore:
         self._now = time.time()
         self._collection = 0
         self._generation = 1
+        self._model = manifest.model
         self._is_replacing = old is not None
         self.version = manifest.version + 1
         described = manifest.model_dump(include={"encoder", "chunking"})
@@ -68,31 +71,37 @@ class Restore:
 
     def finish(self) -> None:
         """Drop vectors that nothing uses any more, write the log, and last of all the version."""
-        e, k, c = tables.embeddings, tables.chunks, tables.collections
+        c = tables.collections
         if self._is_replacing:
-            self._connection.execute(delete(e).where(~exists().where(k.c.text_hash == e.c.text_hash)))
+            drop_unused_embeddings(self._connection, None)
         self._log("put")
         self._connection.execute(update(c).where(c.c.id == self._collection).values(version=self.version))
 
     def _create(self, name: str, described: dict[str, object]) -> None:
-        c, g = tables.collections, tables.generations
+        c = tables.collections
         values = {"name": name, "version": 0, "generation": self._generation, "created_at": self._now}
         (self._collection,) = self._connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
-        generation = {"collection": self._collection, "generation": self._generation}
-        self._connection.execute(insert(g).values(**generation, **described))
+        self._describe(described)
+
+    def _describe(self, described: dict[str, object]) -> None:
+        row = {"collection": self._collection, "generation": self._generation, "created_at": self._now}
+        made = {**described, "digest": self._encoder, "model": self._model, "is_dropped": False}
+        self._connection.execute(insert(tables.generations).values(**row, **made))
 
     def _empty(self, collection: int, described: dict[str, object]) -> None:
         c, g, d, k = tables.collections, tables.generations, tables.documents, tables.chunks
         self._collection = collection
-        query = select(c.c.generation).where(c.c.id == collection)
-        self._generation = self._connection.execute(query).scalar_one()
+        # A number of its own: whoever follows the store must not take it for what was there, which is gone.
+        self._generation = next_number(self._connection, collection)
         self._log("delete")
         mine = select(d.c.pk).where(d.c.collection == collection)
         self._connection.execute(delete(k).where(k.c.document_pk.in_(mine)))
         self._connection.execute(delete(d).where(d.c.collection == collection))
-        # No chunk of this generation is left that another encoder could have made.
-        present = (g.c.collection == collection, g.c.generation == self._generation)
-        self._connection.execute(update(g).where(*present).values(described))
+        values = {"is_dropped": True, "task": None, "report": None}
+        self._connection.execute(update(g).where(g.c.collection == collection).values(values))
+        self._describe(described)
+        in_place = update(c).where(c.c.id == collection)
+        self._connection.execute(in_place.values(generation=self._generation))
 
     def _log(self, op: str) -> None:
         """One operation per document that is there now, so that followers of the log come to the same documents."""

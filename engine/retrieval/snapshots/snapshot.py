@@ -20,7 +20,7 @@ from engine.retrieval.snapshots.restoring import Restore
 from engine.retrieval.snapshots.writer import SnapshotWriter
 from engine.retrieval.store import tables
 from engine.retrieval.store.inbox import count_waiting, discard
-from engine.retrieval.store.store import CollectionState, Store, read_collections
+from engine.retrieval.store.store import Store, read_collections
 
 # Told what is being done, how many documents are done, and how many there are.
 Progress = Callable[[str, int, int], None]
@@ -29,7 +29,7 @@ _DOCUMENTS_PER_PAGE = 200
 _ROWS_PER_READ = 4096
 _DOCUMENT_FIELDS = (
     *("tenant", "id", "source", "title", "content_type", "body_hash", "content_hash"),
-    *("metadata", "updated_at", "text"),
+    *("metadata", "updated_at", "text", "outline"),
 )
 _CHUNK_FIELDS = ("id", "start", "end", "heading", "text_hash")
 
@@ -73,6 +73,7 @@ def write_snapshot(store: Store, collection: str, target: Path, *, progress: Pro
                 texts=len(texts),
                 encoder=EncoderIdentity(**state.encoder),
                 chunking=state.chunking,
+                model=state.model,
             )
 
 
@@ -121,7 +122,6 @@ def restore_snapshot(
                     f"{num_waiting} writes to collection {name!r} still wait to be applied. Start the server and let "
                     "their jobs end, restore under another name with --as NAME, or drop them with --replace."
                 )
-            _check_fits(manifest, states)
             # They are older than the restore, and would be applied on top of it.
             discard(connection, name)
             restore = Restore(connection, manifest, name, old)
@@ -139,17 +139,6 @@ def restore_snapshot(
 def _verify(snapshot: SnapshotReader, progress: Progress | None) -> None:
     for done in snapshot.verify():
         _tell(progress, "verify", done, snapshot.manifest.documents)
-
-
-def _check_fits(manifest: Manifest, others: dict[str, CollectionState]) -> None:
-    for other in others.values():
-        if (other.encoder["digest"], other.chunking) != (manifest.encoder.digest, manifest.chunking):
-            raise SnapshotError(
-                f"the snapshot was made by {manifest.encoder.name} (digest {manifest.encoder.digest[:12]}) with "
-                f"{manifest.chunking}, collection {other.name!r} by {other.encoder['name']} "
-                f"(digest {other.encoder['digest'][:12]}) with {other.chunking}; no server can serve both. "
-                "Restore into an empty folder: --data."
-            )
 
 
 class _Tally:

@@ -96,18 +96,16 @@ class Jobs:
         return True
 
     def fail_interrupted(self) -> int:
-        """At start-up: end the jobs that an earlier process left waiting or running, but for those whose items are in
-        the inbox and go on. Returns: their number.
+        """At start-up: end the jobs that an earlier process left waiting or running, but for those that go on: their
+        items are in the inbox, or they build a generation. Returns: their number.
         """
-        j, i = tables.jobs, tables.inbox
-        error = {"item": "", "error": "the server ended before the job did; send it again."}
-        goes_on = exists().where(i.c.job == j.c.id)
+        j, i, g = tables.jobs, tables.inbox, tables.generations
+        goes_on = exists().where(i.c.job == j.c.id) | exists().where(g.c.job == j.c.id, g.c.task.is_not(None))
         with self._store.writing() as connection:
-            query = select(j.c.id, j.c.errors).where(j.c.state.in_(_OPEN), ~goes_on)
+            query = select(j.c.id).where(j.c.state.in_(_OPEN), ~goes_on)
             rows = connection.execute(query).all()
             for row in rows:
-                errors = [error, *row.errors][:MAX_ERRORS]
-                connection.execute(update(j).where(j.c.id == row.id).values(errors=errors))
+                fail_job(connection, row.id, "the server ended before the job did; send it again.")
                 end_job(connection, row.id, "failed")
         return len(rows)
 
@@ -160,6 +158,14 @@ def end_job(connection: Connection, job_id: str, state: FinalState) -> bool:
     return connection.execute(query.values(state=state, updated_at=now, finished_at=now)).rowcount == 1
 
 
+def fail_job(connection: Connection, job_id: str, error: str) -> None:
+    """Say, ahead of the errors of items, why a job fails as a whole."""
+    j = tables.jobs
+    known = connection.execute(select(j.c.errors).where(j.c.id == job_id)).scalar_one()
+    errors = [{"item": "", "error": error[:_MAX_ERROR_CHARS]}, *known][:MAX_ERRORS]
+    connection.execute(update(j).where(j.c.id == job_id).values(errors=errors))
+
+
 def extend_job(connection: Connection, job_id: str, more: int) -> None:
     """Add items to a job that waits, runs or is done; one that is done runs again."""
     j = tables.jobs
@@ -167,6 +173,17 @@ def extend_job(connection: Connection, job_id: str, more: int) -> None:
     total = func.coalesce(j.c.total, 0) + more
     connection.execute(mine.values(total=total, finished_at=None, updated_at=time.time()))
     connection.execute(mine.where(j.c.state == "done").values(state="running"))
+
+
+def advance_job(connection: Connection, job_id: str, done: int, left: int | None = None) -> None:
+    """Count items of a job that runs from now on; `left` are those that are still to come, None: as was said before."""
+    j, now = tables.jobs, time.time()
+    mine = update(j).where(j.c.id == job_id)
+    connection.execute(mine.where(j.c.state == "queued").values(state="running", started_at=now))
+    values: dict[str, Any] = {"done": j.c.done + done, "updated_at": now}
+    if left is not None:
+        values["total"] = j.c.done + done + left
+    connection.execute(mine.values(values))
 
 
 def count_items(

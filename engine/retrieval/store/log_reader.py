@@ -18,6 +18,8 @@ from engine.retrieval.store.write import Change, IndexedChunk, in_batches
 
 _VECTOR = np.dtype("<f4")
 _ROWS_PER_READ = 4096
+# The operation that puts another generation in place: it concerns no document.
+SWITCH = "switch"
 
 
 @dataclass(slots=True)
@@ -38,53 +40,70 @@ class Step:
 class LogReader:
     """Reads over one connection, whose transaction sees one moment of the database."""
 
-    def __init__(self, connection: Connection, encoder: str) -> None:
-        """`encoder` is the digest under which vectors are read."""
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._encoder = encoder
 
     def collections(self) -> list[CollectionState]:
         """Every collection, by name."""
         return read_collections(self._connection)
 
+    def version(self, collection: int) -> int:
+        """That of one collection."""
+        c = tables.collections
+        return int(self._connection.execute(select(c.c.version).where(c.c.id == collection)).scalar_one())
+
     def weights(self) -> dict[str, dict[str, float]]:
-        """By collection and tenant the weight of meaning that was fitted for this encoder."""
-        f, c = tables.fits, tables.collections
-        query = select(c.c.name, f.c.tenant, f.c.alpha, f.c.report).join(c, c.c.id == f.c.collection)
+        """By collection and tenant the weight of meaning that was fitted for the collection's encoder."""
+        f, c, g = tables.fits, tables.collections, tables.generations
+        query = select(c.c.name, f.c.tenant, f.c.alpha, f.c.report, g.c.digest).join(c, c.c.id == f.c.collection)
+        query = query.join(g, (g.c.collection == c.c.id) & (g.c.generation == c.c.generation))
         weights: dict[str, dict[str, float]] = {}
         for row in self._connection.execute(query.where(f.c.alpha.is_not(None))):
-            if row.report.get("encoder") == self._encoder:
+            if row.report.get("encoder") == row.digest:
                 weights.setdefault(row.name, {})[row.tenant] = row.alpha
         return weights
 
-    def documents(self, collection: int, among: Sequence[int] | None = None) -> Iterator[tuple[str, int, Any]]:
-        """Tenant, number and the fields that filters see, of every document or of those `among` that are there."""
+    def documents(
+        self, collection: int, among: Sequence[int] | None = None, *, after: int = -1, limit: int | None = None
+    ) -> Iterator[tuple[str, int, Any]]:
+        """Tenant, number and the fields that filters see, of every document or of those `among` that are there.
+
+        Without `among`, in the order of the numbers: at most `limit` of those above `after`.
+        """
         d = tables.documents
         columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
-        query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
+        query = select(*columns).where(d.c.collection == collection, d.c.pk > after).order_by(d.c.pk).limit(limit)
         for piece in self._pieces(query, d.c.pk, among):
             for row in piece:
                 shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
                 yield row.tenant, row.pk, document_fields(row.metadata, **shown)
 
     def chunks(
-        self, collection: int, among: Sequence[int] | None = None
+        self,
+        state: CollectionState,
+        among: Sequence[int] | None = None,
+        *,
+        after: int = -1,
+        limit: int | None = None,
+        up_to: int | None = None,
     ) -> Iterator[list[tuple[str, IndexedChunk, Vectors]]]:
-        """Pieces of tenant, chunk and vector [E], of every document or of those `among`.
+        """Pieces of tenant, chunk of the state's generation and vector [E], of every document or of those `among`.
 
+        Without `among`, in the order of the keys: at most `limit` of those above `after`, none above `up_to`.
         Raises: DataFolderError when a chunk has no embedding by the encoder, which no write can leave behind.
         """
-        k, d, e, c = tables.chunks, tables.documents, tables.embeddings, tables.collections
+        k, d, e = tables.chunks, tables.documents, tables.embeddings
         text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
         columns = (k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
         query = (
             select(d.c.tenant, e.c.vector, *columns)
             .join(d, d.c.pk == k.c.document_pk)
-            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
-            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == self._encoder))
-            .where(d.c.collection == collection)
+            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == state.encoder["digest"]))
+            .where(d.c.collection == state.id, k.c.generation == state.generation, k.c.pk > after)
             .order_by(k.c.pk)
+            .limit(limit)
         )
+        query = query if up_to is None else query.where(k.c.pk <= up_to)
         for piece in self._pieces(query, d.c.pk, among):
             if any(vector is None for _, vector, *_ in piece):
                 raise DataFolderError("the knowledge base has chunks without an embedding; restore it from a backup.")
@@ -93,9 +112,16 @@ class LogReader:
                 for tenant, vector, *chunk in piece
             ]
 
-    def texts(self, collection: int) -> Iterator[tuple[str, IndexedChunk]]:
-        """Every chunk with its tenant."""
-        return ((tenant, chunk) for piece in self.chunks(collection) for tenant, chunk, _ in piece)
+    def texts(self, state: CollectionState, up_to: int | None = None) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk with its tenant, or those whose key is not above `up_to`."""
+        return ((tenant, chunk) for piece in self.chunks(state, up_to=up_to) for tenant, chunk, _ in piece)
+
+    def changed(self, collection: int, since: int) -> dict[int, str]:
+        """The documents that were written or deleted after version `since`, with their tenants."""
+        o = tables.operations
+        mine = (o.c.collection == collection, o.c.version > since, o.c.op != SWITCH)
+        query = select(o.c.document_pk, o.c.tenant).where(*mine).distinct().order_by(o.c.document_pk)
+        return {row.document_pk: row.tenant for row in self._connection.execute(query)}
 
     def step(self, state: CollectionState, since: int, keys: Mapping[int, Sequence[int]]) -> Step | None:
         """What leads from version `since` to that of `state`; None when the log does not say.
@@ -108,8 +134,7 @@ class LogReader:
         newest = self._connection.execute(select(func.max(o.c.version)).where(*mine)).scalar()
         if newest != state.version:
             return None
-        query = select(o.c.document_pk, o.c.tenant).where(*mine).distinct().order_by(o.c.document_pk)
-        tenant_of = {row.document_pk: row.tenant for row in self._connection.execute(query)}
+        tenant_of = self.changed(state.id, since)
         step = Step(state.version)
         for tenant in tenant_of.values():
             step.changes.setdefault(tenant, Change(state.version, state.created_at))
@@ -117,7 +142,7 @@ class LogReader:
         for tenant, document, fields in self.documents(state.id, among):
             step.changes[tenant].documents[document] = fields
             step.keys[document] = []
-        for piece in self.chunks(state.id, among):
+        for piece in self.chunks(state, among):
             for tenant, chunk, vector in piece:
                 step.changes[tenant].added.append(chunk)
                 step.vectors[chunk.text_hash] = vector

@@ -106,10 +106,53 @@ _STEPS: dict[int, tuple[str, ...]] = {
             UNIQUE (tenant, id)
         )""",
     ),
+    5: (
+        "ALTER TABLE generations RENAME TO old_generations",
+        """CREATE TABLE generations (
+            collection INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            encoder JSON NOT NULL,
+            chunking JSON NOT NULL,
+            model TEXT,
+            digest VARCHAR(64) NOT NULL,
+            created_at FLOAT NOT NULL,
+            task VARCHAR(16),
+            job VARCHAR(32),
+            report JSON,
+            is_dropped BOOLEAN NOT NULL,
+            PRIMARY KEY (collection, generation),
+            FOREIGN KEY(collection) REFERENCES collections (id)
+        )""",
+        """INSERT INTO generations
+            SELECT g.collection, g.generation, g.encoder, g.chunking, NULL, json_extract(g.encoder, '$.digest'),
+                c.created_at, NULL, NULL, NULL, 0
+            FROM old_generations g JOIN collections c ON c.id = g.collection""",
+        "DROP TABLE old_generations",
+        "ALTER TABLE documents ADD COLUMN outline JSON",
+        "DROP INDEX ix_chunks_document_pk",
+        "CREATE INDEX chunks_by_document ON chunks (document_pk, generation)",
+    ),
 }
 
 # The same for PostgreSQL, whose first version is 5.
-_POSTGRES_STEPS: dict[int, tuple[str, ...]] = {}
+_POSTGRES_STEPS: dict[int, tuple[str, ...]] = {
+    5: (
+        """ALTER TABLE generations ADD COLUMN model VARCHAR COLLATE "C",
+            ADD COLUMN digest VARCHAR COLLATE "C" NOT NULL DEFAULT '',
+            ADD COLUMN created_at FLOAT NOT NULL DEFAULT 0,
+            ADD COLUMN task VARCHAR COLLATE "C",
+            ADD COLUMN job VARCHAR COLLATE "C",
+            ADD COLUMN report JSON,
+            ADD COLUMN is_dropped BOOLEAN NOT NULL DEFAULT false""",
+        """UPDATE generations g SET digest = g.encoder->>'digest', created_at = c.created_at
+            FROM collections c WHERE c.id = g.collection""",
+        """ALTER TABLE generations ALTER COLUMN digest DROP DEFAULT, ALTER COLUMN created_at DROP DEFAULT,
+            ALTER COLUMN is_dropped DROP DEFAULT""",
+        "ALTER TABLE documents ADD COLUMN outline JSON",
+        "DROP INDEX ix_chunks_document_pk",
+        "CREATE INDEX chunks_by_document ON chunks (document_pk, generation)",
+    ),
+}
 
 
 def prepare_schema(engine: Engine, where: str, database: Path | None) -> None:

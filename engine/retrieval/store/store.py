@@ -40,6 +40,8 @@ class CollectionState:
     encoder: dict[str, Any]
     chunking: dict[str, Any]
     created_at: float
+    generation: int
+    model: str | None
 
 
 class Store:
@@ -131,13 +133,13 @@ class Store:
                 del self._moment.connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, is_urgent: bool = True) -> Iterator[Connection]:
         """A connection in a transaction that the end of the block commits and an error in it rolls back.
 
         Raises: StoreUnavailable as `transaction`; where it is settled, nothing was stored.
         """
         patience = Patience()
-        with self.turn(), self._database.writing(patience.give_up_at) as connection:
+        with self.turn(is_urgent=is_urgent), self._database.writing(patience.give_up_at) as connection:
             yield connection
             try:
                 self._database.commit(connection)
@@ -152,12 +154,20 @@ class Store:
             with self.turn():
                 self._database.settle(0)
 
-    def hold_passages(self) -> None:
-        """Read texts of passages into memory, the newest first, as far as there is room."""
+    def hold_passages(self, collection: int | None = None, generation: int | None = None) -> None:
+        """Read texts of passages into memory, the newest first, as far as there is room.
+
+        Those of every collection's generation, or of the one that is named.
+        """
         if not self._database.is_remote:
             return
+        k, d, c = tables.chunks, tables.documents, tables.collections
         with self.reading() as connection:
-            query = _passages().order_by(tables.chunks.c.pk.desc())
+            query = _passages().join(c, c.c.id == d.c.collection).order_by(k.c.pk.desc())
+            if collection is None:
+                query = query.where(c.c.generation == k.c.generation)
+            else:
+                query = query.where(c.c.id == collection, k.c.generation == generation)
             for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
                 self._memory.put(StoredPassage(*row) for row in rows)
                 if not self._memory.has_room:
@@ -183,15 +193,15 @@ class Store:
                 shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
                 yield row.tenant, row.pk, document_fields(row.metadata, **shown)
 
-    def texts(self, collection: str) -> Iterator[tuple[str, IndexedChunk]]:
-        """Every chunk of a collection's current generation with its tenant, as the indexes take it."""
+    def texts(self, collection: str, generation: int) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk of a collection's generation with its tenant, as the indexes take it."""
         k, d, c = tables.chunks, tables.documents, tables.collections
         text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
         query = (
             select(d.c.tenant, k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
             .join(d, d.c.pk == k.c.document_pk)
-            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
-            .where(c.c.name == collection)
+            .join(c, c.c.id == d.c.collection)
+            .where(c.c.name == collection, k.c.generation == generation)
             .order_by(k.c.pk)
         )
         with self.reading() as connection:
@@ -199,21 +209,20 @@ class Store:
                 yield tenant, IndexedChunk(*chunk)
 
     def vectors(
-        self, collection: int, encoder: str
+        self, collection: int, generation: int, encoder: str
     ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], Vectors]]:
-        """Every chunk of a collection's current generation in pieces.
+        """Every chunk of a collection's generation in pieces.
 
         Yields: tenant, keys [n], numbers of their documents [n], vectors [n, E] float32.
 
         Raises: DataFolderError when a chunk has no embedding by `encoder`, which no write can leave behind.
         """
-        k, d, e, c = tables.chunks, tables.documents, tables.embeddings, tables.collections
+        k, d, e = tables.chunks, tables.documents, tables.embeddings
         query = (
             select(k.c.pk, k.c.document_pk, d.c.tenant, e.c.vector)
             .join(d, d.c.pk == k.c.document_pk)
-            .join(c, (c.c.id == d.c.collection) & (c.c.generation == k.c.generation))
             .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == encoder))
-            .where(d.c.collection == collection)
+            .where(d.c.collection == collection, k.c.generation == generation)
             .order_by(k.c.pk)
         )
         with self.reading() as connection:
@@ -313,7 +322,10 @@ def read_collections(connection: Connection) -> list[CollectionState]:
     """Every collection, by name, as the connection's transaction sees them."""
     c, g = tables.collections, tables.generations
     query = (
-        select(c.c.id, c.c.name, c.c.version, g.c.encoder, g.c.chunking, c.c.created_at)
+        select(
+            *(c.c.id, c.c.name, c.c.version, g.c.encoder, g.c.chunking, c.c.created_at),
+            *(c.c.generation, g.c.model),
+        )
         .join(g, (g.c.collection == c.c.id) & (g.c.generation == c.c.generation))
         .order_by(c.c.name)
     )

@@ -23,7 +23,7 @@ from sqlalchemy import Text as PlainText
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # A change of the tables raises it and comes with a step in migrations.py.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = MetaData()
 
@@ -70,7 +70,10 @@ collections = Table(
     Column("created_at", Float, nullable=False),
 )
 
-# How the chunks of a generation were made: vectors of different encoders cannot be compared.
+# How the chunks of a generation were made: vectors of different encoders cannot be compared. `model` says where the
+# encoder comes from (null before version 6), `digest` repeats the encoder's; both are empty until it was loaded first.
+# `task` is what is under way with the generation, counted by `job`; `report` says what came of it. Numbers are never
+# given out twice, so the row of one that was dropped stays.
 generations = Table(
     "generations",
     metadata,
@@ -78,10 +81,19 @@ generations = Table(
     Column("generation", Integer, primary_key=True),
     Column("encoder", JSON, nullable=False),
     Column("chunking", JSON, nullable=False),
+    Column("model", Text),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("task", String(16)),
+    Column("job", String(32)),
+    Column("report", JSON(none_as_null=True)),
+    Column("is_dropped", Boolean, nullable=False),
 )
 
 # `body_hash` is the SHA-256 (hex) of the body as sent, so that a client can compute it; `content_hash` covers
-# content type, title and metadata as well. `version` is that of the write that brought this content.
+# content type, title and metadata as well. `version` is that of the write that brought this content. `num_chunks` are
+# those of the collection's generation. `outline` has the sections ([start, path]) where the text does not show them;
+# null where it does, or where version 5 or an earlier one stored the document.
 documents = Table(
     "documents",
     metadata,
@@ -99,6 +111,7 @@ documents = Table(
     Column("version", BigInteger, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("text", Text, nullable=False),
+    Column("outline", JSON(none_as_null=True)),
     UniqueConstraint("collection", "tenant", "id"),
     # Pages of one source and the sizes of a collection are read from here; a row of the table drags its text along.
     Index("documents_by_source", "collection", "tenant", "source", "id", "num_chunks").ddl_if("sqlite"),
@@ -108,12 +121,13 @@ documents = Table(
     sqlite_autoincrement=True,
 )
 
-# `id` is the public, stable id; the chunk's text is the slice [start, end) of its document's.
+# `id` is the public, stable id; the chunk's text is the slice [start, end) of its document's. A document has chunks in
+# several generations; a write drops them all and makes those of the current one.
 chunks = Table(
     "chunks",
     metadata,
     Column("pk", _RowId, primary_key=True),
-    Column("document_pk", ForeignKey("documents.pk"), nullable=False, index=True),
+    Column("document_pk", ForeignKey("documents.pk"), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("ordinal", Integer, nullable=False),
     Column("id", String(32), nullable=False),
@@ -121,6 +135,7 @@ chunks = Table(
     Column("end", Integer, nullable=False),
     Column("heading", Text, nullable=False),
     Column("text_hash", String(64), nullable=False, index=True),
+    Index("chunks_by_document", "document_pk", "generation"),
     sqlite_autoincrement=True,
 )
 

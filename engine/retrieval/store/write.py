@@ -34,7 +34,7 @@ class NewChunk:
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """A document to store in place of what its id held before."""
+    """A document to store in place of what its id held before; `outline` as parsing/outline.py makes it."""
 
     id: str
     source: str
@@ -45,6 +45,7 @@ class NewDocument:
     metadata: dict[str, Any]
     text: str
     chunks: tuple[NewChunk, ...]
+    outline: list[tuple[int, list[str]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +124,18 @@ class Transaction:
         vectors: Mapping[str, Vectors],
         encoder: EncoderIdentity,
         chunking: Mapping[str, Any],
+        model: str | None = None,
     ) -> Change:
         """Store `puts` and remove `deletes` as one new version; a write that changes nothing makes none.
 
         Args:
             puts, deletes: with distinct ids.
             vectors: text hash to [E] float32, at least for every chunk of `puts`.
-            encoder, chunking: recorded with a collection that this write creates.
+            encoder: that of the collection's generation.
+            chunking, model: recorded, with the encoder, for a collection that this write creates.
         """
         with self._database.errors():
-            row = self._collection(collection, encoder, chunking, create=bool(puts))
+            row = self._collection(collection, encoder, chunking, model, create=bool(puts))
             if row is None:
                 return Change(0, statuses=dict.fromkeys(deletes, "absent"))
             write = _Write(self.connection, *row, tenant)
@@ -141,11 +144,17 @@ class Transaction:
             for document_id in deletes:
                 write.delete(document_id)
             write.finish(vectors, encoder.digest)
-            self._added, self._removed = write.passages, write.change.removed
+            self._added, self._removed = write.passages, write.dropped
             return write.change
 
+    def generation(self, collection: str) -> int | None:
+        """The number of the collection's generation, None where there is no such collection."""
+        c = tables.collections
+        with self._database.errors():
+            return self.connection.execute(select(c.c.generation).where(c.c.name == collection)).scalar()
+
     def _collection(
-        self, name: str, encoder: EncoderIdentity, chunking: Mapping[str, Any], *, create: bool
+        self, name: str, encoder: EncoderIdentity, chunking: Mapping[str, Any], model: str | None, *, create: bool
     ) -> tuple[int, int, int, float] | None:
         """(id, generation, version, created_at) of the collection, made where needed."""
         c = tables.collections
@@ -158,8 +167,9 @@ class Transaction:
         created_at = time.time()
         values = {"name": name, "version": 0, "generation": 1, "created_at": created_at}
         (collection,) = self.connection.execute(insert(c).values(values)).inserted_primary_key or (0,)
-        generation = {"collection": collection, "generation": 1, "encoder": asdict(encoder), "chunking": dict(chunking)}
-        self.connection.execute(insert(tables.generations).values(generation))
+        made = {"encoder": asdict(encoder), "chunking": dict(chunking), "model": model, "digest": encoder.digest}
+        generation = {"collection": collection, "generation": 1, "created_at": created_at, "is_dropped": False}
+        self.connection.execute(insert(tables.generations).values(**generation, **made))
         return collection, 1, 0, created_at
 
 
@@ -185,6 +195,7 @@ class _Write:
         self._dropped_hashes: set[str] = set()
         self.change = Change(version + 1, created_at)
         self.passages: list[StoredPassage] = []
+        self.dropped: list[int] = []  # of all generations
 
     def put(self, document: NewDocument) -> None:
         d = tables.documents
@@ -200,6 +211,7 @@ class _Write:
             "content_hash": document.content_hash,
             "metadata": document.metadata,
             "text": document.text,
+            "outline": document.outline,
             "num_chunks": len(document.chunks),
             "version": self.change.version,
             "updated_at": self._now,
@@ -236,8 +248,8 @@ class _Write:
         if not self._operations:
             self.change.version = self._old_version
             return
-        self._add_embeddings(vectors, encoder)
-        self._drop_unused_embeddings()
+        add_embeddings(self._connection, {chunk.text_hash for chunk in self.change.added}, vectors, encoder)
+        drop_unused_embeddings(self._connection, self._dropped_hashes)
         self._connection.execute(insert(tables.operations), self._operations)
         c = tables.collections
         self._connection.execute(update(c).where(c.c.id == self._collection).values(version=self.change.version))
@@ -266,30 +278,13 @@ class _Write:
 
     def _drop_chunks(self, document_pk: int) -> None:
         k = tables.chunks
-        for row in self._connection.execute(select(k.c.pk, k.c.text_hash).where(k.c.document_pk == document_pk)):
-            self.change.removed.append(row.pk)
+        query = select(k.c.pk, k.c.text_hash, k.c.generation).where(k.c.document_pk == document_pk)
+        for row in self._connection.execute(query):
+            self.dropped.append(row.pk)
+            if row.generation == self._generation:
+                self.change.removed.append(row.pk)
             self._dropped_hashes.add(row.text_hash)
         self._connection.execute(delete(k).where(k.c.document_pk == document_pk))
-
-    def _add_embeddings(self, vectors: Mapping[str, Vectors], encoder: str) -> None:
-        e = tables.embeddings
-        needed = {chunk.text_hash for chunk in self.change.added}
-        for batch in in_batches(sorted(needed)):
-            query = select(e.c.text_hash).where(e.c.encoder == encoder, e.c.text_hash.in_(batch))
-            present = set(self._connection.execute(query).scalars())
-            rows = [
-                {"encoder": encoder, "text_hash": text_hash, "vector": vectors[text_hash].astype("<f4").tobytes()}
-                for text_hash in batch
-                if text_hash not in present
-            ]
-            if rows:
-                self._connection.execute(insert(e), rows)
-
-    def _drop_unused_embeddings(self) -> None:
-        e, k = tables.embeddings, tables.chunks
-        is_used = exists().where(k.c.text_hash == e.c.text_hash)
-        for batch in in_batches(sorted(self._dropped_hashes)):
-            self._connection.execute(delete(e).where(e.c.text_hash.in_(batch), ~is_used))
 
     def _log(self, op: str, document_pk: int, document: str, status: Status) -> None:
         self.change.statuses[document] = status
@@ -304,6 +299,36 @@ class _Write:
                 "at": self._now,
             }
         )
+
+
+def add_embeddings(connection: Connection, hashes: Iterable[str], vectors: Mapping[str, Vectors], encoder: str) -> None:
+    """Keep the vectors [E] of texts that `encoder` has none of yet, inside the caller's transaction."""
+    e = tables.embeddings
+    for batch in in_batches(sorted(hashes)):
+        query = select(e.c.text_hash).where(e.c.encoder == encoder, e.c.text_hash.in_(batch))
+        present = set(connection.execute(query).scalars())
+        rows = [
+            {"encoder": encoder, "text_hash": text_hash, "vector": vectors[text_hash].astype("<f4").tobytes()}
+            for text_hash in batch
+            if text_hash not in present
+        ]
+        if rows:
+            connection.execute(insert(e), rows)
+
+
+def drop_unused_embeddings(connection: Connection, hashes: Iterable[str] | None) -> None:
+    """Remove those vectors of some texts, or of all (None), that no chunk of their encoder's generations needs."""
+    e, k, d, g = tables.embeddings, tables.chunks, tables.documents, tables.generations
+    is_used = exists().where(
+        k.c.text_hash == e.c.text_hash,
+        d.c.pk == k.c.document_pk,
+        g.c.collection == d.c.collection,
+        g.c.generation == k.c.generation,
+        g.c.digest == e.c.encoder,
+    )
+    for batch in in_batches(sorted(hashes)) if hashes is not None else (None,):
+        among = () if batch is None else (e.c.text_hash.in_(batch),)
+        connection.execute(delete(e).where(*among, ~is_used))
 
 
 def nothing_stored(database: Database) -> StoreUnavailable:

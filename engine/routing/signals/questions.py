@@ -27,7 +27,11 @@ def needs_search(signal: str) -> bool:
 
 
 def question_signals(
-    requests: Sequence[RouteRequest], adapters: Mapping[str, TrainingNeighbours], max_passages: int | None = None
+    requests: Sequence[RouteRequest],
+    adapters: Mapping[str, TrainingNeighbours],
+    max_passages: int | None = None,
+    *,
+    has_neighbours: Sequence[bool] | None = None,
 ) -> SignalTable:
     """[N, F] signals of the words, the embedding and the search of each question.
 
@@ -35,6 +39,7 @@ def question_signals(
         adapters: what each adapter was trained on; the names of the columns depend on which there are.
         max_passages: of each search, that are looked at: those of a question for which more were searched are not
             comparable with others.
+        has_neighbours: [N] whether a question was embedded by the encoder of what adapters were trained on; None: all.
     """
     words = lexical_signals([request.text for request in requests], [_counts(request) for request in requests])
     searches = [
@@ -43,7 +48,7 @@ def question_signals(
     ]
     return joined(
         words,
-        _adapter_table(requests, adapters),
+        _adapter_table(requests, adapters, has_neighbours),
         search_signals(searches),
     )
 
@@ -56,16 +61,24 @@ def _counts(request: RouteRequest) -> WordCounts | None:
     return WordCounts(clues.num_texts, dict(zip(words, clues.texts_with, strict=True)))
 
 
-def _adapter_table(requests: Sequence[RouteRequest], adapters: Mapping[str, TrainingNeighbours]) -> SignalTable:
-    """NaN for questions that are not embedded."""
-    embeddings = [_embedding(request) for request in requests]
-    known = [row for row, embedding in enumerate(embeddings) if embedding is not None]
+def _adapter_table(
+    requests: Sequence[RouteRequest],
+    adapters: Mapping[str, TrainingNeighbours],
+    has_neighbours: Sequence[bool] | None,
+) -> SignalTable:
+    """NaN for questions that are not embedded, or by another encoder."""
+    usable = [True] * len(requests) if has_neighbours is None else has_neighbours
     dim = next((each.dim for each in adapters.values()), 1)
-    found = [embedding for embedding in embeddings if embedding is not None]
+    embeddings = [_embedding(request) if may else None for request, may in zip(requests, usable, strict=True)]
+    # One of another size is another encoder's, whose generation came into place a moment ago.
+    known = {
+        row: each for row, each in enumerate(embeddings) if each is not None and (not adapters or len(each) == dim)
+    }
+    found = list(known.values())
     stacked = np.stack(found) if found and adapters else np.empty((len(found), dim), np.float32)
     table = adapter_signals(stacked, adapters)
     values = np.full((len(requests), len(table.names)), np.nan)
-    values[known] = table.values
+    values[list(known)] = table.values
     return SignalTable(table.names, values)
 
 

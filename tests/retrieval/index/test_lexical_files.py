@@ -117,10 +117,10 @@ def test_version_is_kept_by_writes_that_add_nothing(folder):
     index.close()
 
 
-def test_write_must_follow_a_rebuild_and_the_version_before(folder):
+def test_write_must_follow_a_rebuild_and_no_later_version(folder):
     index, version = reopen(folder)
-    with pytest.raises(AssertionError, match="version 3 does not follow 3"):
-        index.apply([], [], version)
+    with pytest.raises(AssertionError, match="version 2 does not follow 3"):
+        index.apply([], [], version - 1)
     index.close()
     with pytest.raises(AssertionError, match="rebuild comes before"):
         index.apply([], [], version + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -22,9 +23,12 @@ from engine.retrieval.service import Retriever
 from engine.retrieval.snapshots.format import SEAL_PREFIX
 from engine.retrieval.snapshots.snapshot import restore_snapshot, verify_snapshot, write_snapshot
 from engine.retrieval.store import tables
+from engine.retrieval.store.generations import Generations
 from engine.retrieval.store.inbox import Inbox
 from engine.retrieval.store.store import Store
 from engine.values import DocumentWrite, Evidence, Query
+
+OTHERS = SETTINGS.model_copy(update={"model": "others"})
 
 
 def open_retriever(data: Path, name: str = "words") -> Retriever:
@@ -319,8 +323,11 @@ def change_sum(manifest: dict[str, Any], contents: dict[str, bytes]) -> None:
 
 
 FORGERIES = {
-    "later format": (lambda m, c: m.update(format_version=2), r"format version 2, this program reads 1\. Use the"),
-    "no format": (lambda m, c: m.pop("format_version"), "format version None, this program reads 1"),
+    "later format": (
+        lambda m, c: m.update(format_version=3),
+        r"format version 3, this program reads 1 and 2\. Use the",
+    ),
+    "no format": (lambda m, c: m.pop("format_version"), "format version None, this program reads 1 and 2"),
     "unknown key": (lambda m, c: m.update(surprise=1), "manifest.json: surprise: Extra inputs"),
     "path in the name": (lambda m, c: m.update(collection="../../etc"), r"'\.\./\.\./etc' is no valid name"),
     "path of a part": (add_file, r"it holds other files than a snapshot does: .*outside"),
@@ -369,15 +376,26 @@ def test_malformed_name_is_refused(snapshot, tmp_path):
         restore(tmp_path / "data", snapshot, as_name="../x")
 
 
-def test_snapshot_of_another_encoder_is_refused_beside_other_collections_only(snapshot, tmp_path):
+def test_snapshot_of_another_encoder_is_served_by_it_beside_other_collections(snapshot, tmp_path):
     fill(tmp_path / "data", name="others")
-    with pytest.raises(
-        SnapshotError, match=r"made by words .*, collection 'docs' by others .*no server can serve both"
-    ):
-        restore(tmp_path / "data", snapshot, as_name="copy")
+    restore(tmp_path / "data", snapshot, as_name="copy")
+    retriever = Retriever(tmp_path / "data", StubEncoder("others"), OTHERS, load_encoder=lambda _: StubEncoder())
+    encoders = {one["collection"]: one["encoder"] for one in retriever.status()["other_generations"]}
+    assert encoders == {"copy": "words"}
+    for name in ("docs", "copy"):
+        assert isinstance(retriever.evidence([Query("volume", name, 9)])[0], Evidence)
+    retriever.close()
+
+
+def test_snapshot_that_replaces_a_collection_of_another_encoder_takes_its_place_whole(snapshot, tmp_path):
+    fill(tmp_path / "data", name="others")
     restore(tmp_path / "data", snapshot, replace=True)
     assert held(tmp_path / "data")
     everything(tmp_path / "data")
+    with contextlib.closing(Store(tmp_path / "data")) as store:
+        (state,) = store.collections()
+        assert (state.generation, state.encoder["name"]) == (2, "words")
+        assert [one.number for one in Generations(store).all("docs")] == [2]
 
 
 def test_full_disk_leaves_the_old_snapshot(snapshot, tmp_path, forks):

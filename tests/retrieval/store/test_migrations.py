@@ -124,6 +124,13 @@ def test_folder_of_version_1_is_migrated_and_reads_as_before(old_folder, tmp_pat
     assert found["docs "][2][0].text.startswith("Region") or found["docs "][2][0].text.startswith("# Page")
     after = rows(data / FILE)
     assert after.pop("meta") == [(tables.SCHEMA_VERSION,)] and before.pop("meta") == [(1,)]
+    for row in after.pop("generations"):
+        # The model is recorded at the first start of the program that serves the collection by it.
+        encoder = StubEncoder().identity.digest
+        assert (row[4:6], row[7:]) == ((SETTINGS.model, encoder), (None, None, None, 0))
+        assert row[:4] in before["generations"]
+    before.pop("generations")
+    assert after.pop("documents") == [(*row, None) for row in before.pop("documents")]
     assert after == before
 
 

@@ -334,3 +334,43 @@ def test_environment_names_the_store_before_the_configuration_does(monkeypatch):
     assert chosen_store("postgresql://a/b") == NOWHERE
     shown = without_secrets(store_url("postgresql://u:hidden@h/db?sslpassword=hidden"))
     assert shown == "postgresql+psycopg://u@h/db"
+
+
+# What led from a database of version 5 to this one, backwards.
+TO_VERSION_5 = (
+    """ALTER TABLE generations DROP COLUMN model, DROP COLUMN digest, DROP COLUMN created_at, DROP COLUMN task,
+        DROP COLUMN job, DROP COLUMN report, DROP COLUMN is_dropped""",
+    "ALTER TABLE documents DROP COLUMN outline",
+    "DROP INDEX chunks_by_document",
+    "CREATE INDEX ix_chunks_document_pk ON chunks (document_pk)",
+    "UPDATE meta SET schema_version = 5",
+)
+
+
+def schema(store: Store) -> tuple[list, list]:
+    columns = """SELECT table_name, column_name, udt_name, is_nullable, column_default, collation_name
+        FROM information_schema.columns WHERE table_schema = current_schema() AND column_default IS NULL
+        ORDER BY 1, 2"""
+    indexes = """SELECT tablename, indexname, replace(indexdef, schemaname, '') FROM pg_indexes
+        WHERE schemaname = current_schema() ORDER BY 1, 2"""
+    with store.reading() as connection:
+        return [[*map(tuple, connection.exec_driver_sql(query))] for query in (columns, indexes)]
+
+
+def test_database_of_version_5_is_migrated_and_reads_as_before(url, open_on, open_store):
+    retriever = open_on(url)
+    retriever.write("docs", [doc("a"), doc("b")])
+    retriever.close()
+    store = open_store(url)
+    new = schema(store)
+    with store.writing() as connection:
+        for statement in TO_VERSION_5:
+            connection.exec_driver_sql(statement)
+    store.close()
+    store = open_store(url)
+    assert schema(store) == new
+    store.close()
+    retriever = open_on(url)
+    assert found(retriever) == {"a", "b"}
+    (row,) = retriever.generations.list("docs")
+    assert (row["state"], row["encoder"], row["model"]) == ("current", "words", SETTINGS.model)

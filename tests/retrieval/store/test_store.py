@@ -118,7 +118,7 @@ def test_collections_and_tenants_do_not_see_each_other(store):
     assert store.document("d", "t", "a") is None
     assert [row["documents"] for row in store.sizes("t")] == [1, 0]
     ids = {state.name: state.id for state in store.collections()}
-    assert [tenant for tenant, *_ in store.vectors(ids["c"], "digest")] in (["", "t"], ["t", ""])
+    assert [tenant for tenant, *_ in store.vectors(ids["c"], 1, "digest")] in (["", "t"], ["t", ""])
 
 
 def test_pages_of_documents_follow_each_other_by_id(store):
@@ -140,7 +140,7 @@ def test_more_ids_than_one_statement_takes_are_looked_up(store):
 def test_missing_embedding_is_reported_as_damage(store):
     apply(store, new_document("a", "one"))
     with pytest.raises(DataFolderError, match="chunks without an embedding; restore it from a backup"):
-        list(store.vectors(store.collections()[0].id, "another digest"))
+        list(store.vectors(store.collections()[0].id, 1, "another digest"))
 
 
 def test_full_disk_keeps_nothing_of_the_write_and_later_writes_succeed(tmp_path):
