@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from made_router import artefact
-from postgres_server import PostgresServer
 from sqlalchemy import text
 
 from engine.cli.main import main
@@ -19,6 +18,7 @@ from engine.errors import DataFolderError, InvalidRouter
 from engine.evaluation.shared_router import CACHE_FOLDER, SharedRouter
 from engine.retrieval.store.shared_files import SharedFiles
 from engine.routing.artefact import ARRAYS_FILE, read_artefact, write_artefact
+from loadtest.postgres_server import PostgresServer
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer
 from sqlalchemy import text
 
 from engine.errors import DataFolderError, InvalidAdapter, UnknownAdapter, UnknownVersion
 from engine.generation.adapters.catalogue import AdapterCatalogue
 from engine.generation.adapters.registry import AdapterRegistry
 from engine.tuning.adapter_store import open_adapters
+from loadtest.postgres_server import PostgresServer
 
 Make = Callable[[str], Path]
 Open = Callable[[str], AdapterCatalogue]

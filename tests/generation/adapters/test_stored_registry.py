@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer
 from replicas import Host, eventually, write_adapter
 from sqlalchemy import text
 from tiny_adapter import PeftReference, write_tiny_adapter
@@ -24,6 +23,7 @@ from engine.generation.adapters.stored_registry import StoredRegistry
 from engine.generation.engine import Engine
 from engine.retrieval.store.shared_files import SharedFiles
 from engine.values import GenerationRequest, SamplingParams
+from loadtest.postgres_server import PostgresServer
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=512, kv_tokens=8192, adapter_slots=2)
 PROMPT = tuple(range(40, 80))

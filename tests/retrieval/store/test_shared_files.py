@@ -10,12 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer
 from sqlalchemy import text
 
 from engine.errors import DataFolderError, StoreUnavailable
 from engine.retrieval.store.shared_files import PIECE_BYTES, SharedFiles
 from engine.retrieval.store.store import Store
+from loadtest.postgres_server import PostgresServer
 
 # Three pieces, the last of them short, and no two alike.
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range((2 * PIECE_BYTES + 100) // 4))
