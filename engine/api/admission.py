@@ -34,8 +34,9 @@ class Admission:
         generator = config.generator
         self._max_ttft_ms = config.gateway.max_ttft_ms
         self._max_queued = generator.max_queued
-        # More than these the generators would refuse, after all that comes before.
-        self._most = (generator.max_num_seqs + generator.max_queued) * generator.most_replicas
+        # More than these the generator would refuse, after all that comes before. Of several, nobody here knows how
+        # many there are: they may be added while this gateway serves.
+        self._most = math.inf if generator.has_several else generator.max_num_seqs + generator.max_queued
         self._clock = clock
         self._num_inside = 0
         self._waiting: dict[Ticket, float] = {}  # since when, the first first
@@ -45,7 +46,7 @@ class Admission:
     def enter(self, deadline_ms: float) -> Ticket:
         """Let a request begin. Its ticket is to be closed, whatever becomes of it.
 
-        Raises: Overloaded where the generators have no place, or its first token is expected too late: near
+        Raises: Overloaded where the only generator has no place, or its first token is expected too late: near
         `gateway.max_ttft_ms` or its own deadline, or after them.
         """
         if self._num_inside >= self._most:

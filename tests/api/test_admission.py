@@ -128,7 +128,12 @@ def test_request_whose_deadline_would_pass_is_refused_by_name_of_the_deadline(cl
     assert len(admitted(gate, 20)) == 20
 
 
-def test_more_than_the_generators_have_places_for_are_refused_before_anything_else_happens(clock):
+def test_places_of_several_generators_are_not_counted_since_more_may_be_added(clock):
+    several = {"num_replicas": 2, "max_num_seqs": 1, "max_queued": 1}
+    assert len(admitted(Admission(parse_config({"generator": several}, "test"), clock), 99)) == 99
+
+
+def test_more_than_the_generator_has_places_for_are_refused_before_anything_else_happens(clock):
     gate = admission(clock)
     tickets = admitted(gate, 99)
     assert len(tickets) == 8 + 16
