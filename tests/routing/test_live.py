@@ -86,6 +86,28 @@ def test_keys_name_collection_encoder_and_chunking_and_no_content():
     assert len({AROUND.keys("docs").index, *(each.index for each in others)}) == 4
 
 
+def test_a_collection_of_another_encoder_has_keys_of_its_own_and_is_near_to_no_training_input():
+    index = IndexInfo("encoder-1", "chunking-1", {"old": IndexInfo("encoder-0", "chunking-0")})
+    router = live(surroundings=replace(AROUND, index=index))
+    keys = router.decide([request(collection="old")]).keys
+    assert keys is not None and keys["encoder"] == "encoder-0"
+    assert router.decide([request()]).keys == AROUND.keys("docs").to_json()
+    table = router.signals([request(collection="old"), request(), request()])
+    nearest = table.values[:, table.names.index("adapter.max_cosine.tone")]
+    assert np.isnan(nearest[0]) and nearest[1] == nearest[2] == 1.0
+
+
+def test_a_question_that_another_encoder_embedded_a_moment_ago_is_near_to_no_training_input():
+    """The search says by which encoder; of an embedding alone its size does."""
+    found = evidence(0.5)
+    assert found.clues is not None
+    other = request(evidence=replace(found, clues=replace(found.clues, encoder="encoder-2")))
+    longer = request(None, evidence=None, embedding=np.ones(7, np.float32))
+    table = live().signals([other, longer, request()])
+    nearest = table.values[:, table.names.index("adapter.max_cosine.tone")]
+    assert np.isnan(nearest[:2]).all() and nearest[2] == 1.0
+
+
 def test_arms_that_can_answer_are_named_and_an_adapter_with_labels_has_one():
     assert live().decide([]).arms == ("base", "base+context", "intents", "tone", "tone+context")
     assert live(surroundings=None).decide([]).arms == ()

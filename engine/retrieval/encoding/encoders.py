@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import ModelSourceError, SwitchyardError
 from engine.retrieval.encoding.protocol import EncoderLike, Vectors
 from engine.retrieval.index.background import background_questions
+
+# Between two tries to load an encoder in the background.
+_RETRY_S = 30
 
 _log = logging.getLogger(__name__)
 LoadEncoder = Callable[[str], EncoderLike]
@@ -32,7 +37,7 @@ class Encoders:
         self._questions: dict[str, Vectors] = {}
         self._loading = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._failed: set[str] = set()
+        self._failed_at: dict[str, float] = {}
         self.questions(default)
 
     def held(self, digest: str) -> EncoderLike | None:
@@ -80,9 +85,12 @@ class Encoders:
         return found
 
     def sought(self, collection: str, encoder: Mapping[str, Any], model: str | None) -> EncoderLike | None:
-        """As `of`, without waiting: None while it is loaded in the background. One that failed is tried no more."""
-        held = self._by_digest.get(encoder["digest"])
-        if held is None and (self._thread is None or not self._thread.is_alive()):
+        """As `of`, without waiting: None while it is loaded in the background, again and again where that fails."""
+        digest = encoder["digest"]
+        held = self._by_digest.get(digest)
+        is_busy = self._thread is not None and self._thread.is_alive()
+        is_due = time.monotonic() - self._failed_at.get(digest, -math.inf) > _RETRY_S
+        if held is None and is_due and not is_busy:
             self._thread = threading.Thread(target=self._seek, args=(collection, dict(encoder), model), daemon=True)
             self._thread.start()
         return held
@@ -96,11 +104,10 @@ class Encoders:
 
     def _seek(self, collection: str, encoder: Mapping[str, Any], model: str | None) -> None:
         digest = encoder["digest"]
-        if digest in self._failed:
-            return
         try:
             self.questions(self.of(collection, encoder, model))
         except Exception as error:
-            self._failed.add(digest)
-            known = isinstance(error, SwitchyardError)
-            _log.error("collection %s cannot be followed: %s", collection, error, exc_info=None if known else error)
+            if digest not in self._failed_at:
+                known = isinstance(error, SwitchyardError)
+                _log.error("collection %s cannot be followed: %s", collection, error, exc_info=None if known else error)
+            self._failed_at[digest] = time.monotonic()

@@ -164,13 +164,13 @@ class GenerationService:
                 for one in self._rows.under_way():
                     self._take(one)
                 self.problem, delay_s = None, self._first_delay_s
-            except _TROUBLE as error:
+            except Closing:
+                return
+            except Exception as error:
                 self._note(error)
                 self._stop.wait(delay_s)
                 delay_s = min(2 * delay_s, _MAX_DELAY_S)
                 continue
-            except Closing:
-                return
             with self._changed:
                 if not self._is_asked:
                     self._is_running = False

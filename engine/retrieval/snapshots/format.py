@@ -85,7 +85,7 @@ class SnapshotDocument(_Strict):
     metadata: dict[str, Any]
     updated_at: float
     text: str
-    outline: list[Annotated[list[int | list[str]], Field(min_length=2, max_length=2)]] | None = None
+    outline: list[tuple[Count, list[str]]] | None = None
     chunks: list[SnapshotChunk]
 
 

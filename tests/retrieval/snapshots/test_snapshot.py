@@ -338,6 +338,10 @@ FORGERIES = {
     "document missing": (drop_document, "it holds 8 documents, its manifest says 9"),
     "text without a chunk": (rename_text, "its chunks and its vectors are not of the same texts"),
     "other sum": (change_sum, "texts.jsonl has another SHA-256 than its manifest says"),
+    "odd outline": (
+        lambda m, c: set_in_first_document(c, outline=[[["a"], 1]]),
+        r"documents.jsonl line 1: outline: 0: 0: Input should be a valid integer",
+    ),
     "negative version": (lambda m, c: m.update(version=-1), "manifest.json: version: Input should be greater"),
     "bad id": (lambda m, c: set_in_first_document(c, id="a\nb"), "line 1: document id .* holds a control character"),
     "text of another type": (
@@ -369,6 +373,33 @@ def test_forged_snapshot_that_is_right_is_restored(snapshot, filled, tmp_path):
     forge(snapshot, lambda manifest, contents: None)
     restore(tmp_path / "data", snapshot)
     assert held(tmp_path / "data") == held(filled / "data")
+
+
+def test_snapshot_of_the_format_before_is_restored(snapshot, filled, tmp_path):
+    def age(manifest: dict[str, Any], contents: dict[str, bytes]) -> None:
+        manifest["format_version"] = 1
+        del manifest["model"]
+        documents = [json.loads(line) for line in contents["documents.jsonl"].splitlines()]
+        lines = [json.dumps({key: row[key] for key in row.keys() - {"outline"}}).encode() for row in documents]
+        contents["documents.jsonl"] = b"\n".join(lines) + b"\n"
+
+    forge(snapshot, age)
+    restore(tmp_path / "data", snapshot)
+    assert held(tmp_path / "data") == held(filled / "data")
+
+
+def test_outline_of_a_table_and_the_model_are_saved_and_restored(tmp_path):
+    retriever = open_retriever(tmp_path / "data")
+    retriever.write("docs", [DocumentWrite("t", b"name,price\nvolume,3\ndisk,5\n", "text/csv")])
+    retriever.close()
+    save(tmp_path / "data", tmp_path / "docs.snapshot")
+    restore(tmp_path / "other", tmp_path / "docs.snapshot")
+    rows = []
+    for name in ("data", "other"):
+        with contextlib.closing(Store(tmp_path / name)) as store, store.reading() as connection:
+            outline = connection.execute(select(tables.documents.c.outline)).scalar_one()
+            rows.append((outline, store.collections()[0].model))
+    assert rows[0] == rows[1] and len(rows[0][0]) == 2 and rows[0][1] == SETTINGS.model
 
 
 def test_malformed_name_is_refused(snapshot, tmp_path):
