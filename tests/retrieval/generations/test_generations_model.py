@@ -123,6 +123,9 @@ class GenerationsModel(RuleBasedStateMachine):
             SETTINGS.model_copy(update={"model": made["encoder"], **sizes}),
         )
         try:
+            # A collection that has lost all its documents is there all the same.
+            fresh.write("docs", [DocumentWrite("gone", b"Gone.")])
+            fresh.write("docs", [DocumentWrite("gone", delete=True)])
             # In the order of the documents' numbers, which break ties.
             for tenant, item in self.in_order():
                 fresh.write("docs", [item], tenant=tenant)
