@@ -303,6 +303,7 @@ def rows(seen: Updated) -> list[dict[str, Any]]:
 
 def _row(name: str, took_s: float | None, answers: Sequence[Answer]) -> dict[str, Any]:
     latencies = [each.latency_s for each in answers if each.error is None]
+    direct = [each.latency_s for each in answers if each.error is None and each.kind.route == "direct"]
     return {
         "update": name,
         "took_s": None if took_s is None else round(took_s, 2),
@@ -310,6 +311,7 @@ def _row(name: str, took_s: float | None, answers: Sequence[Answer]) -> dict[str
         "failed": sum(each.error is not None and each.status != 404 for each in answers),
         "degraded": sum(each.is_degraded for each in answers),
         "median_s": round(median(latencies), 3) if latencies else None,
+        "slowest_direct_s": round(max(direct), 3) if direct else None,
         "slowest_s": round(max(latencies), 3) if latencies else None,
     }
 
@@ -346,19 +348,17 @@ def _wait(holds: Callable[[], bool], timeout_s: float, why: str) -> None:
 
 
 def _print(console: Console, seen: Updated, verdicts: Sequence[Verdict]) -> None:
-    table = Table("update", "took", "requests", "failed", "degraded", "median", "slowest")
+    table = Table("update", "took", "requests", "failed", "degraded", "median", "slowest direct", "slowest")
     for row in rows(seen):
-        took, middle, slowest = ("" if row[key] is None else f"{row[key]:.2f} s" for key in _SECONDS)
-        table.add_row(
-            row["update"], took, *(str(row[key]) for key in ("requests", "failed", "degraded")), middle, slowest
-        )
+        took, *waits = ("" if row[key] is None else f"{row[key]:.2f} s" for key in _SECONDS)
+        table.add_row(row["update"], took, *(str(row[key]) for key in ("requests", "failed", "degraded")), *waits)
     console.print(table)
     for each in verdicts:
         holds = "holds" if each.holds else "does not hold"
         console.print(f"{each.name}: {holds}; {each.words}", markup=False, highlight=False, soft_wrap=True)
 
 
-_SECONDS = ("took_s", "median_s", "slowest_s")
+_SECONDS = ("took_s", "median_s", "slowest_direct_s", "slowest_s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
