@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -193,6 +194,7 @@ class Updates:
 
     def timed(self, name: str, update: Callable[[], None]) -> None:
         """Do one of the above, and let the load go on for a moment."""
+        print(f"{name} ...", file=sys.stderr, flush=True)
         begun_s = time.time()
         update()
         self.seen.steps.append(Step(name, begun_s, time.time()))
@@ -380,6 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
     parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options = parser.parse_args(arguments)
+    # So that the nodes end with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         resolve_model(options.generator, kind="generator", show_progress=True)
         resolve_model(options.encoder, kind="encoder", show_progress=True)
