@@ -19,8 +19,9 @@ def add_adapter(client: Client, name: str, folder: Path, data: Path, url: str) -
 
     Raises: InvalidAdapter and DataFolderError, and nothing changes; SwitchyardError where the server refuses it.
     """
-    version = open_adapters(data, chosen_store(None)).add(name, folder)
-    click.echo(f"{name}: version {version} is the current one in {data}")
+    store = chosen_store(None)
+    version = open_adapters(data, store).add(name, folder)
+    click.echo(f"{name}: version {version} is the current one in {data if store is None else 'the store'}")
     load_adapter(client, name, url)
 
 

@@ -74,6 +74,11 @@ class RayBackends:
         self._needs: dict[str, tuple[float, Needs]] = {}
         self._model: ModelInfo | None = None
 
+    async def start(self) -> None:
+        """Know what requests would wait for. Calling it again does nothing."""
+        if self._host is not None:
+            await self._host.start()
+
     async def evidence(self, query: Query) -> Evidence:
         return await self._read(lambda: self._retriever.evidence.remote(query))
 
@@ -282,6 +287,12 @@ class GatewayDeployment:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._backends, self._config, self._memory)
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, the first time before there are requests: in an update, an old gateway takes them while
+        the router of a new one waits for the retriever.
+        """
+        await self._backends.start()
 
     async def recall(self, response: str, tenant: str) -> Answered | None:
         """An answer that this gateway remembers, for another one whose client rates it."""

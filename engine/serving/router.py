@@ -55,6 +55,10 @@ class RouterDeployment:
         """Choose the arms of questions."""
         return await self._host.decide(requests, wants_signals)
 
+    async def check_health(self) -> None:
+        """Called by Ray Serve, the first time before there are requests, which would wait for what this waits for."""
+        await self._host.start()
+
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows."""
         return await self._host.status()

@@ -86,12 +86,12 @@ class RouterHost:
 
     async def needs(self, collection: str) -> Needs:
         """See LiveRouter."""
-        await self._begin()
+        await self.start()
         return self._live.needs(collection)
 
     async def decide(self, requests: Sequence[RouteRequest], wants_signals: bool = False) -> Routing:
         """See LiveRouter."""
-        await self._begin()
+        await self.start()
         if wants_signals and not self._wants_inputs:
             self._wants_inputs = True
             await self.check()
@@ -103,7 +103,7 @@ class RouterHost:
 
     async def status(self) -> dict[str, Any]:
         """What `/readyz` shows: the router's name, whether it was learned, and warnings. It is always ready."""
-        await self._begin()
+        await self.start()
         needs = self._live.needs(self._collection)
         artefact = self._live.artefact
         warnings = [
@@ -137,8 +137,11 @@ class RouterHost:
             if task is not None:
                 task.cancel()
 
-    async def _begin(self) -> None:
-        """Whoever asks before the first check has ended waits for it; its loop is that of all the others."""
+    async def start(self) -> None:
+        """Return after the first check, which finds something or not within seconds; its loop is that of all others.
+
+        Whoever asks before does this too, so call it before there are requests.
+        """
         if self._first is None:
             self._first = asyncio.create_task(self._check_safely())
             self._rest = asyncio.create_task(self._go_on_checking())

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -193,6 +194,7 @@ class Updates:
 
     def timed(self, name: str, update: Callable[[], None]) -> None:
         """Do one of the above, and let the load go on for a moment."""
+        print(f"{name} ...", file=sys.stderr, flush=True)
         begun_s = time.time()
         update()
         self.seen.steps.append(Step(name, begun_s, time.time()))
@@ -303,6 +305,7 @@ def rows(seen: Updated) -> list[dict[str, Any]]:
 
 def _row(name: str, took_s: float | None, answers: Sequence[Answer]) -> dict[str, Any]:
     latencies = [each.latency_s for each in answers if each.error is None]
+    direct = [each.latency_s for each in answers if each.error is None and each.kind.route == "direct"]
     return {
         "update": name,
         "took_s": None if took_s is None else round(took_s, 2),
@@ -310,6 +313,7 @@ def _row(name: str, took_s: float | None, answers: Sequence[Answer]) -> dict[str
         "failed": sum(each.error is not None and each.status != 404 for each in answers),
         "degraded": sum(each.is_degraded for each in answers),
         "median_s": round(median(latencies), 3) if latencies else None,
+        "slowest_direct_s": round(max(direct), 3) if direct else None,
         "slowest_s": round(max(latencies), 3) if latencies else None,
     }
 
@@ -346,17 +350,15 @@ def _wait(holds: Callable[[], bool], timeout_s: float, why: str) -> None:
 
 
 def _print(console: Console, seen: Updated, verdicts: Sequence[Verdict]) -> None:
-    table = Table("update", "took", "requests", "failed", "degraded", "median", "slowest")
+    table = Table("update", "took", "requests", "failed", "degraded", "median", "slowest direct", "slowest")
     for row in rows(seen):
-        took, middle, slowest = ("" if row[key] is None else f"{row[key]:.2f} s" for key in _SECONDS)
-        table.add_row(
-            row["update"], took, *(str(row[key]) for key in ("requests", "failed", "degraded")), middle, slowest
-        )
+        took, *waits = ("" if row[key] is None else f"{row[key]:.2f} s" for key in _SECONDS)
+        table.add_row(row["update"], took, *(str(row[key]) for key in ("requests", "failed", "degraded")), *waits)
     console.print(table)
     print_verdicts(verdicts, console)
 
 
-_SECONDS = ("took_s", "median_s", "slowest_s")
+_SECONDS = ("took_s", "median_s", "slowest_direct_s", "slowest_s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -378,6 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
     parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options = parser.parse_args(arguments)
+    # So that the nodes end with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         resolve_model(options.generator, kind="generator", show_progress=True)
         resolve_model(options.encoder, kind="encoder", show_progress=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ from tiny_adapter import write_tiny_adapter
 from tiny_model import write_tiny_model
 
 from engine.generation.adapters.registry import AdapterRegistry
+from engine.tuning.adapter_store import open_adapters
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -145,3 +147,29 @@ def test_rollback_changes_the_data_folder_where_no_server_answers(tmp_path):
     assert registry.versions("bot").current == first and registry.served() == {"bot": registry.folder / "bot" / first}
     assert "is the oldest that is kept" in rollback("bot", 1).stderr
     assert "no server answers at http://127.0.0.1:9" in rollback("other", 1).stderr
+
+
+def test_add_and_rollback_change_postgres_where_the_environment_names_it(tmp_path, postgres):
+    environment = os.environ | {"SWITCHYARD_STORE": postgres.new_schema()}
+
+    def adapters(*arguments: str, machine: str) -> str:
+        command = [str(SWITCHYARD), "adapters", *arguments, "--url", "http://127.0.0.1:9"]
+        command += ["--data", str(tmp_path / machine)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    base = write_tiny_model(tmp_path / "base")
+    for seed in range(2):
+        write_tiny_adapter(tmp_path / str(seed), base, seed=seed)
+        assert "is the current one in the store" in adapters(
+            "add", str(tmp_path / str(seed)), "--name", "bot", machine="one"
+        )
+    shown = adapters("rollback", "bot", machine="two")
+    kept = open_adapters(tmp_path / "three", environment["SWITCHYARD_STORE"])
+    versions = kept.versions("bot")
+    assert f"bot: version {versions.current} is the current one" in shown and versions.current == versions.names()[0]
+    assert (kept.locate("bot") / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "0" / "adapter_model.safetensors"
+    ).read_bytes()
+    kept._files.close()

@@ -168,6 +168,24 @@ async def test_many_questions_are_decided_as_one_is(config, source):
     host.close()
 
 
+def test_host_that_has_started_keeps_no_request_waiting_for_what_is_served(config, source):
+    write_artefact(artefact(learned=learned()), config.data / "router")
+
+    async def asked_after_start() -> tuple[list[str], list[str]]:
+        host = RouterHost(config, source, check_s=600)
+        try:
+            await host.start()
+            before = list(source.asked)
+            await host.start()
+            await host.decide([LONG])
+            return before, source.asked
+        finally:
+            host.close()
+
+    before, after = asyncio.run(asked_after_start())
+    assert "served" in before and after == before
+
+
 def test_gateways_take_the_router_of_postgres_and_go_on_with_it_while_that_is_away(crashing, tmp_path, source):
     write_artefact(artefact(learned=learned()), tmp_path / "made")
     with contextlib.closing(SharedFiles(crashing.url)) as files:

@@ -170,11 +170,26 @@ def test_postgres_takes_what_a_machine_has_in_its_folder_when_it_is_loaded(on: O
     assert folder.names() == []  # so there is one truth
     folder.add("tone", make("d"))
     assert weights(kept) == "d" and weights(on("there")) == "d"
+    folder.add("tone", make("a"))  # what it had before, and is to be the current one again
+    assert weights(on("there")) == "d" and weights(kept) == "a" and weights(on("there")) == "a"
     (tmp_path / "here" / "adapters" / "news").mkdir()
     for file in make("plain").iterdir():
         file.rename(tmp_path / "here" / "adapters" / "news" / file.name)
     assert on("there").names() == ["tone"] and kept.names() == ["news", "tone"]
     assert weights(kept, "news") == weights(on("there"), "news") == "plain"
+
+
+def test_postgres_takes_what_a_link_leads_to_when_that_is_new(on: Open, make: Make, tmp_path: Path):
+    kept = on("here")
+    home = tmp_path / "here" / "adapters"
+    home.mkdir(parents=True)
+    (home / "tone").symlink_to(make("a"))
+    first = kept.locate("tone").name
+    second = kept.add("tone", make("b"))
+    assert weights(kept) == "b" and (home / "tone").is_symlink()
+    (make("a") / "adapter_model.safetensors").write_text("newer")
+    assert weights(kept) == "newer"
+    assert kept.versions("tone").names()[:2] == [first, second]
 
 
 def test_postgres_takes_over_what_was_served_from_the_folder_alone(on: Open, make: Make, tmp_path: Path):

@@ -187,7 +187,7 @@ class AdapterRegistry:
             found = folder_digest(scratch, name)
             if digest is not None and digest != found:
                 raise InvalidAdapter(name, f"its files have the digest {found}, not {digest[:80]}; save them again")
-            target = home / found[:VERSION_DIGITS]
+            target = home / AdapterVersion.name_of(found)
             if not holds(target, found, name):
                 if target.exists():
                     target.rename(scratch.with_name(f"{scratch.name}-changed"))  # swept with other scratch

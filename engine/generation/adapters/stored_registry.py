@@ -9,20 +9,16 @@ when a server starts.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.durable_files import sync_folder
-from engine.errors import DataFolderError, InvalidAdapter, StoreUnavailable, SwitchyardError, UnknownAdapter
+from engine.errors import InvalidAdapter, StoreUnavailable, SwitchyardError, UnknownAdapter
 from engine.generation.adapters.catalogue import FileChange, FileStore
 from engine.generation.adapters.registry import AdapterRegistry, check_name
-from engine.generation.adapters.storing import SCRATCH_PREFIX, copy_files, folder_digest, holds, locked
-from engine.generation.adapters.versions import VERSION_DIGITS, AdapterVersion, AdapterVersions
+from engine.generation.adapters.storing import folder_digest
+from engine.generation.adapters.version_cache import VersionCache
+from engine.generation.adapters.versions import AdapterVersion, AdapterVersions
 
 CACHE_FOLDER = ".stored"
 _ADAPTER, _SERVED = "adapter", "served adapter"
@@ -38,6 +34,7 @@ class StoredRegistry:
         self._files = files
         self._inbox = inbox
         self.folder = inbox.folder / CACHE_FOLDER
+        self._cache = VersionCache(self.folder)
         self._has_looked = False  # at what the folder says is to be served
 
     def names(self) -> list[str]:
@@ -62,7 +59,7 @@ class StoredRegistry:
                 raise UnknownAdapter(name, self.names())
             known = _versions(body)
             return self._cached(name, known.find(name, str(known.current) if version is None else version))
-        place = self._place(self.folder / path)
+        place = self._cache.place(self.folder / path)
         if place is not None and place[0] in self._files.records(_ADAPTER):
             return self._cached(*place)
         return self._cached(name, self._store(name, self._inbox.locate(name, path)))
@@ -99,8 +96,7 @@ class StoredRegistry:
             change.drop(_ADAPTER, name)
         if is_in_folder:
             self._inbox.remove(name)
-        with self._writing(self.folder / name):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._cache.remove(name)
 
     def served(self) -> dict[str, Path]:
         """See AdapterCatalogue. What the folder of this machine says is moved into the database first."""
@@ -112,115 +108,60 @@ class StoredRegistry:
 
     def set_served(self, name: str, folder: Path | None) -> None:
         """See AdapterCatalogue; `folder` is one that `locate` gave."""
-        place = None if folder is None else self._place(folder)
+        place = None if folder is None else self._cache.place(folder)
         with self._files.changing() as change:
             if place is None:
                 change.drop(_SERVED, name)
             else:
                 change.put(_SERVED, name, {"adapter": place[0], "version": place[1]})
 
-    def _place(self, folder: Path) -> tuple[str, str] | None:
-        """Adapter and version of a folder in the cache."""
-        if not folder.is_relative_to(self.folder):
-            return None
-        parts = folder.relative_to(self.folder).parts
-        return (parts[0], parts[1]) if len(parts) == 2 else None
-
     def _cached(self, name: str, version: str) -> Path:
-        """The folder of a version, fetched where it is not here whole."""
+        """The folder of a version on this machine."""
         body = self._files.records(_ADAPTER)[name]
         known = _versions(body)
-        version = known.find(name, version)
-        digest = next(each.digest for each in known.versions if each.version == version)
-        target = self.folder / name / version
-        with self._writing(target):
-            if not holds(target, digest, name):
-                self._fetch(body["files"][version], digest, target)
-            for each in target.parent.iterdir():
-                if each.name not in known.names():
-                    shutil.rmtree(each, ignore_errors=True)
-        return target
-
-    def _fetch(self, files: dict[str, str], digest: str, target: Path) -> None:
-        name = target.parent.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=target.parent))
-        try:
-            scratch.chmod(0o755)
-            for file, content in files.items():
-                if Path(file).name != file or file.startswith("."):
-                    raise InvalidAdapter(name, f"the store names a file of it {file[:80]!r}")
-                self._write(scratch / file, content)
-            found = folder_digest(scratch, name)
-            if found != digest:
-                raise InvalidAdapter(
-                    name, f"what the store has of version {target.name} has the digest {found[:12]}..."
-                )
-            _move(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _write(self, path: Path, content: str) -> None:
-        with path.open("xb") as file:
-            for piece in self._files.content(content):
-                file.write(piece)
+        wanted = known.named(name, version)
+        return self._cache.fetch(name, wanted, body["files"][wanted.version], self._files, known.names())
 
     def _store(self, name: str, folder: Path, digest: str | None = None) -> str:
-        if not folder.is_dir():
-            raise InvalidAdapter(name, f"{str(folder)!r} is no folder")
-        home = self.folder / name
-        with self._writing(home):
-            home.mkdir(exist_ok=True)
-            for each in home.glob(f"{SCRATCH_PREFIX}*"):
-                shutil.rmtree(each, ignore_errors=True)  # a kill left it
-            scratch = copy_files(folder, home)
-            try:
-                found = folder_digest(scratch, name)
-                if digest is not None and digest != found:
-                    raise InvalidAdapter(name, f"its files have the digest {found}, not {digest[:80]}; save them again")
-                added = AdapterVersion(version=found[:VERSION_DIGITS], digest=found, added_at=time.time())
-                with self._files.changing() as change:
-                    self._put_version(change, name, added, scratch)
-                if not holds(home / added.version, found, name):
-                    _move(scratch, home / added.version)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        """Make the files in a folder the newest version. Returns it."""
+        with self._cache.copied(name, folder) as (copy, found):
+            if digest is not None and digest != found:
+                raise InvalidAdapter(name, f"its files have the digest {found}, not {digest[:80]}; save them again")
+            added = AdapterVersion(version=AdapterVersion.name_of(found), digest=found, added_at=time.time())
+            with self._files.changing() as change:
+                body = change.record(_ADAPTER, name) or {"versions": AdapterVersions().model_dump(), "files": {}}
+                served = self._files.records(_SERVED).values()
+                in_use = {each["version"] for each in served if each["adapter"] == name}
+                known = _versions(body).adding(added).keeping(in_use)
+                files = {each.name: change.upload(each) for each in sorted(copy.iterdir())}
+                _put(change, name, known, body["files"] | {added.version: files})
         return added.version
-
-    def _put_version(self, change: FileChange, name: str, added: AdapterVersion, scratch: Path) -> None:
-        body = change.record(_ADAPTER, name) or {"versions": AdapterVersions().model_dump(), "files": {}}
-        served = self._files.records(_SERVED).values()
-        in_use = {each["version"] for each in served if each["adapter"] == name}
-        known = _versions(body).adding(added).keeping(in_use)
-        files = {each.name: change.upload(each) for each in sorted(scratch.iterdir())}
-        _put(change, name, known, body["files"] | {added.version: files})
 
     def _adopt(self, name: str) -> None:
         """Move what lies in this machine's folder into the database."""
         if name not in self._inbox.names():
             return
+        body = self._files.records(_ADAPTER).get(name)
+        known = set() if body is None else {each.digest for each in _versions(body).versions}
         lying = self._inbox.versions(name)
-        known = {each.digest for each in self.versions(name).versions} if self._is_stored(name) else set()
+        # A link stays where it is, so only what is new there was put there since.
+        is_link = (self._inbox.folder / name).is_symlink()
         if not lying.versions:
             folder = self._inbox.locate(name)
-            if folder_digest(folder, name) not in known:
+            if not is_link or folder_digest(folder, name) not in known:
                 self._store(name, folder)
-        for each in lying.versions:
-            if each.digest in known:
-                continue
+        new = [each for each in lying.versions if each.digest not in known]
+        for each in new:
             try:
                 self._store(name, self._inbox.locate(name, version=each.version), each.digest)
             except InvalidAdapter as error:
                 if each.version == lying.current:
                     raise
                 _log.warning("version %s is left out: %s", each.version, error)
-        if lying.current is not None and any(each.digest not in known for each in lying.versions):
+        if lying.current is not None and (new or not is_link):
             self.use(name, lying.current)
-        with suppress(InvalidAdapter):  # a link stays, and what it points to
+        if not is_link:
             self._inbox.remove(name)
-
-    def _is_stored(self, name: str) -> bool:
-        return name in self._files.records(_ADAPTER)
 
     def _adopt_served(self) -> None:
         stored = self._files.records(_SERVED)
@@ -235,7 +176,7 @@ class StoredRegistry:
                 _log.warning("%s", error)
 
     def _adopt_one(self, name: str, folder: Path) -> None:
-        version = folder_digest(folder, name)[:VERSION_DIGITS]
+        version = AdapterVersion.name_of(folder_digest(folder, name))
         adapter = name
         if folder.is_relative_to(self._inbox.folder):
             adapter = folder.relative_to(self._inbox.folder).parts[0]
@@ -243,16 +184,6 @@ class StoredRegistry:
         else:
             self._store(name, folder)
         self.set_served(name, self.folder / adapter / version)
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        """Hold the lock of the cache while `path` in it is changed."""
-        try:
-            with locked(self.folder):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                yield
-        except OSError as error:
-            raise DataFolderError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def _versions(body: Any) -> AdapterVersions:
@@ -264,12 +195,3 @@ def _put(change: FileChange, name: str, known: AdapterVersions, files: dict[str,
     kept = {version: files[version] for version in known.names()}
     contents = sorted({content for each in kept.values() for content in each.values()})
     change.put(_ADAPTER, name, {"versions": known.model_dump(), "files": kept}, contents)
-
-
-def _move(scratch: Path, target: Path) -> None:
-    """Put a complete folder in its place, durably, whatever lies there."""
-    sync_folder(scratch)
-    if target.exists():
-        target.rename(scratch.with_name(f"{scratch.name}-changed"))
-    scratch.rename(target)
-    sync_folder(target.parent)

@@ -23,6 +23,11 @@ class AdapterVersion(BaseModel):
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     added_at: Annotated[float, Field(allow_inf_nan=False)]
 
+    @staticmethod
+    def name_of(digest: str) -> str:
+        """The version of a content digest."""
+        return digest[:VERSION_DIGITS]
+
 
 class AdapterVersions(BaseModel):
     """All versions of an adapter, oldest first; none of a plain folder. `current` is loaded where none is named."""
@@ -48,9 +53,13 @@ class AdapterVersions(BaseModel):
 
     def find(self, adapter: str, version: str) -> str:
         """The version that `version` names: itself, or a whole digest. Raises: UnknownVersion."""
+        return self.named(adapter, version).version
+
+    def named(self, adapter: str, version: str) -> AdapterVersion:
+        """As `find`, with its digest."""
         for each in self.versions:
             if version in (each.version, each.digest):
-                return each.version
+                return each
         raise UnknownVersion(adapter, version, self.names())
 
     def previous(self, adapter: str) -> str:

@@ -87,13 +87,13 @@ def test_rows_say_what_became_of_the_requests_of_each_update():
 
 
 def write_slow_model(folder: Path) -> Path:
-    """A checkpoint whose streams of a few hundred tokens take seconds on one core. Returns `folder`."""
+    """A checkpoint whose streams of a few hundred tokens take a second or more on one core. Returns `folder`."""
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=10,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=8,
         num_attention_heads=8,
         num_key_value_heads=2,
         max_position_embeddings=2048,
@@ -115,7 +115,7 @@ def test_two_node_service_is_updated_and_every_request_gets_its_answer(tmp_path:
     _, verdicts = run(
         tmp_path / "run",
         nodes=2,
-        rate=0.8,
+        rate=1.0,
         max_tokens=300,
         generator=str(write_slow_model(tmp_path / "slow")),
         encoder=models["retriever.model"],
