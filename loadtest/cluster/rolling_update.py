@@ -60,6 +60,7 @@ KINDS = (
 _STEADY_S = 4.0
 _UPDATED_WITHIN_S = 240.0
 _ROUTER_WITHIN_S = 30.0
+_ANSWERED_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,8 @@ def run(
         load = UpdateLoad(updates.url, KINDS, rate=rate, max_tokens=max_tokens)
         load.start()
         try:
-            time.sleep(_STEADY_S)
+            # Or nothing would show what the version before said under load.
+            _wait(lambda: _has_answered(load, TONE), _ANSWERED_WITHIN_S, "the adapter did not answer under load")
             updates.timed("adapter replaced", lambda: updates.load_adapter(TONE, "tone-2"))
             updates.timed("adapter unloaded", updates.unload_adapter)
             updates.timed("router replaced", updates.replace_router)
@@ -281,6 +283,10 @@ def judge(seen: Updated) -> list[Verdict]:
     words = f"{', '.join(map(str, seen.num_generators))} generators; every earlier process is gone"
     configuration = Verdict("configuration", is_replaced, float(not is_replaced), "deployments", words)
     return [answers, streams, versions, unloaded, router, configuration]
+
+
+def _has_answered(load: UpdateLoad, model: str) -> bool:
+    return any(each.kind.model == model and each.error is None for each in list(load.answers))
 
 
 def _meets(answer: Answer, step: Step) -> bool:
