@@ -98,7 +98,7 @@ class Expected:
 def test_killed_writer_leaves_every_acknowledged_write_and_no_half_one(tmp_path, forks, num_cycles):
     data, snapshot, rng = tmp_path / "data", tmp_path / "docs.snapshot", random.Random(7)
     retriever = open_retriever(data)
-    expected = Expected("7", retriever._chunker)
+    expected = Expected("7", retriever._writer._new_recipe.chunker)
     retriever.close()
     for cycle in range(num_cycles):
         child = forks.start("write_steps", data=str(data), seed="7", first=expected.num_steps, snapshot=str(snapshot))
@@ -140,7 +140,7 @@ def check_whole(data: Path, snapshot: Path, expected: Expected) -> None:
 def test_killed_server_applies_every_accepted_write_once_and_in_order_after_the_restart(tmp_path, forks, num_cycles):
     data, rng = tmp_path / "data", random.Random(11)
     retriever = open_retriever(data)
-    expected = Expected("11", retriever._chunker)
+    expected = Expected("11", retriever._writer._new_recipe.chunker)
     retriever.close()
     num_waiting = 0
     for cycle in range(num_cycles):

@@ -324,7 +324,8 @@ def test_folder_without_a_knowledge_base_or_whose_encoder_cannot_be_had_is_refus
         open_follower()
 
 
-def test_follower_waits_for_the_store_to_be_made(open_retriever, open_follower):
+def test_follower_waits_for_the_store_to_be_made(open_retriever, open_follower, tmp_path, store_at):
+    store_at(tmp_path / "data")  # both threads ask for it, and it is made once only where nobody else is at it
     maker = threading.Timer(0.01, lambda: open_retriever().write("docs", [doc("a")]))
     maker.start()
     follower = open_follower(patience_s=30)

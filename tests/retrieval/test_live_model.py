@@ -47,7 +47,7 @@ class LiveModel(RuleBasedStateMachine):
         self.freezing = HeldExecutor()
         places = {"store": self.store, "freezing": self.freezing}
         self.retriever = Retriever(self.folder / "data", self.encoder, self.retriever_settings, **places)
-        self.chunker = self.retriever._chunker
+        self.chunker = self.retriever._writer._new_recipe.chunker
 
     @rule()
     def restart(self) -> None:
