@@ -193,9 +193,10 @@ class Updates:
             raise SwitchyardError(f"the adapter does not answer: {answer.error}")
         self.seen.expected[answer.adapter] = answer.text
 
-    def timed(self, name: str, update: Callable[[], None]) -> None:
-        """Do one of the above, and let the load go on for a moment."""
+    def timed(self, name: str, load: UpdateLoad, update: Callable[[], None]) -> None:
+        """Do one of the above while a stream is on its way, and let the load go on for a moment."""
         print(f"{name} ...", file=sys.stderr, flush=True)
+        _wait(lambda: load.num_streams > 0, _ANSWERED_WITHIN_S, "no stream was on its way", every_s=0.005)
         begun_s = time.time()
         update()
         self.seen.steps.append(Step(name, begun_s, time.time()))
@@ -232,11 +233,11 @@ def run(
         try:
             # Or nothing would show what the version before said under load.
             _wait(lambda: _has_answered(load, TONE), _ANSWERED_WITHIN_S, "the adapter did not answer under load")
-            updates.timed("adapter replaced", lambda: updates.load_adapter(TONE, "tone-2"))
-            updates.timed("adapter unloaded", updates.unload_adapter)
-            updates.timed("router replaced", updates.replace_router)
-            updates.timed("generators 1 -> 2", lambda: updates.deploy(2))
-            updates.timed("generators 2 -> 1", lambda: updates.deploy(1))
+            updates.timed("adapter replaced", load, lambda: updates.load_adapter(TONE, "tone-2"))
+            updates.timed("adapter unloaded", load, updates.unload_adapter)
+            updates.timed("router replaced", load, updates.replace_router)
+            updates.timed("generators 1 -> 2", load, lambda: updates.deploy(2))
+            updates.timed("generators 2 -> 1", load, lambda: updates.deploy(1))
         finally:
             updates.seen.answers = load.stop()
         updates.note(max_tokens)
@@ -347,12 +348,12 @@ def _check(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-def _wait(holds: Callable[[], bool], timeout_s: float, why: str) -> None:
+def _wait(holds: Callable[[], bool], timeout_s: float, why: str, every_s: float = 0.3) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
             raise SwitchyardError(f"{why} within {timeout_s:g} s")
-        time.sleep(0.3)
+        time.sleep(every_s)
 
 
 def _print(console: Console, seen: Updated, verdicts: Sequence[Verdict]) -> None:

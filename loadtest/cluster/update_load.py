@@ -65,6 +65,7 @@ class UpdateLoad(threading.Thread):
         """`rate`: requests/s. `max_tokens`: every answer has so many, or what its model's length leaves."""
         super().__init__(name="load", daemon=True)
         self.answers: list[Answer] = []
+        self.num_streams = 0  # on their way
         self._url = url
         self._kinds = kinds
         self._arrivals = draw(parse_shape(f"constant:{rate}x{_RUN_S}s"), "poisson", seed)
@@ -95,7 +96,9 @@ class UpdateLoad(threading.Thread):
                 sent.create_task(self._one(http, self._random.choice(self._kinds), due))
 
     async def _one(self, http: httpx.AsyncClient, kind: Kind, due: float) -> None:
+        self.num_streams += kind.is_stream
         self.answers.append(await ask(http, kind, self._max_tokens, due))
+        self.num_streams -= kind.is_stream
 
 
 async def ask(http: httpx.AsyncClient, kind: Kind, max_tokens: int, due: float) -> Answer:
