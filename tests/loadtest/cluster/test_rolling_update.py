@@ -120,4 +120,4 @@ def test_two_node_service_is_updated_and_every_request_gets_its_answer(tmp_path:
         generator=str(write_slow_model(tmp_path / "slow")),
         encoder=models["retriever.model"],
     )
-    assert all(each.holds for each in verdicts), verdicts
+    assert not [each.words for each in verdicts if not each.holds]
