@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from running_server import STOP_TIMEOUT_S, Server, start_server
 from tiny_encoder import write_tiny_encoder
 from tiny_model import write_tiny_model
 
+from engine.retrieval.store.shared_files import SharedFiles
 from loadtest.postgres_server import PostgresServer, missing
 
 
@@ -30,6 +32,13 @@ def tiny_models(tmp_path_factory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def tiny_sources(tiny_models: tuple[str, ...]) -> dict[str, str]:
+    """The sources of these models, as load tests that start a service of their own take them."""
+    values = dict(each.split("=", 1) for each in tiny_models if "=" in each)
+    return {"generator": values["generator.model"], "encoder": values["retriever.model"]}
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory, tiny_models) -> Iterator[Server]:
     """The server that every end-to-end test shares; tests keep to collections of their own."""
     server = start_server(tmp_path_factory.mktemp("server"), *tiny_models)
@@ -42,6 +51,19 @@ def server(tmp_path_factory, tiny_models) -> Iterator[Server]:
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server that tests share in which it does not crash; each has a schema of its own."""
     yield from _postgres(is_durable=False)
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """A schema of the test's own."""
+    return postgres.new_schema()
+
+
+@pytest.fixture
+def shared_files(postgres_url: str) -> Iterator[SharedFiles]:
+    """The files in it."""
+    with contextlib.closing(SharedFiles(postgres_url)) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -15,25 +15,20 @@ Judged are:
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from engine.config import APP_IMPORT_PATH, EngineConfig
-from engine.errors import SwitchyardError
-from engine.models import resolve_model
 from loadtest.__main__ import check_locust
+from loadtest.cluster.commands import command_parser, fetch_models, print_judged, serve_file
 from loadtest.cluster.nodes import local_cluster
 from loadtest.cluster.under_load import Happened, answers_verdict, ingest_docs, under_load
 from loadtest.cluster.writer import Writer
 from loadtest.open_loop.request_log import Request
 from loadtest.ports import free_port
-from loadtest.verdicts import Verdict, print_verdicts
+from loadtest.verdicts import Verdict
 
 MAX_OUTAGE_S = 30.0
 # The machine comes back, as under an operator that replaces it.
@@ -42,25 +37,14 @@ _BACK_AFTER_S = 10.0
 
 def serve_config(data: Path, port: int, generator: str, encoder: str) -> dict[str, Any]:
     """A generator on each of two nodes of one CPU, two gateways, one retriever."""
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [
-            {
-                "name": "switchyard",
-                "route_prefix": "/",
-                "import_path": APP_IMPORT_PATH,
-                "args": {
-                    "profile": "cpu",
-                    "data": str(data),
-                    "gateway": {"num_replicas": 2, "num_cpus": 0},
-                    "retriever": {"num_cpus": 0.1, "model": encoder},
-                    "generator": {"num_cpus": 0.8, "num_replicas": 2, "threads": 1, "model": generator},
-                },
-            }
-        ],
+    args = {
+        "profile": "cpu",
+        "data": str(data),
+        "gateway": {"num_replicas": 2, "num_cpus": 0},
+        "retriever": {"num_cpus": 0.1, "model": encoder},
+        "generator": {"num_cpus": 0.8, "num_replicas": 2, "threads": 1, "model": generator},
     }
+    return serve_file(port, args)
 
 
 def run(out: Path, *, seconds: float, rate: float, generator: str, encoder: str, flags: Sequence[str]) -> list[Verdict]:
@@ -103,26 +87,15 @@ def judge(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0 where all figures hold."""
-    lines = (__doc__ or "").splitlines()
-    defaults = EngineConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.cluster.node_killed",
-        description=lines[0],
-        epilog="\n".join(lines[1:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("node_killed", __doc__, rate=1.0)
     parser.add_argument("--out", type=Path, default=Path("node-killed"), help="folder of the report (%(default)s)")
     parser.add_argument("--seconds", type=float, default=80.0, help="of load; the kill comes in the middle")
-    parser.add_argument("--rate", type=float, default=1.0, help="requests/s (%(default)s)")
-    parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
-    parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options, flags = parser.parse_known_args(arguments)
-    try:
+
+    def measure() -> list[Verdict]:
         check_locust()
-        resolve_model(options.generator, kind="generator", show_progress=True)
-        resolve_model(options.encoder, kind="encoder", show_progress=True)
-        verdicts = run(
+        fetch_models(options)
+        return run(
             options.out,
             seconds=options.seconds,
             rate=options.rate,
@@ -130,10 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             encoder=options.encoder,
             flags=flags,
         )
-    except SwitchyardError as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 1
-    return print_verdicts(verdicts, Console())
+
+    return print_judged(measure)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ close its files, `immediate` does not, as a crash. After --away seconds it is st
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -26,19 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
-from engine.config import EngineConfig
-from engine.errors import ConfigError, SwitchyardError
-from engine.models import resolve_model
+from engine.errors import ConfigError
 from loadtest.__main__ import check_locust
+from loadtest.cluster.commands import command_parser, fetch_models, print_judged
 from loadtest.cluster.under_load import Happened, answers_verdict, ingest_docs, under_load
 from loadtest.cluster.writer import Write, Writer
 from loadtest.open_loop.request_log import Request
 from loadtest.open_loop.run import Happening
 from loadtest.postgres_server import PostgresServer
 from loadtest.server import running_server
-from loadtest.verdicts import Verdict, print_verdicts, write_verdicts
+from loadtest.verdicts import Verdict, write_verdicts
 
 MAX_WRITE_S, MAX_RESUME_S = 30.0, 15.0
 How = Literal["fast", "immediate"]
@@ -133,15 +129,7 @@ def _resumed(writes: Sequence[Write], back_unix_s: float) -> Verdict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0 where all that was measured holds."""
-    lines = (__doc__ or "").splitlines()
-    defaults = EngineConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.cluster.postgres_restarted",
-        description=lines[0],
-        epilog="\n".join(lines[1:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("postgres_restarted", __doc__, rate=2.0)
     parser.add_argument(
         "--out", type=Path, default=Path("postgres-restarted"), help="folder of the report (%(default)s)"
     )
@@ -149,37 +137,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--how", choices=("fast", "immediate"), default="fast", help="how the database ends (%(default)s)"
     )
     parser.add_argument("--time", type=float, default=80.0, help="seconds of load (%(default)s)", metavar="S")
-    parser.add_argument("--rate", type=float, default=2.0, help="requests/s (%(default)s)")
     parser.add_argument(
         "--away", type=float, default=25.0, help="seconds without a database (%(default)s)", metavar="S"
     )
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
-    parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options, flags = parser.parse_known_args(arguments)
-    try:
+
+    def measure() -> list[Verdict]:
         if not 0 < options.away < options.time / 2:
             raise ConfigError(f"--away {options.away:g} must be above 0 and below half of --time {options.time:g}")
         check_locust()
-        resolve_model(options.generator, kind="generator", show_progress=True)
-        resolve_model(options.encoder, kind="encoder", show_progress=True)
-        models = ["--set", f"generator.model={options.generator}", "--set", f"retriever.model={options.encoder}"]
+        fetch_models(options)
         verdicts = run(
             options.out,
             how=options.how,
             seconds=options.time,
             rate=options.rate,
             away_s=options.away,
-            models=models,
+            models=["--set", f"generator.model={options.generator}", "--set", f"retriever.model={options.encoder}"],
             flags=flags,
         )
         if options.json is not None:
             given = {name: getattr(options, name) for name in ("how", "time", "rate", "away")}
             write_verdicts(options.json, verdicts, **given)
-    except (SwitchyardError, OSError) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 1
-    return print_verdicts(verdicts, Console())
+        return verdicts
+
+    return print_judged(measure)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ adapter by name. After a third of the time `serve deploy` gets the same file wit
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
@@ -27,18 +26,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-from rich.console import Console
 
-from engine.config import APP_IMPORT_PATH, EngineConfig
 from engine.errors import SwitchyardError
 from engine.models import resolve_model
 from loadtest.__main__ import check_locust
 from loadtest.cluster.askers import Asker, AsksAdapter, ReadsItsWrites
+from loadtest.cluster.commands import command_parser, fetch_models, print_judged, serve_file
 from loadtest.cluster.nodes import LocalCluster, local_cluster
 from loadtest.cluster.under_load import Happened, answers_verdict, ingest_docs, under_load
 from loadtest.generation.adapters import write_adapter
 from loadtest.ports import free_port
-from loadtest.verdicts import Verdict, print_verdicts, write_verdicts
+from loadtest.verdicts import Verdict, write_verdicts
 
 Component = Literal["retriever", "generator"]
 _ADAPTER = "added"
@@ -56,30 +54,18 @@ def serve_config(
 
     What stands under `args` stays: Ray Serve starts every process anew where that changes.
     """
-    several: dict[str, Any] = {"num_replicas": 2}
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [
-            {
-                "name": "switchyard",
-                "route_prefix": "/",
-                "import_path": APP_IMPORT_PATH,
-                "args": {
-                    "profile": "cpu",
-                    "data": str(data),
-                    "gateway": {"num_cpus": 0},
-                    "retriever": {"num_cpus": 0.1, "model": encoder, **(several if component == "retriever" else {})},
-                    "generator": {
-                        **{"num_cpus": 0.6, "threads": 1, "model": generator},
-                        **(several if component == "generator" else {}),
-                    },
-                },
-                "deployments": [{"name": component.capitalize(), "num_replicas": num_replicas}],
-            }
-        ],
+    args: dict[str, Any] = {
+        "profile": "cpu",
+        "data": str(data),
+        "gateway": {"num_cpus": 0},
+        "retriever": {"num_cpus": 0.1, "model": encoder},
+        "generator": {"num_cpus": 0.6, "threads": 1, "model": generator},
     }
+    return serve_file(
+        port,
+        {**args, component: args[component] | {"num_replicas": 2}},
+        deployments=[{"name": component.capitalize(), "num_replicas": num_replicas}],
+    )
 
 
 def run(
@@ -199,27 +185,16 @@ def _wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0 where all figures hold."""
-    lines = (__doc__ or "").splitlines()
-    defaults = EngineConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.cluster.replica_added",
-        description=lines[0],
-        epilog="\n".join(lines[1:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("replica_added", __doc__, rate=1.0)
     parser.add_argument("--of", choices=("retriever", "generator"), required=True, help="what one more is added of")
     parser.add_argument("--out", type=Path, default=Path("replica-added"), help="folder of the report (%(default)s)")
     parser.add_argument("--time", type=float, default=90.0, help="seconds of load (%(default)s)", metavar="S")
-    parser.add_argument("--rate", type=float, default=1.0, help="requests/s (%(default)s)")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
-    parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options, flags = parser.parse_known_args(arguments)
-    try:
+
+    def measure() -> list[Verdict]:
         check_locust()
-        resolve_model(options.generator, kind="generator", show_progress=True)
-        resolve_model(options.encoder, kind="encoder", show_progress=True)
+        fetch_models(options)
         verdicts = run(
             options.of,
             options.out,
@@ -231,10 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.json is not None:
             write_verdicts(options.json, verdicts, of=options.of, time=options.time, rate=options.rate)
-    except (SwitchyardError, OSError) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 1
-    return print_verdicts(verdicts, Console())
+        return verdicts
+
+    return print_judged(measure)
 
 
 if __name__ == "__main__":

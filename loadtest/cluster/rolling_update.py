@@ -19,14 +19,12 @@ is deployed again with another configuration: more generators, then as few as be
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -36,18 +34,16 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from engine.config import APP_IMPORT_PATH, EngineConfig
-from engine.durable_files import write_file
 from engine.errors import SwitchyardError
 from engine.models import resolve_model
 from engine.routing.artefact import Artefact, Objective, write_artefact
 from engine.routing.keys import keys_from_json
+from loadtest.cluster.commands import command_parser, fetch_models, print_judged, serve_file
 from loadtest.cluster.nodes import LocalCluster, local_cluster
 from loadtest.cluster.update_load import Answer, Kind, UpdateLoad, ask
-from loadtest.environment import commit, machine_info
 from loadtest.generation.adapters import write_adapter
 from loadtest.ports import free_port
-from loadtest.verdicts import Verdict, print_verdicts
+from loadtest.verdicts import Verdict, write_verdicts
 
 BASE, TONE, NEWS = "base", "tone", "news"
 DEPLOYMENTS = ("Gateway", "Retriever", "Generator")
@@ -91,34 +87,23 @@ class Updated:
 
 def serve_config(data: Path, port: int, generator: str, encoder: str, *, num_generators: int) -> dict[str, Any]:
     """The service in its first configuration (one generator) and its second."""
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [
-            {
-                "name": "switchyard",
-                "route_prefix": "/",
-                "import_path": APP_IMPORT_PATH,
-                "args": {
-                    "profile": "cpu",
-                    "data": str(data),
-                    "gateway": {"num_cpus": 0.1, "max_ongoing_requests": 128 * num_generators},
-                    "retriever": {"num_cpus": 0.1, "model": encoder},
-                    "generator": {
-                        "num_cpus": 0.2,
-                        "num_replicas": num_generators,
-                        "threads": 1,
-                        "model": generator,
-                        "name": BASE,
-                        # So that an answer does not depend on what else is in its batch.
-                        "dtype": "float32",
-                        "adapter_paths": [str(data.parent / "trained")],
-                    },
-                },
-            }
-        ],
+    args = {
+        "profile": "cpu",
+        "data": str(data),
+        "gateway": {"num_cpus": 0.1, "max_ongoing_requests": 128 * num_generators},
+        "retriever": {"num_cpus": 0.1, "model": encoder},
+        "generator": {
+            "num_cpus": 0.2,
+            "num_replicas": num_generators,
+            "threads": 1,
+            "model": generator,
+            "name": BASE,
+            # So that an answer does not depend on what else is in its batch.
+            "dtype": "float32",
+            "adapter_paths": [str(data.parent / "trained")],
+        },
     }
+    return serve_file(port, args)
 
 
 class Updates:
@@ -356,13 +341,12 @@ def _wait(holds: Callable[[], bool], timeout_s: float, why: str, every_s: float 
         time.sleep(every_s)
 
 
-def _print(console: Console, seen: Updated, verdicts: Sequence[Verdict]) -> None:
+def _print(console: Console, seen: Updated) -> None:
     table = Table("update", "took", "requests", "failed", "degraded", "median", "slowest direct", "slowest")
     for row in rows(seen):
         took, *waits = ("" if row[key] is None else f"{row[key]:.2f} s" for key in _SECONDS)
         table.add_row(row["update"], took, *(str(row[key]) for key in ("requests", "failed", "degraded")), *waits)
     console.print(table)
-    print_verdicts(verdicts, console)
 
 
 _SECONDS = ("took_s", "median_s", "slowest_direct_s", "slowest_s")
@@ -370,28 +354,17 @@ _SECONDS = ("took_s", "median_s", "slowest_direct_s", "slowest_s")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0 where all figures hold."""
-    lines = (__doc__ or "").splitlines()
-    defaults = EngineConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.cluster.rolling_update",
-        description=lines[0],
-        epilog="\n".join(lines[1:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("rolling_update", __doc__, rate=1.0)
     parser.add_argument("--data", type=Path, default=Path("rolling-update"), help="folder of the state (%(default)s)")
     parser.add_argument("--json", type=Path, help="file that takes the figures", metavar="FILE")
     parser.add_argument("--nodes", type=int, default=1, choices=(1, 2), help="Ray nodes (%(default)s)")
-    parser.add_argument("--rate", type=float, default=1.0, help="requests/s (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=128, help="of each answer (%(default)s)")
-    parser.add_argument("--generator", default=defaults.generator.model, help="model source (%(default)s)")
-    parser.add_argument("--encoder", default=defaults.retriever.model, help="model source (%(default)s)")
     options = parser.parse_args(arguments)
     # So that the nodes end with this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        resolve_model(options.generator, kind="generator", show_progress=True)
-        resolve_model(options.encoder, kind="encoder", show_progress=True)
+
+    def measure() -> list[Verdict]:
+        fetch_models(options)
         seen, verdicts = run(
             options.data,
             nodes=options.nodes,
@@ -400,19 +373,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             generator=options.generator,
             encoder=options.encoder,
         )
-    except SwitchyardError as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 1
-    if options.json is not None:
-        content = {
-            "machine": machine_info(),
-            "commit": commit(),
-            "updates": rows(seen),
-            "figures": [asdict(each) for each in verdicts],
-        }
-        write_file(options.json, (json.dumps(content, indent=1) + "\n").encode())
-    _print(Console(), seen, verdicts)
-    return 0 if all(each.holds for each in verdicts) else 1
+        if options.json is not None:
+            write_verdicts(options.json, verdicts, updates=rows(seen))
+        _print(Console(), seen)
+        return verdicts
+
+    return print_judged(measure)
 
 
 if __name__ == "__main__":

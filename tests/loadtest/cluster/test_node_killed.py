@@ -57,15 +57,13 @@ def test_lost_write_does_not_hold():
 @pytest.mark.chaos
 @pytest.mark.timeout(500)
 def test_two_node_cluster_answers_or_refuses_clearly_and_keeps_every_write_when_a_node_is_killed(
-    tmp_path: Path, tiny_models
+    tmp_path: Path, tiny_sources
 ):
-    models = dict(each.split("=", 1) for each in tiny_models if "=" in each)
     verdicts = run(
         tmp_path,
         seconds=80,
         rate=3,
-        generator=models["generator.model"],
-        encoder=models["retriever.model"],
+        **tiny_sources,
         flags=["--max-tokens", "16", "--max-lag-ms", "10000"],
     )
     assert all(each.holds for each in verdicts), verdicts

@@ -118,16 +118,14 @@ def test_adding_a_replica_changes_nothing_that_starts_others_anew(component: Com
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("component", ["retriever", "generator"])
 def test_two_node_cluster_sends_an_added_replica_nothing_that_it_is_not_ready_for(
-    component: Component, tmp_path: Path, tiny_models
+    component: Component, tmp_path: Path, tiny_sources
 ):
-    models = dict(each.split("=", 1) for each in tiny_models if "=" in each)
     verdicts = run(
         component,
         tmp_path,
         seconds=60,
         rate=2,
-        generator=models["generator.model"],
-        encoder=models["retriever.model"],
+        **tiny_sources,
         flags=["--max-tokens", "8", "--max-lag-ms", "10000"],
     )
     assert all(each.holds for each in verdicts), verdicts

@@ -110,14 +110,13 @@ def write_slow_model(folder: Path) -> Path:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-def test_two_node_service_is_updated_and_every_request_gets_its_answer(tmp_path: Path, tiny_models):
-    models = dict(each.split("=", 1) for each in tiny_models if "=" in each)
+def test_two_node_service_is_updated_and_every_request_gets_its_answer(tmp_path: Path, tiny_sources):
     _, verdicts = run(
         tmp_path / "run",
         nodes=2,
         rate=1.0,
         max_tokens=300,
         generator=str(write_slow_model(tmp_path / "slow")),
-        encoder=models["retriever.model"],
+        encoder=tiny_sources["encoder"],
     )
     assert not [each.words for each in verdicts if not each.holds]
