@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +16,6 @@ from engine.errors import DataFolderError, InvalidRouter
 from engine.evaluation.shared_router import CACHE_FOLDER, SharedRouter
 from engine.retrieval.store.shared_files import SharedFiles
 from engine.routing.artefact import ARRAYS_FILE, read_artefact, write_artefact
-from loadtest.postgres_server import PostgresServer
-
-
-@pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.new_schema()
-
-
-@pytest.fixture
-def files(url: str) -> Iterator[SharedFiles]:
-    with contextlib.closing(SharedFiles(url)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -42,9 +28,9 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def test_router_in_postgres_is_fetched_by_machines_with_empty_data_folders(
-    files: SharedFiles, folders: list[Path], tmp_path: Path
+    shared_files: SharedFiles, folders: list[Path], tmp_path: Path
 ):
-    here, there = (SharedRouter(files, tmp_path / name) for name in ("here", "there"))
+    here, there = (SharedRouter(shared_files, tmp_path / name) for name in ("here", "there"))
     assert here.fetch() is None
     for folder in folders:
         published = here.publish(folder)
@@ -57,31 +43,35 @@ def test_router_in_postgres_is_fetched_by_machines_with_empty_data_folders(
 
 
 def test_two_gateways_of_one_machine_share_what_was_fetched_from_postgres(
-    files: SharedFiles, folders: list[Path], tmp_path: Path
+    shared_files: SharedFiles, folders: list[Path], tmp_path: Path
 ):
-    first, second = (SharedRouter(files, tmp_path / "here") for _ in range(2))
+    first, second = (SharedRouter(shared_files, tmp_path / "here") for _ in range(2))
     first.publish(folders[0])
     folder = first.fetch()
     assert folder is not None
     inode = (folder / ARRAYS_FILE).stat().st_ino
     assert second.fetch() == folder and (folder / ARRAYS_FILE).stat().st_ino == inode
     (folder / ARRAYS_FILE).write_bytes(b"changed")
-    third = SharedRouter(files, tmp_path / "here")
+    third = SharedRouter(shared_files, tmp_path / "here")
     assert third.fetch() == folder and read_artefact(folder).created.startswith("2026-01-01")
 
 
-def test_router_that_is_damaged_in_postgres_is_not_taken_up(files: SharedFiles, folders: list[Path], tmp_path: Path):
-    shared = SharedRouter(files, tmp_path / "here")
+def test_router_that_is_damaged_in_postgres_is_not_taken_up(
+    shared_files: SharedFiles, folders: list[Path], tmp_path: Path
+):
+    shared = SharedRouter(shared_files, tmp_path / "here")
     shared.publish(folders[0])
-    with files._engine.begin() as connection:
+    with shared_files._engine.begin() as connection:
         connection.execute(text("UPDATE file_pieces SET content = content || '\\x00'::bytea"))
     with pytest.raises(DataFolderError, match="Add what it belongs to again"):
         shared.fetch()
     assert list((tmp_path / "here" / CACHE_FOLDER).iterdir()) == []
 
 
-def test_folder_without_a_router_changes_nothing_in_postgres(files: SharedFiles, folders: list[Path], tmp_path: Path):
-    shared = SharedRouter(files, tmp_path / "here")
+def test_folder_without_a_router_changes_nothing_in_postgres(
+    shared_files: SharedFiles, folders: list[Path], tmp_path: Path
+):
+    shared = SharedRouter(shared_files, tmp_path / "here")
     shared.publish(folders[0])
     (folders[1] / ARRAYS_FILE).write_bytes(b"broken")
     with pytest.raises(InvalidRouter):
@@ -90,9 +80,9 @@ def test_folder_without_a_router_changes_nothing_in_postgres(files: SharedFiles,
     assert found is not None and read_artefact(found).created.startswith("2026-01-01")
 
 
-def test_publish_command_puts_a_router_into_postgres_and_withdraws_it(url: str, folders: list[Path]):
+def test_publish_command_puts_a_router_into_postgres_and_withdraws_it(postgres_url: str, folders: list[Path]):
     def publish(*arguments: str) -> dict:
-        done = CliRunner().invoke(main, ["router", "publish", *arguments, "--store", url, "--json"])
+        done = CliRunner().invoke(main, ["router", "publish", *arguments, "--store", postgres_url, "--json"])
         assert done.exit_code == 0, done.output
         return json.loads(done.output)
 
@@ -101,4 +91,4 @@ def test_publish_command_puts_a_router_into_postgres_and_withdraws_it(url: str, 
     assert (published["router"], published["withdrawn"]) == (name, False)
     assert publish("--withdraw")["router"] == name and publish("--withdraw")["router"] is None
     for arguments in ([], [str(folders[0]), "--withdraw"]):
-        assert CliRunner().invoke(main, ["router", "publish", *arguments, "--store", url]).exit_code == 2
+        assert CliRunner().invoke(main, ["router", "publish", *arguments, "--store", postgres_url]).exit_code == 2

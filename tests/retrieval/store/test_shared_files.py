@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,62 +22,55 @@ DIGEST = sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.new_schema()
-
-
-@pytest.fixture
-def files(url: str) -> Iterator[SharedFiles]:
-    with contextlib.closing(SharedFiles(url)) as opened:
-        yield opened
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "weights"
     path.write_bytes(CONTENT)
     return path
 
 
-def keep(files: SharedFiles, name: str, file: Path) -> str:
-    with files.changing() as change:
+def keep(shared_files: SharedFiles, name: str, file: Path) -> str:
+    with shared_files.changing() as change:
         digest = change.upload(file)
         change.put("adapter", name, {"name": name}, [digest])
     return digest
 
 
-def ask(files: SharedFiles, statement: str) -> list[tuple]:
-    with files._engine.begin() as connection:
+def ask(shared_files: SharedFiles, statement: str) -> list[tuple]:
+    with shared_files._engine.begin() as connection:
         result = connection.execute(text(statement))
         return [tuple(row) for row in result] if result.returns_rows else []
 
 
-def test_postgres_gives_back_what_was_put_under_its_digest(files: SharedFiles, file: Path):
-    assert keep(files, "tone", file) == DIGEST
-    assert files.records("adapter") == {"tone": {"name": "tone"}} and files.records("router") == {}
-    pieces = list(files.content(DIGEST))
+def test_postgres_gives_back_what_was_put_under_its_digest(shared_files: SharedFiles, file: Path):
+    assert keep(shared_files, "tone", file) == DIGEST
+    assert shared_files.records("adapter") == {"tone": {"name": "tone"}} and shared_files.records("router") == {}
+    pieces = list(shared_files.content(DIGEST))
     assert b"".join(pieces) == CONTENT
     assert [len(piece) for piece in pieces] == [PIECE_BYTES, PIECE_BYTES, len(CONTENT) - 2 * PIECE_BYTES]
 
 
-def test_postgres_keeps_an_empty_file(files: SharedFiles, tmp_path: Path):
+def test_postgres_keeps_an_empty_file(shared_files: SharedFiles, tmp_path: Path):
     (tmp_path / "empty").touch()
-    assert list(files.content(keep(files, "tone", tmp_path / "empty"))) == []
+    assert list(shared_files.content(keep(shared_files, "tone", tmp_path / "empty"))) == []
 
 
-def test_postgres_keeps_a_content_once_and_until_no_record_names_it(files: SharedFiles, file: Path):
-    keep(files, "tone", file)
-    rows = ask(files, "SELECT digest, piece, xmin::text FROM file_pieces ORDER BY piece")
-    keep(files, "news", file)
-    assert ask(files, "SELECT digest, piece, xmin::text FROM file_pieces ORDER BY piece") == rows
-    with files.changing() as change:
+def test_postgres_keeps_a_content_once_and_until_no_record_names_it(shared_files: SharedFiles, file: Path):
+    keep(shared_files, "tone", file)
+    rows = ask(shared_files, "SELECT digest, piece, xmin::text FROM file_pieces ORDER BY piece")
+    keep(shared_files, "news", file)
+    assert ask(shared_files, "SELECT digest, piece, xmin::text FROM file_pieces ORDER BY piece") == rows
+    with shared_files.changing() as change:
         change.drop("adapter", "tone")
-    assert b"".join(files.content(DIGEST)) == CONTENT
-    with files.changing() as change:
+    assert b"".join(shared_files.content(DIGEST)) == CONTENT
+    with shared_files.changing() as change:
         change.put("adapter", "news", {"name": "news"})
-    assert ask(files, "SELECT count(*) FROM file_pieces") == ask(files, "SELECT count(*) FROM file_contents") == [(0,)]
+    assert (
+        ask(shared_files, "SELECT count(*) FROM file_pieces")
+        == ask(shared_files, "SELECT count(*) FROM file_contents")
+        == [(0,)]
+    )
     with pytest.raises(DataFolderError, match="is not there"):
-        list(files.content(DIGEST))
+        list(shared_files.content(DIGEST))
 
 
 @pytest.mark.parametrize(
@@ -91,22 +83,22 @@ def test_postgres_keeps_a_content_once_and_until_no_record_names_it(files: Share
     ],
 )
 def test_postgres_piece_that_is_damaged_is_found_and_mended_by_adding_again(
-    files: SharedFiles, file: Path, damage: str, message: str
+    shared_files: SharedFiles, file: Path, damage: str, message: str
 ):
-    keep(files, "tone", file)
-    ask(files, damage)
+    keep(shared_files, "tone", file)
+    ask(shared_files, damage)
     with pytest.raises(DataFolderError, match=f"{message}.* Add what it belongs to again"):
-        list(files.content(DIGEST))
-    keep(files, "tone", file)
-    assert b"".join(files.content(DIGEST)) == CONTENT
+        list(shared_files.content(DIGEST))
+    keep(shared_files, "tone", file)
+    assert b"".join(shared_files.content(DIGEST)) == CONTENT
 
 
-def test_postgres_keeps_nothing_of_a_change_that_fails(files: SharedFiles, file: Path):
-    with pytest.raises(ZeroDivisionError), files.changing() as change:
+def test_postgres_keeps_nothing_of_a_change_that_fails(shared_files: SharedFiles, file: Path):
+    with pytest.raises(ZeroDivisionError), shared_files.changing() as change:
         change.put("adapter", "tone", {}, [change.upload(file)])
         raise ZeroDivisionError
-    assert files.records("adapter") == {}
-    assert ask(files, "SELECT count(*) FROM file_pieces") == [(0,)]
+    assert shared_files.records("adapter") == {}
+    assert ask(shared_files, "SELECT count(*) FROM file_pieces") == [(0,)]
 
 
 _KILLED = """
@@ -125,18 +117,20 @@ with SharedFiles(sys.argv[1]).changing() as change:
 """
 
 
-def test_postgres_has_nothing_of_an_upload_whose_process_was_killed(files: SharedFiles, url: str, file: Path):
-    done = subprocess.run([sys.executable, "-c", _KILLED, url, str(file)], timeout=60)
+def test_postgres_has_nothing_of_an_upload_whose_process_was_killed(
+    shared_files: SharedFiles, postgres_url: str, file: Path
+):
+    done = subprocess.run([sys.executable, "-c", _KILLED, postgres_url, str(file)], timeout=60)
     assert done.returncode == -9
     # The lock of the dead process is free, and its half of the pieces is not there.
-    assert keep(files, "tone", file) == DIGEST
-    assert b"".join(files.content(DIGEST)) == CONTENT
+    assert keep(shared_files, "tone", file) == DIGEST
+    assert b"".join(shared_files.content(DIGEST)) == CONTENT
 
 
 def test_postgres_that_is_away_is_said_to_be(tmp_path: Path):
-    files = SharedFiles("postgresql://somebody:hidden@127.0.0.1:9/none")
-    with contextlib.closing(files), pytest.raises(StoreUnavailable) as caught:
-        files.records("adapter")
+    shared_files = SharedFiles("postgresql://somebody:hidden@127.0.0.1:9/none")
+    with contextlib.closing(shared_files), pytest.raises(StoreUnavailable) as caught:
+        shared_files.records("adapter")
     assert "hidden" not in str(caught.value)
 
 
@@ -144,18 +138,21 @@ def test_postgres_files_and_knowledge_base_share_a_schema_in_either_order(postgr
     for number, is_first in enumerate((True, False)):
         url = postgres.new_schema()
         with contextlib.ExitStack() as opened:
-            files = opened.enter_context(contextlib.closing(SharedFiles(url)))
+            shared_files = opened.enter_context(contextlib.closing(SharedFiles(url)))
             if is_first:
-                assert files.records("adapter") == {}
+                assert shared_files.records("adapter") == {}
             opened.enter_context(contextlib.closing(Store(tmp_path / str(number), url=url)))
-            # The writer of the knowledge base holds its lock, and files do not wait for it.
-            with files.changing() as change:
+            # The writer of the knowledge base holds its lock, and shared_files do not wait for it.
+            with shared_files.changing() as change:
                 change.put("router", "default", {"at": 1})
-            assert files.records("router") == {"default": {"at": 1}}
+            assert shared_files.records("router") == {"default": {"at": 1}}
 
 
-def test_postgres_files_of_a_later_program_are_refused(files: SharedFiles, url: str):
-    files.records("adapter")
-    ask(files, "UPDATE files_meta SET version = 99")
-    with contextlib.closing(SharedFiles(url)) as later, pytest.raises(DataFolderError, match="have version 99"):
+def test_postgres_files_of_a_later_program_are_refused(shared_files: SharedFiles, postgres_url: str):
+    shared_files.records("adapter")
+    ask(shared_files, "UPDATE files_meta SET version = 99")
+    with (
+        contextlib.closing(SharedFiles(postgres_url)) as later,
+        pytest.raises(DataFolderError, match="have version 99"),
+    ):
         later.records("adapter")
