@@ -20,10 +20,9 @@ from engine.durable_files import sync_folder
 from engine.errors import ComponentUnavailable, InvalidAdapter
 from engine.generation.adapters.config_file import CONFIG_FILE
 from engine.generation.adapters.content import FILES as WEIGHED_FILES
-from engine.generation.adapters.content import MAX_WEIGHTS_BYTES, WEIGHTS_FILE, content_digest, read_contents
-from engine.generation.adapters.inputs import read_inputs
-from engine.generation.adapters.manifest import INPUTS_FILE, MANIFEST_FILE, parse_manifest
-from engine.generation.adapters.storing import SCRATCH_PREFIX, locked
+from engine.generation.adapters.content import MAX_WEIGHTS_BYTES, WEIGHTS_FILE
+from engine.generation.adapters.manifest import INPUTS_FILE
+from engine.generation.adapters.storing import SCRATCH_PREFIX, folder_digest, holds, locked
 
 PIECE_BYTES = 4 << 20
 # The manifest, which counts for the digest, has the digest of the training inputs.
@@ -57,11 +56,7 @@ class DigestFolders:
 
     def is_intact(self, digest: str) -> bool:
         """Whether its files are here and still what they were."""
-        path = self._path(digest)
-        try:
-            return path.is_dir() and _digest(path) == digest
-        except InvalidAdapter:
-            return False
+        return holds(self._path(digest), digest, digest, needs_inputs=False)
 
     def add(self, digest: str, contents: Mapping[str, bytes]) -> Path:
         """Keep the contents of files by name, whose digest that is. Raises: OSError."""
@@ -83,7 +78,7 @@ class DigestFolders:
                     for file, size in _checked(source.sizes(digest), digest).items():
                         _write(scratch / file, _pieces(source, digest, file, size))
                     try:
-                        found = _digest(scratch)
+                        found = folder_digest(scratch, digest, needs_inputs=False)
                     except InvalidAdapter as error:
                         found = str(error)
                     if found != digest:
@@ -144,14 +139,6 @@ class DigestFolders:
             sync_folder(self._folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _digest(folder: Path) -> str:
-    """The digest of the files in a folder. Raises: InvalidAdapter, also where the training inputs are others."""
-    contents = read_contents(folder, folder.name)
-    if MANIFEST_FILE in contents and (folder / INPUTS_FILE).exists():
-        read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], folder.name), folder.name)
-    return content_digest(contents)
 
 
 def _checked(sizes: Mapping[str, int], digest: str) -> Mapping[str, int]:

@@ -14,7 +14,7 @@ from engine.durable_files import sync_folder
 from engine.errors import InvalidAdapter
 from engine.generation.adapters.content import content_digest, read_contents
 from engine.generation.adapters.inputs import read_inputs
-from engine.generation.adapters.manifest import MANIFEST_FILE, parse_manifest
+from engine.generation.adapters.manifest import INPUTS_FILE, MANIFEST_FILE, parse_manifest
 
 SCRATCH_PREFIX = ".new-"
 
@@ -56,18 +56,22 @@ def copy_files(source: Path, home: Path) -> Path:
     return scratch
 
 
-def folder_digest(folder: Path, name: str) -> str:
-    """The digest of an adapter's files. Raises: InvalidAdapter where one is missing, or the manifest or the training
-    inputs that it names are broken."""
+def folder_digest(folder: Path, name: str, *, needs_inputs: bool = True) -> str:
+    """The digest of an adapter's files.
+
+    Args:
+        needs_inputs: whether the training inputs have to be there where the manifest names them. To answer, they do not.
+    Raises: InvalidAdapter where a file is missing, or the manifest or the training inputs that it names are broken.
+    """
     contents = read_contents(folder, name)
-    if MANIFEST_FILE in contents:
+    if MANIFEST_FILE in contents and (needs_inputs or (folder / INPUTS_FILE).exists()):
         read_inputs(folder, parse_manifest(contents[MANIFEST_FILE], name), name)
     return content_digest(contents)
 
 
-def holds(folder: Path, digest: str, name: str) -> bool:
+def holds(folder: Path, digest: str, name: str, *, needs_inputs: bool = True) -> bool:
     """Whether a folder is there and still as the adapter of that digest was added."""
     try:
-        return folder.is_dir() and folder_digest(folder, name) == digest
+        return folder.is_dir() and folder_digest(folder, name, needs_inputs=needs_inputs) == digest
     except InvalidAdapter:
         return False
