@@ -60,7 +60,7 @@ def folder_digest(folder: Path, name: str, *, needs_inputs: bool = True) -> str:
     """The digest of an adapter's files.
 
     Args:
-        needs_inputs: whether the training inputs have to be there where the manifest names them. To answer, they do not.
+        needs_inputs: whether training inputs have to be there where the manifest names them. To answer, they do not.
     Raises: InvalidAdapter where a file is missing, or the manifest or the training inputs that it names are broken.
     """
     contents = read_contents(folder, name)
