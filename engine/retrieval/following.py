@@ -271,7 +271,6 @@ class Follower(Reader):
         _use(followed, reader.weights().get(state.name, {}))
         old = self._followed.get(state.name)
         self._followed[state.name] = followed
-        self._chunkings[state.name] = state.chunking
         self._live[state.name] = followed.live
         if old is not None:
             old.live.close()

@@ -74,7 +74,6 @@ class Reader(ABC):
         self._chunking = chunking_of(settings)
         self._is_closed = False
         self._live: dict[str, LiveCollection] = {}
-        self._chunkings: dict[str, dict[str, Any]] = {}
 
     @abstractmethod
     def close(self) -> None:
@@ -122,7 +121,7 @@ class Reader(ABC):
             asked = [self._deepened(queries[i]) for i in members]
             started = time.perf_counter()
             mine = [vectors[live.encoder, query.text] for query in asked if query.is_embedded]
-            dim = self._encoders.questions(self._encoder_of(live)).shape[1]
+            dim = self._held(live.encoder).dim
             found = live.search(asked, np.stack(mine) if mine else np.empty((0, dim), np.float32))
             timings_ms = {"embed": embed_ms, "search": 1e3 * (time.perf_counter() - started)}
             for i, one in zip(members, found, strict=True):
@@ -135,22 +134,18 @@ class Reader(ABC):
         """The vector [E] of each text of a question, by the digest of an encoder."""
         vectors: dict[tuple[str, str], Vectors] = {}
         for digest in dict.fromkeys(digest for digest, _ in wanted):
-            encoder = self._encoders.held(digest)
-            assert encoder is not None
+            encoder = self._held(digest)
             texts = list(dict.fromkeys(text for asked, text in wanted if asked == digest))
             rows = encoder.encode(texts, is_query=True)
             vectors |= {(digest, text): row for text, row in zip(texts, rows, strict=True)}
         return vectors
 
-    def _chunking_of(self, name: str) -> dict[str, Any]:
-        """How the documents of a collection are cut; one that was made since the start is as the settings say."""
-        return self._chunkings.get(name, self._chunking)
-
     def _digest(self, live: LiveCollection | None) -> str:
         return self._encoder.identity.digest if live is None else live.encoder
 
-    def _encoder_of(self, live: LiveCollection) -> EncoderLike:
-        encoder = self._encoders.held(live.encoder)
+    def _held(self, digest: str) -> EncoderLike:
+        """The encoder of a collection that is here: it was loaded before."""
+        encoder = self._encoders.held(digest)
         assert encoder is not None
         return encoder
 
@@ -162,14 +157,13 @@ class Reader(ABC):
         self._check_open()
         for text in texts:
             _check_unicode(text)
-        encoder = self._encoders.held(self._digest(self._live.get(collection or "")))
-        assert encoder is not None
+        encoder = self._held(self._digest(self._live.get(collection or "")))
         return encoder.encode(texts, is_query=True) if texts else np.empty((0, encoder.dim), np.float32)
 
     def index_info(self) -> IndexInfo:
         """The encoder and the chunking of new collections, and of those here that differ."""
         ours = (self._encoder.identity.digest, self._chunking)
-        made = {name: (live.encoder, self._chunking_of(name)) for name, live in list(self._live.items())}
+        made = {name: (live.encoder, live.chunking) for name, live in list(self._live.items())}
         others = {name: IndexInfo(*_digests(*one)) for name, one in made.items() if one != ours}
         return IndexInfo(*_digests(*ours), others)
 
@@ -227,13 +221,13 @@ class Reader(ABC):
             {
                 "collection": name,
                 "generation": live.generation,
-                "encoder": self._encoder_of(live).identity.name,
+                "encoder": self._held(live.encoder).identity.name,
                 "digest": live.encoder,
-                **self._chunking_of(name),
+                **live.chunking,
                 "build": f"switchyard generations build {name}",
             }
             for name, live in sorted(self._live.items())
-            if (live.encoder, self._chunking_of(name)) != ours
+            if (live.encoder, live.chunking) != ours
         ]
 
     def _deepened(self, query: Query) -> Query:
@@ -271,6 +265,7 @@ class Reader(ABC):
             new_rows=partial(self._new_rows, encoder.dim),
             encoder=encoder.identity.digest,
             generation=state.generation,
+            chunking=state.chunking,
             alpha=self._alpha,
             version=state.version,
             threads=self._threads,

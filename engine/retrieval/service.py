@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
@@ -87,9 +87,16 @@ class Retriever(Reader):
         )
         self._backlog = Backlog(self._inbox, self._jobs, self._writer.apply)
         self._judging = Judging(self._store, self._encoders, self._live, alpha=self._alpha, executor=fitting)
-        self._place: OwnCollections
+        self._place = OwnCollections(
+            *(self._store, self._encoders, self._judging),
+            live=self._live,
+            recipes=self._recipes,
+            new_live=self._new_live,
+            indexes=self._indexes,
+            alpha=self._alpha,
+        )
         self.generations = GenerationService(
-            *(self._store, settings, self._own_collections, foreground),
+            *(self._store, settings, self._place, foreground),
             lambda name: self._check_known(name, ""),
             executor=building,
         )
@@ -259,19 +266,6 @@ class Retriever(Reader):
         self._check_open()
         check_collection_name(collection)
         _check_tenant(tenant)
-
-    def _own_collections(self, check: Callable[[], None]) -> OwnCollections:
-        self._place = OwnCollections(
-            *(self._store, self._encoders, self._judging),
-            live=self._live,
-            recipes=self._recipes,
-            chunkings=self._chunkings,
-            new_live=self._new_live,
-            indexes=self._indexes,
-            alpha=self._alpha,
-            check=check,
-        )
-        return self._place
 
     def _new_owned(self, name: str, created_at: float, version: int, recipe: Recipe) -> LiveCollection:
         """Of a collection that a write has just made."""

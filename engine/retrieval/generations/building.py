@@ -47,8 +47,8 @@ class Place(Protocol):
         """An empty index for a generation."""
         ...
 
-    def evaluate(self, old: Side, new: Side, generation: Generation) -> Evaluation | None:
-        """Compare on what is judged."""
+    def evaluate(self, old: Side, new: Side, generation: Generation, check: Callable[[], None]) -> Evaluation | None:
+        """Compare on what is judged; `check` as of Building."""
         ...
 
     def prepare(self, generation: Generation, live: LiveCollection) -> None:
@@ -154,7 +154,8 @@ class Building:
                 is_whole = task.beside.catch_up(reader, reader.version(generation.collection), _ROWS_PER_PIECE)
 
     def _report(self, generation: Generation, recipe: Recipe, live: LiveCollection) -> tuple[dict[str, Any], bool]:
-        found = self._place.evaluate(self._place.side(generation.name), Side(live, recipe.encoder), generation)
+        old, new = self._place.side(generation.name), Side(live, recipe.encoder)
+        found = self._place.evaluate(old, new, generation, self._check)
         assert generation.task is not None
         is_wanted, why = decide(generation.task, found, generation.name, generation.number)
         evaluation = None if found is None else found.to_json()

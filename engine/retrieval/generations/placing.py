@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
 
 from engine.retrieval.encoding.encoders import Encoders
 from engine.retrieval.encoding.protocol import EncoderLike
@@ -30,29 +29,24 @@ class OwnCollections:
         *,
         live: MutableMapping[str, LiveCollection],
         recipes: MutableMapping[str, Recipe],
-        chunkings: MutableMapping[str, dict[str, Any]],
         new_live: NewLive,
         indexes: Path,
         alpha: float | None,
-        check: Callable[[], None],
     ) -> None:
         """
         Args:
-            live, recipes, chunkings: the retriever's own, by the names of collections; writers and searches read them.
+            live, recipes: the retriever's own, by the names of collections; writers and searches read them.
             indexes: folder of the lexical indexes.
             alpha: of the default fusion.
-            check: called between pieces; raises where there is to be no other.
         """
         self._store = store
         self._encoders = encoders
         self._judging = judging
         self._live = live
         self._recipes = recipes
-        self._chunkings = chunkings
         self._new_live = new_live
         self._indexes = indexes
         self._alpha = alpha
-        self._check = check
         self._retired: list[LiveCollection] = []
 
     def open(self, state: CollectionState) -> None:
@@ -88,11 +82,11 @@ class OwnCollections:
         state = generation.state()
         return self._new_live(state, recipe.encoder, self.folder(state))
 
-    def evaluate(self, old: Side, new: Side, generation: Generation) -> Evaluation | None:
+    def evaluate(self, old: Side, new: Side, generation: Generation, check: Callable[[], None]) -> Evaluation | None:
         """See Place."""
         tenants = self._judging.judged_tenants(generation.name)
         grades = [(tenant, self._judging.grades(generation.name, tenant)) for tenant in tenants]
-        return evaluate(old, new, generation.name, grades, self._alpha, self._check)
+        return evaluate(old, new, generation.name, grades, self._alpha, check)
 
     def prepare(self, generation: Generation, live: LiveCollection) -> None:
         """See Place."""
@@ -117,5 +111,4 @@ class OwnCollections:
 
     def _put(self, name: str, recipe: Recipe, live: LiveCollection) -> None:
         self._recipes[name] = recipe
-        self._chunkings[name] = recipe.chunking
         self._live[name] = live

@@ -44,7 +44,7 @@ class GenerationService:
         self,
         store: Store,
         settings: RetrieverSettings,
-        place: Callable[[Callable[[], None]], Place],
+        place: Place,
         foreground: Foreground,
         check_known: Callable[[str], None],
         *,
@@ -54,7 +54,7 @@ class GenerationService:
         """
         Args:
             settings: what a new generation is made by unless it is asked for otherwise.
-            place: makes the Place, given what it has to call between pieces.
+            place: where the collections are served.
             check_known: raises UnknownCollection.
             executor: runs the work; default: one thread.
             first_delay_s: pause after the first failed try; each further one doubles it, up to 30 s.
@@ -68,7 +68,7 @@ class GenerationService:
         self._changed = threading.Lock()
         self._is_asked = False
         self._is_running = False
-        self._building = Building(store, place(self._check), foreground, self._check)
+        self._building = Building(store, place, foreground, self._check)
         self.problem: str | None = None
 
     def resume(self) -> None:

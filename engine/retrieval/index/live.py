@@ -74,15 +74,18 @@ class LiveCollection:
         new_rows: Callable[[], Rows],
         encoder: str = "",
         generation: int = 1,
+        chunking: Mapping[str, Any] | None = None,
         alpha: float | None = None,
         version: int = 0,
         threads: int = 1,
     ) -> None:
         """`folder` holds the lexical index, which `threads` search; `questions` [N, E] measure the score background;
         `new_rows` makes empty rows for a tenant; `alpha` is the weight of meaning in hybrid searches, None fuses ranks;
-        `encoder` is the digest under which the store has the vectors of the chunks of `generation`.
+        `encoder` is the digest under which the store has the vectors of the chunks of `generation`, which are cut as
+        `chunking` says.
         """
         self.encoder = encoder
+        self.chunking = dict(chunking or {})
         self.generation = generation
         self._alpha = alpha
         self._fitted: dict[str, float] = {}
