@@ -13,7 +13,7 @@ from engine.values import TokenDelta
 
 # A reader sees nothing of the first; what waits longer comes in visible jerks.
 _MIN_DELAY_S, _MAX_DELAY_S = 0.04, 0.1
-# Of all answers to one gateway: every event costs it 0.4 ms, whatever is in it.
+# Of all answers to one gateway: every event costs it CPU, however little is in it.
 _EVENTS_PER_S = 400
 _CONNECT_S = 5.0
 # What a gateway may have unread before its answers wait.

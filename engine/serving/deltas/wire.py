@@ -49,7 +49,7 @@ def decode(content: bytes) -> list[tuple[int, TokenDelta]]:
 
 
 def joined(deltas: Sequence[TokenDelta]) -> TokenDelta:
-    """Neighbouring deltas of an answer as one: every event of a stream costs its gateway as much as a long one."""
+    """Neighbouring deltas of an answer as one: every event of a stream costs its gateway, however short it is."""
     if len(deltas) == 1:
         return deltas[0]
     return TokenDelta(

@@ -1,1 +1,1 @@
-"""HAProxy before the gateways of a Ray of our own, where Ray's proxy would cost as much CPU as the gateway itself."""
+"""HAProxy before the gateways of a Ray of our own, in place of Ray's proxy, through which first tokens come later."""
