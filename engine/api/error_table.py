@@ -86,10 +86,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problem = error.errors()[0]
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json" and request.method in ("POST", "PUT"):
+        # A wrong path or query is no matter of the body's type: there may be no body at all, or a file.
+        if problem["loc"][0] == "body" and media_type != "application/json":
             return error_response(UnsupportedMediaType(media_type or "none", ["application/json"]))
-        return error_response(describe_problem(error.errors()[0]))
+        return error_response(describe_problem(problem))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import BeforeValidator
 
 from engine.api.backends import Backends
 from engine.api.schemas_generations import BuildGeneration, GenerationInfo, GenerationList, generation_info
@@ -11,6 +14,15 @@ from engine.api.strict_json import StrictRoute
 from engine.api.tenancy import no_tenant
 
 _PATH = "/v1/collections/{collection}/generations"
+
+
+def _number(text: str) -> str:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{text[:80]!a} is not a generation's number, such as 1. Use one of GET {_PATH}.")
+    return text
+
+
+Number = Annotated[int, Path(), BeforeValidator(_number)]
 
 
 def generations_router(backends: Backends) -> APIRouter:
@@ -33,12 +45,12 @@ def generations_router(backends: Backends) -> APIRouter:
         return JobInfo(**await backends.build_generation(collection, request.model_dump()))
 
     @router.post(f"{_PATH}/{{generation}}/use", status_code=202)
-    async def use(collection: str, generation: int) -> JobInfo:
+    async def use(collection: str, generation: Number) -> JobInfo:
         """Put one that is kept in place, with all that was written since; the job counts what that has to catch up."""
         return JobInfo(**await backends.use_generation(collection, generation))
 
     @router.delete(f"{_PATH}/{{generation}}")
-    async def drop(collection: str, generation: int) -> GenerationInfo:
+    async def drop(collection: str, generation: Number) -> GenerationInfo:
         """Remove one that is not searched, with its chunks and vectors."""
         return generation_info(await backends.drop_generation(collection, generation))
 

@@ -98,6 +98,7 @@ async def test_writes_are_added_to_a_job_and_failing_documents_are_named_there(c
         ("a?wait=durable&job=0af3", {"json": {"text": "x"}}, 404, "job_not_found"),
         ("a?job=0af3", {"json": {"text": "x"}}, 400, "invalid_request"),
         ("a?wait=later", {"json": {"text": "x"}}, 400, "invalid_request"),
+        ("a?wait=later", {"content": b"x", "headers": {"Content-Type": "text/plain"}}, 400, "invalid_request"),
         ("a?wait=durable", {"json": {"text": "x" * 200_000}}, 413, "payload_too_large"),
     ],
 )

@@ -76,7 +76,17 @@ async def test_what_cannot_be_done_is_refused_with_its_reason(filled):
     assert same.status_code == 400 and "already. Name another model or other sizes" in same.json()["error"]["message"]
     for body in ({"chunk_tokens": 3}, {"switch": "soon"}, {"chunks": 16}, {"model": ""}):
         assert (await filled.post(PATH, json=body)).status_code == 400
-    assert (await filled.delete(f"{PATH}/one")).status_code == 400
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", f"{PATH}/abc/use"), ("DELETE", f"{PATH}/abc")])
+async def test_what_is_no_number_of_a_generation_gets_400_that_says_where_numbers_are(client, method, path):
+    refused = await client.request(method, path)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "generation")
+    assert error["message"] == (
+        "generation: 'abc' is not a generation's number, such as 1. "
+        "Use one of GET /v1/collections/{collection}/generations."
+    )
 
 
 async def test_keys_of_tenants_may_not_change_what_concerns_all_of_them(filled, backends, config):
