@@ -13,9 +13,10 @@ from engine.generation.jobs import Jobs
 from engine.generation.progress import Progress
 from engine.generation.runner import Runner
 from engine.generation.sampler import Choice
-from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scheduler import Scheduler
 from engine.generation.scoring.scorer import Scorer
 from engine.generation.sequence import Sequence
+from engine.generation.step import Step
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from engine.generation.graphs.draws import NOBODYS_DRAW, Draw
 from engine.generation.job import Job
 from engine.generation.runner import StepLogits
 from engine.generation.sampler import Choice, choose
-from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scheduler import Scheduler
 from engine.generation.sequence import Sequence
+from engine.generation.step import Step
 from engine.generation.stream import Item, Mailbox, post
 from engine.values import Grammar
 

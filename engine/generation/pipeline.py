@@ -15,7 +15,8 @@ from time import perf_counter
 from engine.generation.execution import Execution
 from engine.generation.jobs import Jobs
 from engine.generation.runner import Launched, Runner
-from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scheduler import Scheduler
+from engine.generation.step import Step
 
 _log = logging.getLogger(__name__)
 

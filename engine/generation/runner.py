@@ -15,8 +15,8 @@ from engine.generation.attention.base import Attention, FlatBatch
 from engine.generation.decoder.model import Decoder
 from engine.generation.graphs.decode_graphs import DecodeGraphs
 from engine.generation.graphs.draws import Draw
-from engine.generation.scheduler import Step
 from engine.generation.sequence import BLOCK_TOKENS, Sequence
+from engine.generation.step import Step
 from engine.generation.step_inputs import StepInputs
 
 # Each new number of rows costs oneDNN a few milliseconds once, so on a CPU larger steps are rounded up.

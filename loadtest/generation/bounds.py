@@ -20,8 +20,8 @@ from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import DecoderSpec, read_spec
 from engine.generation.runner import Runner
 from engine.generation.sampler import Sampler, choose
-from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from engine.generation.step import Step
 from kernels.decoder_forward import timed_parts
 
 _NUM_TIMED = 8

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from engine.config import GeneratorSettings
 from engine.generation.engine import Engine
 from engine.generation.runner import Runner, StepLogits
-from engine.generation.scheduler import Step
+from engine.generation.step import Step
 from engine.values import GenerationRequest, Grammar, SamplingParams
 from loadtest.generation.adapters import write_adapter
 from loadtest.generation.random_checkpoint import SHAPES, write_checkpoint

@@ -17,8 +17,8 @@ from engine.generation.decoder.spec import read_spec
 from engine.generation.graphs.sizes import graph_sizes, size_for
 from engine.generation.runner import Runner
 from engine.generation.sampler import Sampler, choose
-from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence, num_blocks_for
+from engine.generation.step import Step
 from loadtest.generation.adapters import NUM_ADAPTERS, RANK
 from loadtest.generation.bounds import Machine, product_operations, step_bound_s
 from loadtest.gpu import bars

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engine.generation.drafts import DraftRate, PromptLookup, may_pay, share_drafts
 from engine.generation.sampler import Sampler, choose
-from engine.generation.scheduler import FixedBudget, Scheduler
+from engine.generation.scheduler import Scheduler
 from engine.generation.sequence import BLOCK_TOKENS, PrefixKey, Sequence
+from engine.generation.step import FixedBudget
 from engine.values import SamplingParams
 
 FLAT = [1.0] * 100  # further tokens cost nothing

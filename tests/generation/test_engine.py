@@ -33,7 +33,7 @@ from engine.errors import (
 )
 from engine.generation.engine import Engine
 from engine.generation.runner import Runner, StepLogits
-from engine.generation.scheduler import Step
+from engine.generation.step import Step
 from engine.values import GenerationRequest, Grammar, Message, Passage, SamplingParams, TokenDelta
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024, kv_tokens=8192)

@@ -19,7 +19,7 @@ from engine.generation.grammar.compiler import Compiled, GrammarCompiler
 from engine.generation.grammar.matcher import MaskFiller
 from engine.generation.runner import Runner, StepLogits
 from engine.generation.sampler import Sampler, choose
-from engine.generation.scheduler import Step
+from engine.generation.step import Step
 from engine.values import GenerationRequest, Grammar, Message, Passage, SamplingParams, TokenDelta
 
 END = 2

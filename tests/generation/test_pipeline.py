@@ -23,7 +23,7 @@ from engine.errors import ComponentUnavailable, DeadlineExceeded
 from engine.generation.engine import Engine
 from engine.generation.graphs.draws import Draw
 from engine.generation.runner import Launched, Runner, StepLogits
-from engine.generation.scheduler import Step
+from engine.generation.step import Step
 from engine.values import GenerationRequest, Grammar, SamplingParams, TokenDelta
 
 SETTINGS = GeneratorSettings(

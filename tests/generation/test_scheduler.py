@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from engine.errors import Overloaded, PromptTooLong
 from engine.generation.adapters.slots import SlotTable
-from engine.generation.scheduler import FixedBudget, Scheduler, Step
+from engine.generation.scheduler import Scheduler
 from engine.generation.sequence import PrefixKey, Sequence
+from engine.generation.step import FixedBudget, Step
 
 KEY = PrefixKey("model", "", "")
 

@@ -20,9 +20,10 @@ from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.runner import Runner
-from engine.generation.scheduler import FixedBudget, Scheduler
+from engine.generation.scheduler import Scheduler
 from engine.generation.sequence import PrefixKey
 from engine.generation.sequence import Sequence as TokenSequence
+from engine.generation.step import FixedBudget
 from engine.models import resolve_model
 
 FAMILIES = ("llama", "llama3", "mistral", "qwen2", "qwen3")

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from engine.errors import ComponentUnavailable, SwitchyardError
 from engine.generation.runner import StepLogits
-from engine.generation.scheduler import MAX_BRANCHES, Scheduler, Step
+from engine.generation.scheduler import MAX_BRANCHES, Scheduler
 from engine.generation.scoring.request import ScoredPrompt
 from engine.generation.scoring.trie import Edge, Node
 from engine.generation.sequence import PrefixKey, Sequence
+from engine.generation.step import Step
 from engine.values import ContinuationScore
 
 Scores = tuple[tuple[ContinuationScore, ...], ...]

@@ -18,7 +18,7 @@ from engine.errors import InvalidAdapter, UnknownAdapter, UnknownModel
 from engine.generation.engine import Engine
 from engine.generation.job import Job
 from engine.generation.runner import Runner, StepLogits
-from engine.generation.scheduler import Step
+from engine.generation.step import Step
 from engine.values import GenerationRequest, SamplingParams, TokenDelta
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=512, kv_tokens=8192, adapter_slots=2)

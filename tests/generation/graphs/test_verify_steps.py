@@ -16,8 +16,8 @@ from engine.generation.attention.gpu import GpuAttention
 from engine.generation.decoder.model import Decoder
 from engine.generation.decoder.spec import read_spec
 from engine.generation.runner import Runner
-from engine.generation.scheduler import Step
 from engine.generation.sequence import PrefixKey, Sequence
+from engine.generation.step import Step
 
 SIZES = (1, 2, 4, 8, 16)
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from engine.errors import (
 )
 from engine.generation.engine import Engine
 from engine.generation.runner import Runner, StepLogits
-from engine.generation.scheduler import Scheduler, Step
+from engine.generation.scheduler import Scheduler
+from engine.generation.step import Step
 from engine.values import ContinuationScore, GenerationRequest, Message, SamplingParams, ScoreItem, ScoreRequest
 
 SETTINGS = GeneratorSettings(dtype="float32", threads=1, max_model_len=1024, kv_tokens=8192)
