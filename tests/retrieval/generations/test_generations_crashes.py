@@ -65,7 +65,9 @@ def check_whole(retriever: Retriever) -> None:
     assert {passage.document for passage in lexical.passages} == {row["id"] for row in rows} - {"empty"}
 
 
-@pytest.mark.parametrize("step", [41, pytest.param(2, marks=pytest.mark.chaos)], ids="every {}th line".format)
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(2, marks=[pytest.mark.chaos, pytest.mark.timeout(1800)])], ids="every {}th line".format
+)
 def test_killed_at_any_line_the_next_process_ends_what_was_begun(before, tmp_path, forks, step):
     data = shutil.copytree(before, tmp_path / "data")
     seen = set()
