@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 
 import httpx
@@ -105,6 +106,18 @@ def test_a_client_that_leaves_frees_its_place_before_its_answer_is_complete(serv
         assert time.monotonic() < deadline, stats
         time.sleep(0.05)
     assert stats["output_tokens"] - before < whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ray[serve] brings HAProxy for Linux alone")
+def test_haproxy_is_what_clients_reach_and_not_rays_own_proxy(server):
+    port = int(server.url.rpartition(":")[2])
+    listening = {
+        process.name()
+        for process in server.processes()
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+    assert listening == {"haproxy"}
 
 
 def test_everything_listens_on_loopback_only(server):
