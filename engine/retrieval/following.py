@@ -251,7 +251,9 @@ class Follower(Reader):
             self._load(state, encoder, reader)
             return True
         try:
-            followed.live.apply(step.changes, step.vectors, step.version, lambda: reader.texts(state))
+            followed.live.apply(
+                step.changes, step.vectors, step.version, lambda: reader.texts(state.name, state.generation)
+            )
         except BaseException:
             followed.is_sound = False  # part of the step may be there
             raise

@@ -52,8 +52,8 @@ class Beside:
         """
         caught, is_whole = self.read(reader, version, max_rows)
         if caught.changes:
-            up_to = self._last_chunk
-            self.live.apply(caught.changes, caught.vectors, version, lambda: reader.texts(self._state, up_to))
+            name, generation, up_to = self._state.name, self._state.generation, self._last_chunk
+            self.live.apply(caught.changes, caught.vectors, version, lambda: reader.texts(name, generation, up_to))
         else:
             self.live.version = version
         return is_whole

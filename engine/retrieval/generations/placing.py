@@ -13,6 +13,7 @@ from engine.retrieval.index.live import LiveCollection
 from engine.retrieval.judging import Judging
 from engine.retrieval.recipe import Recipe, new_recipe
 from engine.retrieval.store.generations import Generation
+from engine.retrieval.store.log_reader import LogReader
 from engine.retrieval.store.store import CollectionState, Store
 
 NewLive = Callable[[CollectionState, EncoderLike, Path], LiveCollection]
@@ -54,7 +55,8 @@ class OwnCollections:
         encoder = self._encoders.of(state.name, state.encoder, state.model)
         recipe = new_recipe(state.generation, encoder, state.chunking, state.model)
         live = self._new_live(state, encoder, self.folder(state))
-        live.load(state.id)
+        with self._store.reading() as connection:
+            live.load(state.id, LogReader(connection))
         self._put(state.name, recipe, live)
 
     def folder(self, state: CollectionState) -> Path:

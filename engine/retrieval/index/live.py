@@ -31,6 +31,7 @@ from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
 from engine.retrieval.index.metadata_index import MetadataIndex
 from engine.retrieval.index.rows import Rows
 from engine.retrieval.store.database import CommitUnknown
+from engine.retrieval.store.log_reader import LogReader
 from engine.retrieval.store.passages import StoredPassage
 from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
@@ -123,15 +124,15 @@ class LiveCollection:
             if alpha is not None:
                 self._fitted[tenant] = alpha
 
-    def load(self, collection: int) -> None:
-        """Bring every index to the store's version."""
-        for tenant, document, fields in self._store.fields(collection):
+    def load(self, collection: int, reader: LogReader) -> None:
+        """Bring every index to the version that the reader sees; texts are read where the lexical one is not there."""
+        for tenant, document, fields in reader.documents(collection):
             self._shelf(tenant).metadata.put(document, fields)
-        for tenant, keys, documents, vectors in self._store.vectors(collection, self.generation, self.encoder):
+        for tenant, keys, documents, vectors in reader.vectors(collection, self.generation, self.encoder):
             shelf = self._shelf(tenant)
             shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
         if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
-            self._rebuild_lexical(self._texts)
+            self._rebuild_lexical(lambda: reader.texts(self._name, self.generation))
         for shelf in self._shelves.values():
             shelf.meter.refresh(shelf.rows, self._questions)
 
@@ -301,7 +302,8 @@ class LiveCollection:
         self._lexical.rebuild((_lexical(tenant, chunk) for tenant, chunk in texts()), self.version)
 
     def _texts(self) -> Iterable[tuple[str, IndexedChunk]]:
-        return self._store.texts(self._name, self.generation)
+        with self._store.reading() as connection:
+            yield from LogReader(connection).texts(self._name, self.generation)
 
     def search(self, queries: Sequence[Query], vectors: Vectors) -> list[Evidence | RequestError]:
         """Answer queries [Q] of one tenant with `vectors` [n, E], those of the n queries that are embedded; no timings.

@@ -1,4 +1,4 @@
-"""What a follower reads: the log of operations and what the documents in it are now, all in one moment."""
+"""What indexes are made of, all in one moment: what is there, and the log of operations that leads to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
 from engine.errors import DataFolderError
@@ -85,36 +86,64 @@ class LogReader:
         *,
         after: int = -1,
         limit: int | None = None,
-        up_to: int | None = None,
     ) -> Iterator[list[tuple[str, IndexedChunk, Vectors]]]:
         """Pieces of tenant, chunk of the state's generation and vector [E], of every document or of those `among`.
 
-        Without `among`, in the order of the keys: at most `limit` of those above `after`, none above `up_to`.
+        Without `among`, in the order of the keys: at most `limit` of those above `after`.
         Raises: DataFolderError when a chunk has no embedding by the encoder, which no write can leave behind.
         """
         k, d, e = tables.chunks, tables.documents, tables.embeddings
-        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
-        columns = (k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
         query = (
-            select(d.c.tenant, e.c.vector, *columns)
+            select(d.c.tenant, e.c.vector, *_chunk())
             .join(d, d.c.pk == k.c.document_pk)
             .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == state.encoder["digest"]))
             .where(d.c.collection == state.id, k.c.generation == state.generation, k.c.pk > after)
             .order_by(k.c.pk)
             .limit(limit)
         )
-        query = query if up_to is None else query.where(k.c.pk <= up_to)
         for piece in self._pieces(query, d.c.pk, among):
-            if any(vector is None for _, vector, *_ in piece):
-                raise DataFolderError("the knowledge base has chunks without an embedding; restore it from a backup.")
+            _check_embedded(piece)
             yield [
                 (tenant, IndexedChunk(*chunk), np.frombuffer(vector, _VECTOR).astype(np.float32))
                 for tenant, vector, *chunk in piece
             ]
 
-    def texts(self, state: CollectionState, up_to: int | None = None) -> Iterator[tuple[str, IndexedChunk]]:
-        """Every chunk with its tenant, or those whose key is not above `up_to`."""
-        return ((tenant, chunk) for piece in self.chunks(state, up_to=up_to) for tenant, chunk, _ in piece)
+    def texts(self, collection: str, generation: int, up_to: int | None = None) -> Iterator[tuple[str, IndexedChunk]]:
+        """Every chunk of a collection's generation with its tenant, or those whose key is not above `up_to`."""
+        k, d, c = tables.chunks, tables.documents, tables.collections
+        query = (
+            select(d.c.tenant, *_chunk())
+            .join(d, d.c.pk == k.c.document_pk)
+            .join(c, c.c.id == d.c.collection)
+            .where(c.c.name == collection, k.c.generation == generation)
+            .order_by(k.c.pk)
+        )
+        query = query if up_to is None else query.where(k.c.pk <= up_to)
+        return ((tenant, IndexedChunk(*chunk)) for piece in self._pieces(query) for tenant, *chunk in piece)
+
+    def vectors(
+        self, collection: int, generation: int, encoder: str
+    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], Vectors]]:
+        """Every chunk of a collection's generation in pieces, without its text.
+
+        Yields: tenant, keys [n], numbers of their documents [n], vectors [n, E] float32.
+        Raises: DataFolderError when a chunk has no embedding by `encoder`, which no write can leave behind.
+        """
+        k, d, e = tables.chunks, tables.documents, tables.embeddings
+        query = (
+            select(d.c.tenant, e.c.vector, k.c.pk, k.c.document_pk)
+            .join(d, d.c.pk == k.c.document_pk)
+            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == encoder))
+            .where(d.c.collection == collection, k.c.generation == generation)
+            .order_by(k.c.pk)
+        )
+        for piece in self._pieces(query):
+            _check_embedded(piece)
+            for tenant in {row.tenant for row in piece}:
+                mine = [row for row in piece if row.tenant == tenant]
+                vectors = np.frombuffer(b"".join(row.vector for row in mine), _VECTOR).reshape(len(mine), -1)
+                keys, documents = np.array([(row.pk, row.document_pk) for row in mine], np.int64).T
+                yield tenant, keys, documents, vectors.astype(np.float32)
 
     def changed(self, collection: int, since: int) -> dict[int, str]:
         """The documents that were written or deleted after version `since`, with their tenants."""
@@ -155,9 +184,21 @@ class LogReader:
                 step.gone.append(document)
         return step
 
-    def _pieces(self, query: Any, key: Any, among: Sequence[int] | None) -> Iterator[Sequence[Any]]:
+    def _pieces(self, query: Any, key: Any = None, among: Sequence[int] | None = None) -> Iterator[Sequence[Any]]:
         if among is None:
             yield from self._connection.execute(query, execution_options={"yield_per": _ROWS_PER_READ}).partitions()
             return
         for batch in in_batches(among):
             yield self._connection.execute(query.where(key.in_(batch))).all()
+
+
+def _chunk() -> tuple[Any, ...]:
+    """The columns of an IndexedChunk."""
+    k, d = tables.chunks, tables.documents
+    text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
+    return k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text
+
+
+def _check_embedded(rows: Sequence[Any]) -> None:
+    if any(row.vector is None for row in rows):
+        raise DataFolderError("the knowledge base has chunks without an embedding; restore it from a backup.")

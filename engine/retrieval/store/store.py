@@ -1,4 +1,4 @@
-"""The store: every read of the knowledge base's database, and its opening and closing. Writes: write.py."""
+"""The store: its opening and closing, its turns, and the reads of answers. Writes: write.py; indexes: log_reader.py."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select
 
-from engine.errors import BehindStore, DataFolderError, RequestError, StoreUnavailable
+from engine.errors import BehindStore, RequestError, StoreUnavailable
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
-from engine.retrieval.index.filters import document_fields
 from engine.retrieval.store import tables
 from engine.retrieval.store.data_folder import FolderLock, SqliteDatabase
 from engine.retrieval.store.database import CommitUnknown, Database, Patience
 from engine.retrieval.store.migrations import check_schema
 from engine.retrieval.store.passages import PassageMemory, StoredPassage
-from engine.retrieval.store.write import IndexedChunk, Transaction, in_batches, nothing_stored
+from engine.retrieval.store.write import Transaction, in_batches, nothing_stored
 
 _log = logging.getLogger(__name__)
 _VECTOR = np.dtype("<f4")
@@ -182,58 +180,6 @@ class Store:
         """Every collection, by name."""
         with self._database.connect() as connection:
             return read_collections(connection)
-
-    def fields(self, collection: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """Every document of a collection: tenant, number, and what filters see of it."""
-        d = tables.documents
-        columns = (d.c.tenant, d.c.pk, d.c.id, d.c.source, d.c.title, d.c.content_type, d.c.metadata)
-        query = select(*columns).where(d.c.collection == collection).order_by(d.c.pk)
-        with self.reading() as connection:
-            for row in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
-                shown = {"id": row.id, "source": row.source, "title": row.title, "content_type": row.content_type}
-                yield row.tenant, row.pk, document_fields(row.metadata, **shown)
-
-    def texts(self, collection: str, generation: int) -> Iterator[tuple[str, IndexedChunk]]:
-        """Every chunk of a collection's generation with its tenant, as the indexes take it."""
-        k, d, c = tables.chunks, tables.documents, tables.collections
-        text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
-        query = (
-            select(d.c.tenant, k.c.pk, d.c.pk, k.c.text_hash, func.coalesce(d.c.title, ""), k.c.heading, text)
-            .join(d, d.c.pk == k.c.document_pk)
-            .join(c, c.c.id == d.c.collection)
-            .where(c.c.name == collection, k.c.generation == generation)
-            .order_by(k.c.pk)
-        )
-        with self.reading() as connection:
-            for tenant, *chunk in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query):
-                yield tenant, IndexedChunk(*chunk)
-
-    def vectors(
-        self, collection: int, generation: int, encoder: str
-    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], Vectors]]:
-        """Every chunk of a collection's generation in pieces.
-
-        Yields: tenant, keys [n], numbers of their documents [n], vectors [n, E] float32.
-
-        Raises: DataFolderError when a chunk has no embedding by `encoder`, which no write can leave behind.
-        """
-        k, d, e = tables.chunks, tables.documents, tables.embeddings
-        query = (
-            select(k.c.pk, k.c.document_pk, d.c.tenant, e.c.vector)
-            .join(d, d.c.pk == k.c.document_pk)
-            .outerjoin(e, (e.c.text_hash == k.c.text_hash) & (e.c.encoder == encoder))
-            .where(d.c.collection == collection, k.c.generation == generation)
-            .order_by(k.c.pk)
-        )
-        with self.reading() as connection:
-            for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
-                if any(row.vector is None for row in rows):
-                    raise DataFolderError(f"{self.where}: chunks without an embedding; restore it from a backup.")
-                for tenant in {row.tenant for row in rows}:
-                    mine = [row for row in rows if row.tenant == tenant]
-                    vectors = np.frombuffer(b"".join(row.vector for row in mine), _VECTOR).reshape(len(mine), -1)
-                    keys, documents = np.array([(row.pk, row.document_pk) for row in mine], np.int64).T
-                    yield tenant, keys, documents, vectors.astype(np.float32)
 
     def content_hashes(self, collection: str, tenant: str, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
         """content_hash and number of chunks of those documents that exist."""
