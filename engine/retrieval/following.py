@@ -190,9 +190,9 @@ class Follower(Reader):
         """Say once that the log cannot be followed."""
         if self._is_closed or self._failing_since is not None:
             return
-        self._failing_since = time.monotonic()
         known = isinstance(error, SwitchyardError)
         _log.error("the operations log cannot be followed: %s", error, exc_info=None if known else error)
+        self._failing_since = time.monotonic()
 
     def _look(self) -> None:
         """Catch up where the store can be read; else go on with what is known."""
