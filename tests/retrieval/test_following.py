@@ -202,7 +202,7 @@ def test_step_that_failed_is_made_good_by_the_next(retriever, open_follower, mon
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.retrieval.index.live._put", fail)
+        patch.setattr("engine.retrieval.index.shelf.Shelf.put", fail)
         with pytest.raises(MemoryError):
             follower.catch_up()
     follower.catch_up()

@@ -26,7 +26,7 @@ from engine.errors import (
 )
 from engine.retrieval.index.cpu_rows import CpuRows
 from engine.retrieval.index.lexical import LexicalIndex
-from engine.retrieval.index.live import LiveCollection
+from engine.retrieval.index.lexical_leg import LexicalLeg
 from engine.retrieval.service import Retriever
 from engine.retrieval.store import tables
 from engine.retrieval.store.write import Transaction
@@ -500,7 +500,7 @@ def test_deletion_that_the_lexical_index_lost_is_noticed_before_the_next_search(
     with monkeypatch.context() as patch:
         patch.setattr(LexicalIndex, "commit", lambda self, removed, *rest: commit(self, (), *rest))
         if is_restarted:  # killed before anybody looked
-            patch.setattr(LiveCollection, "_show_lexical", lambda self, texts: None)
+            patch.setattr(LexicalLeg, "show", lambda *_: None)
         retriever.write("docs", [DocumentWrite("a", delete=True)])
     if is_restarted:
         retriever.close()

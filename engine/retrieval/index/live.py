@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import (
     BehindStore,
     ComponentUnavailable,
-    DataFolderError,
     InvalidRequest,
     RequestError,
     StoreUnavailable,
-    SwitchyardError,
 )
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
-from engine.retrieval.index.background import BackgroundMeter
-from engine.retrieval.index.clues import CLUE_RANKS, Traces, clues, traces, words_of
+from engine.retrieval.index.clues import clues
 from engine.retrieval.index.filters import Filter, parse_filter
 from engine.retrieval.index.frozen import FrozenRows
-from engine.retrieval.index.fusion import FUSED_DEPTH, Hits, Ranking, hits_of, hybrid
-from engine.retrieval.index.lexical import LexicalChunk, LexicalIndex
-from engine.retrieval.index.metadata_index import MetadataIndex
+from engine.retrieval.index.lexical_leg import LexicalLeg, Texts
+from engine.retrieval.index.ranking import Found, evidence_of, ranked
 from engine.retrieval.index.rows import Rows
+from engine.retrieval.index.shelf import Shelf
 from engine.retrieval.store.database import CommitUnknown
 from engine.retrieval.store.log_reader import LogReader
-from engine.retrieval.store.passages import StoredPassage
 from engine.retrieval.store.store import Store
 from engine.retrieval.store.write import Change, IndexedChunk, Transaction
-from engine.values import Evidence, Passage, Query, ScoreBackground
-
-_log = logging.getLogger(__name__)
-_NOTHING = hits_of([])
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """What one tenant has in the collection."""
-
-    rows: Rows
-    metadata: MetadataIndex = field(default_factory=MetadataIndex)
-    meter: BackgroundMeter = field(default_factory=BackgroundMeter)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One query's ranking by its mode, its best similarities, and the traces that its clues are made of."""
-
-    ranking: Ranking
-    similarities: tuple[float, ...]
-    traces: Traces | None
+from engine.values import Evidence, Query
 
 
 class LiveCollection:
@@ -95,10 +68,9 @@ class LiveCollection:
         self._questions = questions
         self._new_rows = new_rows
         self._turns = Turns()
-        self._shelves: dict[str, _Shelf] = {}
+        self._shelves: dict[str, Shelf] = {}
         self.folder = folder
-        self._lexical = LexicalIndex(folder, threads=threads)
-        self._is_lexical_behind = False
+        self._lexical = LexicalLeg(name, folder, threads=threads)
         self._is_closed = False
         self.version = version
 
@@ -129,10 +101,9 @@ class LiveCollection:
         for tenant, document, fields in reader.documents(collection):
             self._shelf(tenant).metadata.put(document, fields)
         for tenant, keys, documents, vectors in reader.vectors(collection, self.generation, self.encoder):
-            shelf = self._shelf(tenant)
-            shelf.rows.append(keys, vectors, _slots(shelf.metadata, documents.tolist()))
-        if self._lexical.open() != self.version or self._lexical.num_chunks != self.num_chunks:
-            self._rebuild_lexical(lambda: reader.texts(self._name, self.generation))
+            self._shelf(tenant).append(keys, vectors, documents.tolist())
+        if not self._lexical.open(self.version, self.num_chunks):
+            self._lexical.rebuild(reader.texts(self._name, self.generation), self.version)
         for shelf in self._shelves.values():
             shelf.meter.refresh(shelf.rows, self._questions)
 
@@ -155,14 +126,14 @@ class LiveCollection:
         for tenant, document, fields in documents:
             self._shelf(tenant).metadata.put(document, fields)
 
-        def texts() -> Iterator[LexicalChunk]:
+        def texts() -> Texts:
             for piece in chunks:
                 for tenant in {tenant for tenant, _, _ in piece}:
-                    shelf, mine = self._shelf(tenant), [each for each in piece if each[0] == tenant]
+                    mine = [each for each in piece if each[0] == tenant]
                     keys = np.array([chunk.key for _, chunk, _ in mine], np.int64)
-                    slots = _slots(shelf.metadata, [chunk.document for _, chunk, _ in mine])
-                    shelf.rows.append(keys, np.stack([vector for _, _, vector in mine]), slots)
-                yield from (_lexical(tenant, chunk) for tenant, chunk, _ in piece)
+                    vectors = np.stack([vector for _, _, vector in mine])
+                    self._shelf(tenant).append(keys, vectors, [chunk.document for _, chunk, _ in mine])
+                yield from ((tenant, chunk) for tenant, chunk, _ in piece)
 
         self._lexical.rebuild(texts(), self.version)
         for shelf in self._shelves.values():
@@ -188,7 +159,7 @@ class LiveCollection:
         stacked = self._stacked(changes, vectors)
         # The slow part of the lexical index comes first, while searches go on. Killed in between, it is ahead of the
         # store, which the next start sees.
-        self._write_lexical(changes, version)
+        self._lexical.write(changes, version)
 
         def settled(is_stored: bool) -> None:
             with self._turns.take():
@@ -196,8 +167,8 @@ class LiveCollection:
                     self._show(changes, stacked, version, self._texts)
                     then()
                 else:
-                    self._is_lexical_behind = True
-                    self._show_lexical(self._texts)
+                    self._lexical.is_behind = True
+                    self._lexical.show(self.version, self.num_chunks, self._texts)
 
         try:
             with self._turns.take():
@@ -208,7 +179,7 @@ class LiveCollection:
                 except CommitUnknown:
                     raise
                 except BaseException:
-                    self._is_lexical_behind = True
+                    self._lexical.is_behind = True
                     raise
                 self._show(changes, stacked, version, self._texts)
                 then()
@@ -221,7 +192,7 @@ class LiveCollection:
         changes: Mapping[str, Change],
         vectors: Mapping[str, Vectors],
         version: int,
-        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+        texts: Callable[[], Texts],
     ) -> None:
         """Make searchable what another process has committed up to `version`, as one step.
 
@@ -231,13 +202,13 @@ class LiveCollection:
             texts: every chunk at `version` with its tenant, for a lexical index that must be built anew.
         """
         stacked = self._stacked(changes, vectors)
-        self._write_lexical(changes, version)
+        self._lexical.write(changes, version)
         with self._turns.take():
             try:
                 for tenant, change in changes.items():
                     self._shelf(tenant).rows.reserve(len(change.added))
             except BaseException:
-                self._is_lexical_behind = True
+                self._lexical.is_behind = True
                 raise
             self._show(changes, stacked, version, texts)
 
@@ -255,53 +226,18 @@ class LiveCollection:
         changes: Mapping[str, Change],
         vectors: Mapping[str, Vectors],
         version: int,
-        texts: Callable[[], Iterable[tuple[str, IndexedChunk]]],
+        texts: Callable[[], Texts],
     ) -> None:
         """Let searches see what is committed, with the `vectors` [n, E] of each tenant's added chunks."""
         for tenant, change in changes.items():
-            _put(self._shelf(tenant), change, vectors[tenant])
+            self._shelf(tenant).put(change, vectors[tenant])
         self.version = version
-        self._show_lexical(texts)
+        self._lexical.show(version, self.num_chunks, texts)
         for tenant in changes:
             shelf = self._shelf(tenant)
             shelf.meter.refresh(shelf.rows, self._questions)
 
-    def _write_lexical(self, changes: Mapping[str, Change], version: int) -> None:
-        if self._is_lexical_behind:
-            return
-        try:
-            removed = [key for change in changes.values() for key in change.removed]
-            added = [_lexical(tenant, chunk) for tenant, change in changes.items() for chunk in change.added]
-            self._lexical.commit(removed, added, version)
-        except DataFolderError as error:
-            self._leave_out_lexical(error)
-
-    def _show_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
-        """Let searches see the words of the version that the store has committed."""
-        try:
-            if self._is_lexical_behind:
-                self._rebuild_lexical(texts)
-                self._is_lexical_behind = False
-            else:
-                self._lexical.show()
-                # tantivy may lose a deletion (once in thousands of writes under load), and find a chunk that is gone.
-                if self._lexical.num_chunks != self.num_chunks:
-                    found, wanted = self._lexical.num_chunks, self.num_chunks
-                    _log.warning("lexical index of %s: %d chunks, not %d; it is rebuilt", self._name, found, wanted)
-                    self._rebuild_lexical(texts)
-        except (DataFolderError, StoreUnavailable) as error:
-            self._leave_out_lexical(error)
-
-    def _leave_out_lexical(self, error: SwitchyardError) -> None:
-        # The store decides whether the write succeeds, not a cache of it.
-        if not self._is_lexical_behind:
-            _log.error("collection %s is searched by meaning alone until a write succeeds: %s", self._name, error)
-        self._is_lexical_behind = True
-
-    def _rebuild_lexical(self, texts: Callable[[], Iterable[tuple[str, IndexedChunk]]]) -> None:
-        self._lexical.rebuild((_lexical(tenant, chunk) for tenant, chunk in texts()), self.version)
-
-    def _texts(self) -> Iterable[tuple[str, IndexedChunk]]:
+    def _texts(self) -> Texts:
         with self._store.reading() as connection:
             yield from LogReader(connection).texts(self._name, self.generation)
 
@@ -325,12 +261,16 @@ class LiveCollection:
                 return [BehindStore(query.collection) for query in queries]
             version = self.version
             shelf = self._shelves.get(queries[0].tenant)
-            found: dict[int, _Found] = {}
-            for key, members in groups.items():
+            found: dict[int, Found] = {}
+            alpha = self._fitted.get(queries[0].tenant, self._alpha)
+            for wanted, members in groups.items():
                 if shelf is not None:
                     asked = [queries[i] for i in members]
                     mine = vectors[[row_of[i] for i in members if i in row_of]]
-                    found.update(zip(members, self._ranked(shelf, asked, mine, key), strict=True))
+                    rankings = ranked(
+                        *(shelf, self._lexical, asked, mine, wanted), alpha=alpha, is_alone=len(self._shelves) == 1
+                    )
+                    found.update(zip(members, rankings, strict=True))
             passages = self._store.passages({key for one in found.values() for key, _ in one.ranking})
             near = {key for one in found.values() if one.traces is not None for key in one.traces.nearest}
             stored = self._vectors_of(near)
@@ -341,7 +281,7 @@ class LiveCollection:
                 if one is not None and any(key not in passages for key, _ in one.ranking):
                     answers[i] = self._store.missing_passage(queries[i].collection)
                     continue
-                evidence = _evidence(one, passages, background, version)
+                evidence = evidence_of(one, passages, background, version)
                 if queries[i].wants_clues:
                     made = clues(vectors[row_of[i]], None if one is None else one.traces, stored)
                     evidence = replace(evidence, clues=replace(made, encoder=self.encoder))
@@ -357,7 +297,7 @@ class LiveCollection:
 
     def _readable(self, query: Query) -> Filter | None:
         """The query's filter. Raises: RequestError when it cannot be read, or the mode not be served."""
-        if query.mode == "lexical" and self._is_lexical_behind:
+        if query.mode == "lexical" and self._lexical.is_behind:
             raise ComponentUnavailable("retriever", "its lexical index could not be written; search with mode=dense")
         return None if query.filter is None else parse_filter(query.filter)
 
@@ -372,111 +312,10 @@ class LiveCollection:
             self._is_closed = True
             self._lexical.close()
 
-    def _ranked(self, shelf: _Shelf, queries: Sequence[Query], vectors: Vectors, wanted: Filter | None) -> list[_Found]:
-        """Both legs for queries of one tenant with one filter."""
-        allowed = None if wanted is None else shelf.metadata.mask(wanted)
-        depth = max(max(_num_similarities(query), FUSED_DEPTH if query.mode == "hybrid" else 0) for query in queries)
-        keys, scores = shelf.rows.search(vectors, depth, allowed)
-        hits = map(Hits, keys, scores.astype(np.float64))
-        dense = [next(hits) if query.is_embedded else _NOTHING for query in queries]
-        by_words = [i for i, query in enumerate(queries) if query.mode != "dense" and not self._is_lexical_behind]
-        lexical: dict[int, Hits] = {}
-        if by_words:
-            texts = [queries[i].text for i in by_words]
-            tenant = queries[0].tenant if len(self._shelves) > 1 else None
-            ranked = self._lexical.search(texts, depth, tenant=tenant, **_documents(shelf.metadata, allowed))
-            lexical = dict(zip(by_words, map(hits_of, ranked), strict=True))
-        alpha = self._fitted.get(queries[0].tenant, self._alpha)
-        num_texts, counts = self._counts(shelf, queries, allowed)
-        return [
-            _Found(
-                _by_mode(query, dense[i], lexical.get(i, _NOTHING), alpha).pairs(query.k),
-                tuple(dense[i].scores[: _num_similarities(query)].tolist()),
-                traces(query, dense[i], lexical.get(i, _NOTHING), num_texts, counts) if query.wants_clues else None,
-            )
-            for i, query in enumerate(queries)
-        ]
-
-    def _counts(
-        self, shelf: _Shelf, queries: Sequence[Query], allowed: NDArray[np.bool_] | None
-    ) -> tuple[int, dict[str, int]]:
-        """How many chunks queries of one tenant and filter may find, and how many have each word they ask about."""
-        words = words_of(queries)
-        if not words or self._is_lexical_behind:
-            return 0, {}
-        # Neither another tenant's words nor those of documents outside the filter may show in a count.
-        tenant = queries[0].tenant if len(self._shelves) > 1 or allowed is not None else None
-        total, counts = self._lexical.count(words, tenant=tenant, **_documents(shelf.metadata, allowed))
-        num_texts = len(shelf.rows) if total is None else total
-        return num_texts, {word: min(count, num_texts) for word, count in counts.items()}
-
-    def _shelf(self, tenant: str) -> _Shelf:
+    def _shelf(self, tenant: str) -> Shelf:
         if tenant not in self._shelves:
-            self._shelves[tenant] = _Shelf(self._new_rows())
+            self._shelves[tenant] = Shelf(self._new_rows())
         return self._shelves[tenant]
-
-
-def _num_similarities(query: Query) -> int:
-    return max(query.k, CLUE_RANKS) if query.wants_clues else query.k
-
-
-def _by_mode(query: Query, dense: Hits, lexical: Hits, alpha: float | None) -> Hits:
-    """The ranking that the query's mode asks for; a hybrid one by scores with weight `alpha`, or by ranks (None)."""
-    if query.mode == "dense":
-        return dense
-    if query.mode == "lexical":
-        return lexical
-    return hybrid(dense, lexical, alpha)
-
-
-def _evidence(
-    found: _Found | None, passages: Mapping[int, StoredPassage], background: ScoreBackground | None, version: int
-) -> Evidence:
-    if found is None:
-        return Evidence((), background, version)
-    ranked = tuple(_passage(passages[key], score) for key, score in found.ranking)
-    return Evidence(ranked, background, version, similarities=found.similarities)
-
-
-def _passage(found: StoredPassage, score: float) -> Passage:
-    return Passage(
-        chunk=found.chunk,
-        document=found.document,
-        title=found.title or "",
-        heading=found.heading,
-        text=found.text,
-        start=found.start,
-        end=found.end,
-        score=score,
-    )
-
-
-def _documents(metadata: MetadataIndex, allowed: NDArray[np.bool_] | None) -> dict[str, NDArray[np.int64]]:
-    """What the lexical leg may find, or what it may not: the shorter list."""
-    if allowed is None:
-        return {}
-    if 2 * int(allowed.sum()) <= len(metadata):
-        return {"documents": metadata.documents(allowed)}
-    return {"excluded": metadata.documents(~allowed)}
-
-
-def _put(shelf: _Shelf, change: Change, vectors: Vectors) -> None:
-    """Bring a shelf's rows and filters in step with a change; `vectors` [n, E] are those of its added chunks."""
-    shelf.rows.remove(change.removed)
-    for document in change.removed_documents:
-        shelf.metadata.remove(document)
-    for document, fields in change.documents.items():
-        shelf.metadata.put(document, fields)
-    keys = np.array([chunk.key for chunk in change.added], np.int64)
-    shelf.rows.append(keys, vectors, _slots(shelf.metadata, [chunk.document for chunk in change.added]))
-
-
-def _slots(metadata: MetadataIndex, documents: Sequence[int]) -> NDArray[np.int32]:
-    return np.array([metadata.slot_of(document) for document in documents], np.int32)
-
-
-def _lexical(tenant: str, chunk: IndexedChunk) -> LexicalChunk:
-    return LexicalChunk(chunk.key, chunk.document, tenant, chunk.title, chunk.heading, chunk.text)
 
 
 def _too_new(query: Query, version: int) -> InvalidRequest | None:
