@@ -45,7 +45,7 @@ class Variant:
 VARIANTS = (
     Variant(OURS),
     Variant("router: deployment", options=("--set", "router.placement=deployment")),
-    Variant("gRPC between deployments", environment={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}),
+    Variant("actor calls between deployments", environment={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "0"}),
     Variant("Ray's proxy", environment={"RAY_SERVE_ENABLE_HA_PROXY": "0"}),
     Variant("throughput switches", environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
 )
