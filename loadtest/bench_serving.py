@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import httpx
+import aiohttp
 from rich.console import Console
 
 from engine.config import EngineConfig
@@ -27,7 +27,7 @@ from loadtest.closed_loop import closed_loop
 from loadtest.measures import Chunk
 from loadtest.questions import read_questions
 from loadtest.server import SWITCHYARD, running_server
-from loadtest.streamed_rounds import Answered, Ask, Round, answered, ask_all, over_http
+from loadtest.streamed_rounds import Answered, Ask, Round, answered, ask_all, check, over_http, session
 
 PEER = "in-process engine"
 QUESTIONS = Path(__file__).with_name("serving_questions.jsonl")
@@ -74,7 +74,7 @@ async def _measure(
 ) -> Report:
     rows: list[Row] = []
     ratios: list[Ratio] = []
-    async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
+    async with session(url) as http:
         direct, rag = (over_http(http, route, max_tokens=MAX_TOKENS) for route in ("direct", "rag"))
         in_process = _in_process(engine)
         for ask in (direct, rag, in_process):
@@ -114,9 +114,11 @@ def _ratios(clients: int, ours: Sequence[Round], peer: Sequence[Round]) -> list[
     return found
 
 
-async def _search_row(http: httpx.AsyncClient, questions: Sequence[str], clients: int, rounds: int) -> Row:
+async def _search_row(http: aiohttp.ClientSession, questions: Sequence[str], clients: int, rounds: int) -> Row:
     async def search(question: str) -> None:
-        (await http.post("/v1/search", json={"query": question})).raise_for_status()
+        async with http.post("/v1/search", json={"query": question}) as response:
+            await check(response)
+            await response.read()
 
     rates = []
     for _ in range(rounds):

@@ -7,9 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from engine.config import EngineConfig
@@ -98,7 +96,7 @@ class HandleSource:
         response = getattr(self._handle, method).remote(*arguments)
         try:
             return response.result(timeout_s=timeout_s)
-        except (RayError, RayServeException, TimeoutError) as error:
+        except Exception as error:
             response.cancel()
             raise translate("owner of the adapters", error) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 
@@ -28,7 +29,7 @@ async def call(component: str, response: Awaitable[T]) -> T:
     """What a call to another deployment answers. Raises: SwitchyardError."""
     try:
         return await response
-    except (RayError, RayServeException) as error:
+    except Exception as error:
         raise translate(component, error) from None
 
 
@@ -40,7 +41,7 @@ async def call_any(component: str, start: Callable[[], Awaitable[T]], *, num_tri
     for left in reversed(range(num_tries)):
         try:
             return await start()
-        except (RayError, RayServeException) as error:
+        except Exception as error:
             if not left or not isinstance(error, RayActorError | ReplicaUnavailableError):
                 raise translate(component, error) from None
     raise AssertionError(f"num_tries={num_tries}: at least one")
@@ -58,7 +59,7 @@ async def stream(component: str, start: Callable[[], Awaitable[Stream[T]]], *, n
                 has_begun = True
                 yield each
             return
-        except (RayError, RayServeException) as error:
+        except Exception as error:
             if has_begun or not left or not isinstance(error, RayActorError | ReplicaUnavailableError):
                 raise translate(component, error) from None
         finally:
@@ -67,11 +68,13 @@ async def stream(component: str, start: Callable[[], Awaitable[Stream[T]]], *, n
 
 def translate(component: str, error: Exception) -> SwitchyardError:
     """The error that a component raised, or what its silence means."""
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    # Ray's own messages wrap what was raised there; gRPC brings it as it is.
+    cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, SwitchyardError):
         return cause
     if isinstance(error, BackPressureError):
         return Overloaded(f"the queue of the {component}", error.max_queued_requests or 0, f"{component}.max_queued")
-    if isinstance(error, RayTaskError):
+    silence = RayError | RayServeException | AioRpcError | TimeoutError
+    if isinstance(error, RayTaskError) or not isinstance(error, silence):
         return unexpected(error)
     return ComponentUnavailable(component, "it died or is being restarted")

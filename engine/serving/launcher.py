@@ -24,6 +24,8 @@ from engine.serving.loopback import use_loopback
 APP_NAME = "switchyard"
 # Embedding batches and documents travel through the object store; answers do not.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+# Of one message between deployments: what a gateway takes in one request of documents, and more. gRPC's own are 4 MiB.
+MAX_MESSAGE_BYTES = 2**31 - 1
 LINGER_S = 3.0
 # Running answers get so long to end; in a rolling update they get all that they need.
 DRAIN_S = 7.0
@@ -174,6 +176,10 @@ def _set_ray_environment(data: Path, *, own_cluster: bool) -> None:
     if not own_cluster:
         return
     use_loopback()
+    # Messages of Ray's actors take twice the time of these, and of the processor; see docs/benchmarks/README.md, "What
+    # a hop costs".
+    os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MAX_MESSAGE_BYTES))
     if "RAY_AUTH_MODE" in os.environ:
         return
     token_path = data / "ray_token"

@@ -15,6 +15,9 @@ from engine.serving.rollout import Replica, max_surge_percent
 # Often enough that what a router knows of a replica is mostly what that does; each time, every gateway hears of it.
 STATS_PERIOD_S = 1.0
 
+# Where deployments talk by gRPC, `max_queued_requests` is how many calls a gateway may have under way at all replicas
+# of another deployment: Ray Serve takes a call for accepted when it is answered.
+
 # A replica whose check fails three times in a row is replaced: at most 45 s after it stopped making progress.
 HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
 
@@ -102,7 +105,7 @@ def retriever_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
         # More than one follow the log of a deployment Writer, which owns the store.
         "num_replicas": retriever.num_replicas,
         "max_ongoing_requests": retriever.max_queued_queries,
-        "max_queued_requests": retriever.max_queued_queries,
+        "max_queued_requests": retriever.max_queued_queries * retriever.num_replicas,
         "ray_actor_options": _resources(retriever.num_cpus, num_gpus, profile),
         "graceful_shutdown_timeout_s": _SHORT_ANSWERS_S,
         **HEALTH,
@@ -115,7 +118,7 @@ def generator_options(config: EngineConfig, profile: Profile) -> dict[str, Any]:
     ongoing = generator.max_num_seqs + generator.max_queued + 8
     options: dict[str, Any] = {
         "max_ongoing_requests": ongoing,
-        "max_queued_requests": ongoing,
+        "max_queued_requests": ongoing * generator.most_replicas,
         "ray_actor_options": _resources(generator.num_cpus, generator.num_gpus, profile),
         "graceful_shutdown_timeout_s": longest_answer_s(config),
         **_ranks_options(generator, profile),

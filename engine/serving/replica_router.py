@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from threading import Lock
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from engine.generation.placement.placement import Placement
 from engine.generation.placement.report import ReplicaReport
@@ -24,7 +26,8 @@ class ReplicaRouter(RequestRouter):  # type: ignore[misc]
         """Called once, before anything else."""
         self._placement = Placement()
         self._lock = Lock()
-        self._works: dict[str, dict[str, Work]] = {}  # by Ray's id, which the calls of one HTTP request share
+        # By Ray's id, which the calls of one HTTP request share: what each asks for, and which replica it is to get.
+        self._works: dict[str, dict[str, tuple[Work, asyncio.Future[RunningReplica]]]] = {}
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called when replicas come, go or tell news of themselves."""
@@ -53,13 +56,6 @@ class ReplicaRouter(RequestRouter):  # type: ignore[misc]
             pending_request.routing_context.should_backoff = True
         return [[replica] for replica in ranked]
 
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """It went there, perhaps because a better one had no room."""
-        with self._lock:
-            work = self._work(pending_request)
-            if work is not None:
-                self._placement.sent(work, _name(replica_id), time.monotonic())
-
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """It ended, whichever way."""
         with self._lock:
@@ -82,18 +78,24 @@ class ReplicaRouter(RequestRouter):  # type: ignore[misc]
             return None
         call = pending.metadata.internal_request_id
         works = self._works.setdefault(call, {})
-        work = works.get(request.id)
-        if work is None:
-            work = works[request.id] = work_of(request.id, request)
-            pending.future.add_done_callback(
-                lambda future: self._given_up(call, work.id) if future.cancelled() else None
-            )
-        return work
+        known = works.get(request.id)
+        # Another try has another future.
+        if known is None or known[1] is not pending.future:
+            known = works[request.id] = work_of(request.id, request), pending.future
+            # Ray Serve's own word that it went there comes with the end of the answer, where replicas talk gRPC.
+            pending.future.add_done_callback(partial(self._found, call, request.id))
+        return known[0]
 
-    def _given_up(self, call: str, request_id: str) -> None:
-        """The caller went before a replica was found."""
+    def _found(self, call: str, request_id: str, future: asyncio.Future[RunningReplica]) -> None:
+        """It goes there, perhaps because a better one had no room, or the caller went before one was found."""
         with self._lock:
-            self._end(call, request_id)
+            work, newest = self._works.get(call, {}).get(request_id, (None, None))
+            if work is None or newest is not future:
+                return
+            if future.cancelled():
+                self._end(call, request_id)
+            else:
+                self._placement.sent(work, _name(future.result().replica_id), time.monotonic())
 
     def _end(self, call: str, request_id: str) -> None:
         self._placement.done(request_id)

@@ -66,6 +66,9 @@ class LocalCluster:
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            # As deploy/ sets them.
+            "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+            "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
             **_HEALTH,
         }
         self.nodes: list[Node] = []

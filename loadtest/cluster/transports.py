@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import aiohttp
 from rich.console import Console
 
 from engine.errors import SwitchyardError
@@ -27,7 +27,7 @@ from loadtest.closed_loop import closed_loop
 from loadtest.generation.random_checkpoint import write_checkpoint
 from loadtest.measures import percentile
 from loadtest.server import running_server
-from loadtest.streamed_rounds import ask_all, over_http
+from loadtest.streamed_rounds import ask_all, check, over_http, session
 
 _MAX_TOKENS = 64
 _QUESTION = "w7 w11 w13 w17"
@@ -45,7 +45,7 @@ class Variant:
 VARIANTS = (
     Variant(OURS),
     Variant("router: deployment", options=("--set", "router.placement=deployment")),
-    Variant("gRPC between deployments", environment={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}),
+    Variant("actor calls between deployments", environment={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "0"}),
     Variant("Ray's proxy", environment={"RAY_SERVE_ENABLE_HA_PROXY": "0"}),
     Variant("throughput switches", environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
 )
@@ -114,7 +114,7 @@ def measure(*, visits: int, per_client: int, console: Console, variants: Sequenc
 
 
 async def _visit(url: str, per_client: int) -> dict[str, float]:
-    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
+    async with session(url) as http:
         await _ingest(http)
         direct = over_http(http, "direct", max_tokens=_MAX_TOKENS)
         await ask_all(direct, [_QUESTION] * 16, 8)  # warm-up
@@ -131,21 +131,22 @@ async def _visit(url: str, per_client: int) -> dict[str, float]:
         }
 
 
-async def _ingest(http: httpx.AsyncClient) -> None:
+async def _ingest(http: aiohttp.ClientSession) -> None:
     for number in range(20):
         text = f"Page {number}. " + "The retriever follows a log of operations. " * 8
-        answer = await http.put(f"/v1/collections/default/documents/{number}.md", json={"text": text})
-        if answer.status_code != 200:
-            raise SwitchyardError(f"the server answered {answer.status_code}: {answer.text[:300]}")
+        async with http.put(f"/v1/collections/default/documents/{number}.md", json={"text": text}) as answer:
+            await check(answer)
 
 
-async def _search_s(http: httpx.AsyncClient, num_searches: int, clients: int) -> tuple[float, list[float]]:
+async def _search_s(http: aiohttp.ClientSession, num_searches: int, clients: int) -> tuple[float, list[float]]:
     """Seconds of all searches, and of each."""
     each_s: list[float] = []
 
     async def search(query: str) -> None:
         started = time.perf_counter()
-        (await http.post("/v1/search", json={"query": query, "mode": "dense"})).raise_for_status()
+        async with http.post("/v1/search", json={"query": query, "mode": "dense"}) as answer:
+            await check(answer)
+            await answer.read()
         each_s.append(time.perf_counter() - started)
 
     return await closed_loop([f"which log is number {n}?" for n in range(num_searches)], clients, search), each_s

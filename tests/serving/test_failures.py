@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorDiedError
 
-from engine.errors import ComponentUnavailable, InvalidRequest
+from engine.errors import ComponentUnavailable, InvalidRequest, SwitchyardError
 from engine.serving.failures import call_any, stream
 
 
@@ -98,3 +100,17 @@ def test_read_that_no_replica_is_left_for_names_the_component():
 def test_error_that_a_read_raised_is_not_tried_again():
     with pytest.raises(InvalidRequest):
         read_one([InvalidRequest("k=0"), "again"], num_tries=2)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reported"),
+    [
+        pytest.param(InvalidRequest("k=0"), "k=0", id="an error of ours as it is"),
+        pytest.param(KeyError("secret"), "an unexpected error happened", id="a bug without its words"),
+        pytest.param(AioRpcError(StatusCode.INTERNAL, Metadata(), Metadata()), r"retriever.*died", id="gRPC's silence"),
+        pytest.param(TimeoutError(), r"retriever.*died", id="no answer in time"),
+    ],
+)
+def test_error_that_gRPC_brings_is_one_of_ours(raised, reported):
+    with pytest.raises(SwitchyardError, match=reported):
+        read_one([raised], num_tries=1)

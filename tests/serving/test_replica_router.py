@@ -51,6 +51,12 @@ async def choose(router: ReplicaRouter, replicas: list[Replica], asked: PendingR
     return [replica.name for (replica,) in ranks]
 
 
+async def found(asked: PendingRequest, replica: Replica) -> None:
+    """Ray Serve has chosen where it goes."""
+    asked.future.set_result(replica)
+    await asyncio.sleep(0)
+
+
 async def test_replicas_are_offered_one_by_one_and_the_least_busy_first(router: ReplicaRouter):
     replicas = [Replica("a", 900), Replica("b", 100), Replica("c", 500)]
     router.update_replicas(replicas)
@@ -65,7 +71,7 @@ async def test_request_counts_where_it_went_until_it_is_done(router: ReplicaRout
     router.update_replicas(replicas)
     asked = pending("r")
     assert (await choose(router, replicas, asked))[0] == "a"
-    router.on_request_routed(asked, replicas[1].replica_id, None)  # a had no room
+    await found(asked, replicas[1])  # a had no room
     assert router.outstanding["a"] == 0 < router.outstanding["b"]
     router.on_request_completed(replicas[1].replica_id, "call")
     assert set(router.outstanding.values()) == {0}
@@ -75,9 +81,25 @@ async def test_two_calls_of_one_request_end_one_by_one(router: ReplicaRouter):
     replicas = [Replica("a"), Replica("b")]
     router.update_replicas(replicas)
     for name, replica in (("answer", replicas[0]), ("score", replicas[1])):
-        router.on_request_routed(pending(name), replica.replica_id, None)
+        asked = pending(name)
+        await choose(router, replicas, asked)
+        await found(asked, replica)
     router.on_request_completed(replicas[0].replica_id, "call")
     assert router.outstanding["a"] == 0 < router.outstanding["b"]
+
+
+async def test_request_that_was_refused_counts_where_it_went_in_the_end(router: ReplicaRouter):
+    replicas = [Replica("a"), Replica("b", 50)]
+    router.update_replicas(replicas)
+    asked = pending("r")
+    await choose(router, replicas, asked)
+    await found(asked, replicas[0])
+    asked.reset_future()
+    await choose(router, replicas[1:], asked)
+    await found(asked, replicas[1])
+    assert router.outstanding["a"] == 0 < router.outstanding["b"]
+    router.on_request_completed(replicas[1].replica_id, "call")
+    assert set(router.outstanding.values()) == {0}
 
 
 async def test_request_that_was_given_up_before_it_went_counts_nowhere(router: ReplicaRouter):
@@ -97,5 +119,5 @@ async def test_calls_that_are_no_request_go_anywhere_and_count_nowhere(router: R
     router.update_replicas(replicas)
     asked = PendingRequest([], {}, SimpleNamespace(internal_request_id="call"))
     assert set(await choose(router, replicas, asked)) == {"a", "b"}
-    router.on_request_routed(asked, replicas[0].replica_id, None)
+    await found(asked, replicas[0])
     assert sum(router.outstanding.values()) == 0

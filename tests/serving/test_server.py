@@ -90,6 +90,12 @@ def test_bad_bodies_get_a_clear_error_and_the_server_stays_up(server, content, s
     assert httpx.get(server.url + "/readyz", timeout=60).json()["ready"] is True
 
 
+def test_document_of_several_megabytes_reaches_the_retriever(server):
+    url = f"{server.url}/v1/collections/large/documents/docs/spaced.md"
+    text = f"# Spaced\n\n{' ' * 5 * 1024 * 1024}The end."
+    assert httpx.put(url, json={"text": text}, timeout=60).json()["chunks"] == 1
+
+
 def generator_stats(server) -> dict:
     return httpx.get(server.url + "/readyz", timeout=60).json()["components"]["generator"]
 
