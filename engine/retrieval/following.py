@@ -99,7 +99,7 @@ class Follower(Reader):
             for state in self._store.collections():
                 self._encoders.of(state.name, state.encoder, state.model)
             self.catch_up()
-            self._store.hold_passages()
+            self._store.passages.hold()
             opened.pop_all()
 
     def start(self) -> None:
@@ -202,7 +202,7 @@ class Follower(Reader):
     def _evidence_of_one_moment(self, queries: Sequence[Query]) -> list[Evidence | RequestError]:
         """Answer with passages as old as the indexes, however fast their documents are replaced meanwhile."""
         try:
-            with self._stepping, self._store.moment() as connection:
+            with self._stepping, self._store.passages.moment() as connection:
                 self._step(connection)
                 return super().evidence(queries)
         except StoreUnavailable as error:

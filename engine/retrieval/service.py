@@ -106,7 +106,7 @@ class Retriever(Reader):
             for state in self._store.collections():
                 self._place.open(state)
             self._judging.load()
-            self._store.hold_passages()
+            self._store.passages.hold()
         except BaseException:
             self._freezer.close()
             self._judging.close()

@@ -9,7 +9,7 @@ from stub_encoder import SETTINGS, StubEncoder
 from engine.errors import InvalidRequest
 from engine.metrics.likeness import mean_cosine
 from engine.retrieval.service import Retriever
-from engine.retrieval.store.store import Store
+from engine.retrieval.store.passage_reader import PassageReader
 from engine.values import Clues, DocumentWrite, Evidence, Query
 
 PAGES = {"a": "red apples and pears", "b": "red wine", "c": "green pears", "d": "a wooden table", "e": "an iron chair"}
@@ -50,8 +50,8 @@ def test_clues_hold_the_embedding_the_agreement_of_the_legs_and_the_coherence_of
 def test_coherence_is_that_of_the_stored_vectors(retriever, encoder, monkeypatch):
     fill(retriever)
     kept: list[np.ndarray] = []
-    real = Store.chunk_vectors
-    monkeypatch.setattr(Store, "chunk_vectors", lambda *given: kept.extend((found := real(*given)).values()) or found)
+    real = PassageReader.vectors
+    monkeypatch.setattr(PassageReader, "vectors", lambda *given: kept.extend((found := real(*given)).values()) or found)
     found = clues(retriever, "red pears")
     assert found.coherence == pytest.approx(mean_cosine(np.stack(kept)), abs=1e-6)
     assert len(kept) == 5
@@ -114,7 +114,7 @@ def test_a_search_by_meaning_alone_has_no_agreement(retriever):
 def test_a_search_that_wants_no_clues_reads_no_vector_and_counts_no_word(retriever, monkeypatch):
     fill(retriever)
     refused = pytest.fail
-    monkeypatch.setattr(Store, "chunk_vectors", lambda *_: refused("vectors were read"))
+    monkeypatch.setattr(PassageReader, "vectors", lambda *_: refused("vectors were read"))
     (found,) = retriever.evidence([Query("red pears", "docs", 2, words=("red",))])
     assert isinstance(found, Evidence)
     assert found.clues is None and len(found.similarities) == 2

@@ -93,7 +93,7 @@ class OwnCollections:
     def prepare(self, generation: Generation, live: LiveCollection) -> None:
         """See Place."""
         self._judging.prepare(generation.name, live)
-        self._store.hold_passages(generation.collection, generation.number)
+        self._store.passages.hold(generation.collection, generation.number)
 
     def replace(self, generation: Generation, recipe: Recipe, live: LiveCollection) -> None:
         """See Place."""

@@ -74,7 +74,7 @@ class Upcoming:
             return False
         if is_whole and key not in self._whole:
             self._whole.add(key)
-            self._store.hold_passages(one.collection, one.number)
+            self._store.passages.hold(one.collection, one.number)
         return not is_whole
 
     def _drop(self, key: _Key) -> None:

@@ -271,7 +271,7 @@ class LiveCollection:
                         *(shelf, self._lexical, asked, mine, wanted), alpha=alpha, is_alone=len(self._shelves) == 1
                     )
                     found.update(zip(members, rankings, strict=True))
-            passages = self._store.passages({key for one in found.values() for key, _ in one.ranking})
+            passages = self._store.passages.read({key for one in found.values() for key, _ in one.ranking})
             near = {key for one in found.values() if one.traces is not None for key in one.traces.nearest}
             stored = self._vectors_of(near)
         background = None if shelf is None else shelf.meter.background
@@ -279,7 +279,7 @@ class LiveCollection:
             for i in members:
                 one = found.get(i)
                 if one is not None and any(key not in passages for key, _ in one.ranking):
-                    answers[i] = self._store.missing_passage(queries[i].collection)
+                    answers[i] = self._store.passages.missing(queries[i].collection)
                     continue
                 evidence = evidence_of(one, passages, background, version)
                 if queries[i].wants_clues:
@@ -291,7 +291,7 @@ class LiveCollection:
     def _vectors_of(self, keys: set[int]) -> dict[int, Vectors]:
         """The vectors [E] that clues are made of; without them, a clue is not known."""
         try:
-            return self._store.chunk_vectors(keys, self.encoder) if keys else {}
+            return self._store.passages.vectors(keys, self.encoder) if keys else {}
         except StoreUnavailable:
             return {}
 

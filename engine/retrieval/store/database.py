@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 
@@ -77,6 +77,18 @@ def begin_write(connection: Connection) -> None:
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def rows_of(database: Database, query: Any, **values: Any) -> Sequence[Any]:
+    """All rows of one query; asked again once where the database goes away meanwhile. Raises: StoreUnavailable."""
+    for tries_left in (1, 0):
+        try:
+            with database.connect() as connection:
+                return connection.execute(query, values).all()
+        except StoreUnavailable:
+            if not tries_left:
+                raise
+    raise AssertionError
 
 
 class Patience:

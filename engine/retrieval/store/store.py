@@ -1,31 +1,29 @@
-"""The store: its opening and closing, its turns, and the reads of answers. Writes: write.py; indexes: log_reader.py."""
+"""The store: its opening and closing, its turns, and what is asked of documents.
+
+Writes: write.py. What indexes are made of: log_reader.py. The texts that a search found: passage_reader.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, func, select
 
-from engine.errors import BehindStore, RequestError, StoreUnavailable
 from engine.retrieval.encoding.protocol import Vectors
 from engine.retrieval.encoding.turns import Turns
 from engine.retrieval.store import tables
 from engine.retrieval.store.data_folder import FolderLock, SqliteDatabase
-from engine.retrieval.store.database import CommitUnknown, Database, Patience
+from engine.retrieval.store.database import CommitUnknown, Database, Patience, rows_of
 from engine.retrieval.store.migrations import check_schema
-from engine.retrieval.store.passages import PassageMemory, StoredPassage
+from engine.retrieval.store.passage_reader import PassageReader
 from engine.retrieval.store.write import Transaction, in_batches, nothing_stored
 
-_log = logging.getLogger(__name__)
 _VECTOR = np.dtype("<f4")
-_ROWS_PER_READ = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,10 @@ class Store:
         """
         self._lock = FolderLock(data) if is_owner else None
         self._turns = Turns()
-        self._moment = threading.local()
         try:
             self._database = _open_database(data, url, is_owner)
             self._engine = self._database.engine
-            self._memory = PassageMemory(passage_memory_bytes if self._database.is_remote else 0)
+            self.passages = PassageReader(self._database, passage_memory_bytes, is_owner=is_owner)
         except BaseException:
             self._release()
             raise
@@ -92,12 +89,6 @@ class Store:
         if self._lock is not None:
             self._lock.release()
 
-    def missing_passage(self, collection: str) -> RequestError:
-        """What it means that a chunk which a search found has no passage here."""
-        if self._lock is None and not self._database.is_away:
-            return BehindStore(collection)  # its document was replaced since
-        return StoreUnavailable(self.where, "the text of a passage cannot be read")
-
     @contextlib.contextmanager
     def turn(self, *, is_urgent: bool = True) -> Iterator[None]:
         """Keep everybody else from writing inside the block. Urgent turns go first: somebody waits for an answer."""
@@ -112,23 +103,13 @@ class Store:
         """
         patience = Patience()
         with self.turn(is_urgent=is_urgent), self._database.writing(patience.give_up_at) as connection:
-            yield Transaction(connection, self._database, self._memory)
+            yield Transaction(connection, self._database, self.passages.memory)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection whose reads all see the same moment, whatever is written meanwhile."""
         with self._database.reading() as connection:
             yield connection
-
-    @contextlib.contextmanager
-    def moment(self) -> Iterator[Connection]:
-        """As `reading`; passages and their vectors that this thread reads inside the block are of that moment too."""
-        with self._database.reading() as connection:
-            self._moment.connection = connection
-            try:
-                yield connection
-            finally:
-                del self._moment.connection
 
     @contextlib.contextmanager
     def writing(self, *, is_urgent: bool = True) -> Iterator[Connection]:
@@ -152,30 +133,6 @@ class Store:
             with self.turn():
                 self._database.settle(0)
 
-    def hold_passages(self, collection: int | None = None, generation: int | None = None) -> None:
-        """Read texts of passages into memory, the newest first, as far as there is room.
-
-        Those of every collection's generation, or of the one that is named.
-        """
-        if not self._database.is_remote:
-            return
-        k, d, c = tables.chunks, tables.documents, tables.collections
-        with self.reading() as connection:
-            query = _passages().join(c, c.c.id == d.c.collection).order_by(k.c.pk.desc())
-            if collection is None:
-                query = query.where(c.c.generation == k.c.generation)
-            else:
-                query = query.where(c.c.id == collection, k.c.generation == generation)
-            for rows in connection.execution_options(yield_per=_ROWS_PER_READ).execute(query).partitions():
-                self._memory.put(StoredPassage(*row) for row in rows)
-                if not self._memory.has_room:
-                    _log.warning(
-                        "%d passages are held in memory, no more have room in retriever.passage_memory_bytes; while %s "
-                        "is away, searches that find others fail",
-                        *(len(self._memory), self.where),
-                    )
-                    return
-
     def collections(self) -> list[CollectionState]:
         """Every collection, by name."""
         with self._database.connect() as connection:
@@ -190,37 +147,17 @@ class Store:
         """The vectors [E] of those texts that `encoder` has embedded before."""
         e = tables.embeddings
         query = select(e.c.text_hash, e.c.vector).where(e.c.encoder == encoder)
-        rows = (row for batch in in_batches(text_hashes) for row in self._rows(query.where(e.c.text_hash.in_(batch))))
-        return {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
-
-    def passages(self, keys: Iterable[int]) -> dict[int, StoredPassage]:
-        """The chunks behind keys of the vector rows; those only that are in memory where the database is away."""
-        wanted = set(keys)
-        found = self._memory.get(wanted) if self._database.is_remote else {}
-        try:
-            for batch in in_batches(wanted - found.keys()):
-                read = [StoredPassage(*row) for row in self._rows(_PASSAGES, keys=batch)]
-                self._memory.put(read)
-                found |= {passage.key: passage for passage in read}
-        except StoreUnavailable as error:
-            _log.warning("passages that are not in memory cannot be read: %s", error)
-        return found
-
-    def chunk_vectors(self, keys: Iterable[int], encoder: str) -> dict[int, Vectors]:
-        """The vectors [E] of the chunks behind keys, by `encoder`. Raises: StoreUnavailable."""
-        hashes = {row.pk: row.text_hash for batch in in_batches(keys) for row in self._rows(_HASHES, keys=batch)}
-        found = (
+        rows = (
             row
-            for batch in in_batches(set(hashes.values()))
-            for row in self._rows(_VECTORS, hashes=batch, encoder=encoder)
+            for batch in in_batches(text_hashes)
+            for row in rows_of(self._database, query.where(e.c.text_hash.in_(batch)))
         )
-        vectors = {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in found}
-        return {key: vectors[text_hash] for key, text_hash in hashes.items() if text_hash in vectors}
+        return {row.text_hash: np.frombuffer(row.vector, _VECTOR).astype(np.float32) for row in rows}
 
     def document(self, collection: str, tenant: str, document: str) -> dict[str, Any] | None:
         """One document with its text, None when there is none."""
         d = tables.documents
-        rows = self._rows(_summaries(collection, tenant, d.c.text, d.c.metadata).where(d.c.id == document))
+        rows = rows_of(self._database, _summaries(collection, tenant, d.c.text, d.c.metadata).where(d.c.id == document))
         return dict(rows[0]._mapping) if rows else None
 
     def documents(
@@ -231,7 +168,7 @@ class Store:
         query = _summaries(collection, tenant).order_by(d.c.id).limit(limit)
         query = query.where(d.c.source == source) if source is not None else query
         query = query.where(d.c.id > after) if after is not None else query
-        return [dict(row._mapping) for row in self._rows(query)]
+        return [dict(row._mapping) for row in rows_of(self._database, query)]
 
     def sizes(self, tenant: str) -> list[dict[str, Any]]:
         """Name, version, documents, chunks and sources of every collection, as the tenant sees it."""
@@ -243,25 +180,13 @@ class Store:
             .order_by(c.c.name, d.c.source)
         )
         sizes: dict[str, dict[str, Any]] = {}
-        for name, version, source, num_documents, num_chunks in self._rows(query):
+        for name, version, source, num_documents, num_chunks in rows_of(self._database, query):
             empty = {"name": name, "version": version, "documents": 0, "chunks": 0, "sources": []}
             size = sizes.setdefault(name, empty)
             size["documents"] += num_documents
             size["chunks"] += int(num_chunks)
             size["sources"] += [source] if source is not None else []
         return list(sizes.values())
-
-    def _rows(self, query: Any, **values: Any) -> Sequence[Any]:
-        if hasattr(self._moment, "connection"):
-            return self._moment.connection.execute(query, values).all()  # type: ignore[no-any-return]
-        for tries_left in (1, 0):
-            try:
-                with self._database.connect() as connection:
-                    return connection.execute(query, values).all()
-            except StoreUnavailable:
-                if not tries_left:
-                    raise
-        raise AssertionError
 
 
 def read_collections(connection: Connection) -> list[CollectionState]:
@@ -295,28 +220,6 @@ def _open_database(data: Path, url: str | None, is_owner: bool) -> Database:
     from engine.retrieval.store.postgres import PostgresDatabase  # its driver is an extra
 
     return PostgresDatabase(url)
-
-
-def _passages() -> Any:
-    k, d = tables.chunks, tables.documents
-    # The database cuts the slice: a passage costs its own length, not that of a long document.
-    text = func.substr(d.c.text, k.c.start + 1, k.c.end - k.c.start)
-    columns = (k.c.pk, k.c.id, d.c.id, d.c.title, k.c.heading, text, k.c.start, k.c.end)
-    return select(*columns).join(d, d.c.pk == k.c.document_pk)
-
-
-# Every search asks it, and to put it together takes as long as to answer it.
-_PASSAGES = _passages().where(tables.chunks.c.pk.in_(bindparam("keys", expanding=True)))
-
-
-# Two queries: of one that joins them, SQLite reads every embedding once there are many keys.
-_HASHES = select(tables.chunks.c.pk, tables.chunks.c.text_hash).where(
-    tables.chunks.c.pk.in_(bindparam("keys", expanding=True))
-)
-_VECTORS = select(tables.embeddings.c.text_hash, tables.embeddings.c.vector).where(
-    tables.embeddings.c.encoder == bindparam("encoder"),
-    tables.embeddings.c.text_hash.in_(bindparam("hashes", expanding=True)),
-)
 
 
 def _summaries(collection: str, tenant: str, *more: Any) -> Any:

@@ -67,7 +67,7 @@ def test_write_that_is_not_committed_leaves_nothing(store):
 
 def test_passage_is_the_slice_of_its_documents_text(store):
     change = apply(store, new_document("a", "Größe 😀 ", "日本語 zwei"))
-    assert [store.passages([chunk.key])[chunk.key].text for chunk in change.added] == ["Größe 😀 ", "日本語 zwei"]
+    assert [store.passages.read([chunk.key])[chunk.key].text for chunk in change.added] == ["Größe 😀 ", "日本語 zwei"]
 
 
 def test_update_replaces_chunks_and_keeps_shared_embeddings(store):
