@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -94,14 +94,17 @@ def used_between(samples: Sequence[Sample], since_unix_s: float, until_unix_s: f
         return {}
     first, last = inside[0], inside[-1]
     seconds = last.unix_s - first.unix_s
-    cores: Counter[str] = Counter()
-    mib: Counter[str] = Counter()
+    cores: defaultdict[str, float] = defaultdict(float)
+    mib: defaultdict[str, float] = defaultdict(float)
     for pid, usage in last.processes.items():
         before = first.processes.get(pid)
         cores[usage.name] += (usage.cpu_s - (before.cpu_s if before else 0.0)) / seconds
         mib[usage.name] += usage.rss_bytes / 2**20
-    found = {name: {"cores": round(used, 3), "mib": round(mib[name])} for name, used in cores.most_common()}
-    others = (last.machine_cpu_s - first.machine_cpu_s) / seconds - cores.total()
+    busiest = sorted(cores, key=lambda name: -cores[name])
+    found: dict[str, dict[str, float]] = {
+        name: {"cores": round(cores[name], 3), "mib": round(mib[name])} for name in busiest
+    }
+    others = (last.machine_cpu_s - first.machine_cpu_s) / seconds - sum(cores.values())
     return found | {"everything else": {"cores": round(others, 3)}}
 
 

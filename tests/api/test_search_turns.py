@@ -59,6 +59,9 @@ class Server:
             await settled()
         self.now_s = until_s
 
+    async def wait_for_timer(self) -> None:
+        await self.wait(min(at_s for at_s, _ in self._timers) - self.now_s)
+
 
 async def settled() -> None:
     """Whatever needs no time has been done; a request over HTTP takes some dozens of turns of the loop."""
@@ -215,7 +218,7 @@ async def test_flood_of_searches_gets_its_share_and_no_more():
                 break
             await server.end(*server.begun, after_s=0.04)
             busy_s += 0.04
-            await server.wait(0.1201)
+            await server.wait_for_timer()
             assert len(server.begun) > num_ended
     assert busy_s / server.now_s == pytest.approx(0.25, abs=0.01)
 
