@@ -35,7 +35,8 @@
         |   |-- UnknownJob
         |   `-- UnknownResponse
         |-- Overloaded               a bounded queue is full; carries Retry-After
-        |   `-- ExpectedTooLate      it is not full, but what waits in it takes too long
+        |   |-- ExpectedTooLate      it is not full, but what waits in it takes too long
+        |   `-- SearchTooLate        so does what waits before a search, beside answers
         |-- DeadlineExceeded         the request's deadline passed
         |-- StorageFull              the disk has no room; nothing of the write was kept
         |-- NotImplementedYet        an address of the published interface that this version does not serve
@@ -399,6 +400,19 @@ class ExpectedTooLate(Overloaded):
             self,
             f"the first token is expected after {expected_s:.1f} s ({num_waiting} requests wait), not safely within "
             f"{setting}={limit_ms:.0f} ms. Retry after {retry_after_s} s, raise {setting}, or add capacity.",
+        )
+        self.retry_after_s = retry_after_s
+
+
+class SearchTooLate(Overloaded):
+    """Searches that wait for their turn beside answers take longer than another one may wait."""
+
+    def __init__(self, num_waiting: int, expected_s: float, limit_ms: float, retry_after_s: int) -> None:
+        RequestError.__init__(
+            self,
+            f"the search would begin after {expected_s:.1f} s ({num_waiting} queries wait while answers are computed), "
+            f"not safely within gateway.max_ttft_ms={limit_ms:.0f} ms. Retry after {retry_after_s} s, raise "
+            "gateway.search_share, or add capacity.",
         )
         self.retry_after_s = retry_after_s
 

@@ -82,12 +82,12 @@ Event = Started | Text | Finished
 class Answerer:
     """Composes retriever, router and generator for the chat route."""
 
-    def __init__(self, backends: Backends, config: EngineConfig, memory: AnswerMemory) -> None:
-        """`memory` takes what answers were made of."""
+    def __init__(self, backends: Backends, config: EngineConfig, memory: AnswerMemory, admission: Admission) -> None:
+        """`memory` takes what answers were made of; `admission` lets requests in."""
         self._backends = backends
         self._config = config
         self._memory = memory
-        self._admission = Admission(config)
+        self._admission = admission
         self._restraint = Restraint(config.router, config.generator.max_passages)
 
     async def answer(

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from engine import __version__
 from engine.api import error_table
+from engine.api.admission import Admission
 from engine.api.answered import AnswerMemory
 from engine.api.answering import Answerer
 from engine.api.backends import Backends
@@ -23,6 +24,7 @@ from engine.api.routes_judgements import judgements_router
 from engine.api.routes_knowledge import knowledge_router
 from engine.api.routes_route import route_router
 from engine.api.routing_only import RouteAsker
+from engine.api.search_turns import SearchTurns
 from engine.config import EngineConfig
 
 
@@ -32,11 +34,12 @@ def create_app(backends: Backends, config: EngineConfig, memory: AnswerMemory | 
     app = FastAPI(title="Switchyard", version=__version__, docs_url=None, redoc_url=None)
     error_table.install(app)
     app.add_middleware(RequestLimits, settings=config.gateway)
-    app.include_router(chat_router(backends, Answerer(backends, config, memory)))
+    admission = Admission(config)
+    app.include_router(chat_router(backends, Answerer(backends, config, memory, admission)))
     app.include_router(classify_router(Classifier(backends, config)))
     app.include_router(route_router(RouteAsker(backends, config)))
     app.include_router(feedback_router(backends, FeedbackTaker(backends, config, memory)))
-    app.include_router(knowledge_router(backends, config))
+    app.include_router(knowledge_router(backends, config, SearchTurns(config, lambda: admission.is_busy)))
     app.include_router(judgements_router(backends))
     app.include_router(generations_router(backends))
     app.include_router(jobs_router(backends))

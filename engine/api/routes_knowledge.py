@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -25,6 +26,7 @@ from engine.api.schemas_knowledge import (
     SearchResponse,
     WriteOutcome,
 )
+from engine.api.search_turns import SearchTurns
 from engine.api.strict_json import StrictRoute, parse_json
 from engine.api.tenancy import Tenant
 from engine.config import EngineConfig
@@ -47,31 +49,31 @@ Job = Annotated[
 ]
 
 
-def knowledge_router(backends: Backends, config: EngineConfig) -> APIRouter:
-    """The routes of the knowledge base."""
+def knowledge_router(backends: Backends, config: EngineConfig, turns: SearchTurns) -> APIRouter:
+    """The routes of the knowledge base; `turns` are those of its searches."""
     router = APIRouter(route_class=StrictRoute, tags=["knowledge base"])
 
     @router.post("/v1/search")
     async def search(request: SearchRequest, tenant: Tenant) -> SearchResponse:
         """Passages for one or many queries, best first."""
         collection = request.collection or config.retriever.default_collection
-        found = await asyncio.gather(
-            *(
-                backends.evidence(
-                    RetrieverQuery(
-                        text,
-                        collection,
-                        request.k,
-                        request.filter,
-                        tenant=tenant,
-                        min_version=request.min_version,
-                        mode=request.mode or config.retriever.mode,
-                        wants_similarities=False,
-                    )
-                )
-                for text in request.texts()
+        queries = [
+            RetrieverQuery(
+                text,
+                collection,
+                request.k,
+                request.filter,
+                tenant=tenant,
+                min_version=request.min_version,
+                mode=request.mode or config.retriever.mode,
+                wants_similarities=False,
             )
-        )
+            for text in request.texts()
+        ]
+        # What waits for a version uses no core meanwhile, and would hold up the others.
+        turn = nullcontext() if request.min_version is not None else turns.take(len(queries))
+        async with turn:
+            found = await asyncio.gather(*map(backends.evidence, queries))
         return _search_response(found)
 
     async def write(

@@ -11,6 +11,10 @@ from engine.config.base import Settings
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
+# A search keeps one thread busy. On two cores, where it does so for a quarter of the time, answers keep seven eighths
+# of what they had, and those that wait for a turn are answered together, which takes less for each.
+_CPU_SEARCH_SHARE = 0.25
+
 
 class GatewaySettings(Settings):
     """The HTTP front: limits, deadlines and how many replicas answer."""
@@ -26,8 +30,16 @@ class GatewaySettings(Settings):
     max_ttft_ms: int | None = Field(
         None,
         ge=1,
-        description="Chat requests whose first token is expected later than this get 503 at once; default: those whose "
-        "deadline will have passed by then.",
+        description="Chat requests whose first token is expected later than this get 503 at once, and searches that "
+        "would wait for so long beside them; default: chat requests whose deadline will have passed by then.",
+    )
+    search_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the time in which searches (POST /v1/search) may be under way while answers are, since "
+        "both use the same cores; others wait for their turn and are then answered together. 1: no limit, for "
+        f"retrievers with cores of their own; default: {_CPU_SEARCH_SHARE} on a CPU, 1 on a GPU.",
     )
     on_retrieval_error: Literal["degrade", "fail"] = Field(
         "degrade", description="degrade: answer without passages and say so; fail: answer 503."
@@ -45,6 +57,10 @@ class GatewaySettings(Settings):
         1000, ge=0, le=100_000, description="The last answers of each gateway can be rated (POST /v1/feedback)."
     )
     log_questions: bool = Field(False, description="Keep the question with what users say of its answer.")
+
+    def share_of_searches(self, profile: str) -> float:
+        """`search_share`, or its default for this profile."""
+        return self.search_share or (1.0 if profile == "gpu" else _CPU_SEARCH_SHARE)
 
     @model_validator(mode="after")
     def _tenants_have_keys(self) -> Self:

@@ -25,10 +25,11 @@ def build_app(args: EngineConfig) -> Application:
 
     Ray Serve validates the `args:` of serve_config.yaml against the annotation, so a mistyped key fails the deploy.
     """
-    # Replicas have working directories of their own.
-    config = args.model_copy(update={"data": args.data.expanduser().absolute(), "router": args.router.absolute()})
     num_gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
-    profile = options.resolve_profile(config.profile, num_gpus)
+    profile = options.resolve_profile(args.profile, num_gpus)
+    # Replicas have working directories of their own.
+    folders = {"data": args.data.expanduser().absolute(), "router": args.router.absolute()}
+    config = args.model_copy(update={**folders, "profile": profile})
     chosen = _options(config, profile)
     writer_options = options.retriever_options(config, profile)
     if config.retriever.num_replicas == 1:

@@ -17,7 +17,8 @@ for in steps of even arrivals, each offering half as much again, until two in a 
 | recovery | 5 s after the spike or earlier: from then on, at least 90 % of the share in time that was there before |
 | sender | the client took at most half a core, and was late by no more than --max-lag-ms at p99 |
 
-Memory is left out, and said to be, where the server's data folder is not named or not on this machine.
+Memory is left out, and said to be, where the server's data folder is not named or not on this machine. What each of
+its processes used of the cores and of memory, and what everything else on the machine did, is in overload.json.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -42,7 +44,7 @@ from loadtest.open_loop.knee import FoundKnee, search_knee
 from loadtest.open_loop.protection import judge, spike_shape
 from loadtest.open_loop.request_log import REQUESTS_FILE, read_requests
 from loadtest.open_loop.run import RUN_FILE, LoadRun, read_run
-from loadtest.open_loop.server_memory import MemoryWatch, server_pid, tree_rss_bytes
+from loadtest.open_loop.server_processes import Sample, ServerWatch, sample_tree, server_pid, used_between
 from loadtest.open_loop.summary import PartFigures, part_figures
 from loadtest.verdicts import print_verdicts, write_verdicts
 
@@ -95,7 +97,7 @@ def _run(url: str, options: argparse.Namespace, more: Sequence[str]) -> int:
     watch = None
     if options.data is not None:
         pid = server_pid(options.data)
-        watch = MemoryWatch(lambda: tree_rss_bytes(pid))
+        watch = ServerWatch(lambda: sample_tree(pid))
     console = Console()
     knee = _find_knee(url, options, more, console) if options.knee is None else FoundKnee(options.knee, ())
     shape = spike_shape(knee.goodput_s, options.factor, options.seconds)
@@ -103,10 +105,26 @@ def _run(url: str, options: argparse.Namespace, more: Sequence[str]) -> int:
         cpu_s = _children_cpu_s()
         run, parts = _load(url, shape, options.out, more)
         cpu_s = _children_cpu_s() - cpu_s
-    verdicts = judge(parts, run, knee.goodput_s, [] if watch is None else watch.samples, cpu_s)
-    steps = [asdict(step) for step in knee.steps]
-    write_verdicts(options.out / OVERLOAD_FILE, verdicts, shape=shape, knee_s=knee.goodput_s, knee_steps=steps)
+    samples = [] if watch is None else watch.samples
+    verdicts = judge(parts, run, knee.goodput_s, samples, cpu_s)
+    write_verdicts(
+        options.out / OVERLOAD_FILE,
+        verdicts,
+        shape=shape,
+        knee_s=knee.goodput_s,
+        knee_steps=[asdict(step) for step in knee.steps],
+        processes=_processes(parts, run, samples),
+    )
     return print_verdicts(verdicts, console)
+
+
+def _processes(parts: Sequence[PartFigures], run: LoadRun, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What each process of the server used before, in and after the spike."""
+    starts = [run.started_unix + part.start_s for part in parts]
+    return {
+        name: used_between(samples, start, start + part.duration_s)
+        for name, start, part in zip(("before", "spike", "after"), starts, parts, strict=True)
+    }
 
 
 def _find_knee(url: str, options: argparse.Namespace, more: Sequence[str], console: Console) -> FoundKnee:

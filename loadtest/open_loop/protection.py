@@ -7,7 +7,7 @@ from statistics import median
 
 from loadtest.measures import Slo, percentile
 from loadtest.open_loop.run import LoadRun
-from loadtest.open_loop.server_memory import Sample
+from loadtest.open_loop.server_processes import Sample
 from loadtest.open_loop.summary import PartFigures, client_lag
 from loadtest.verdicts import Verdict
 
@@ -35,7 +35,7 @@ def judge(
 
     Args:
         knee_s: goodput at the knee, in requests/s.
-        samples: memory of the server.
+        samples: the server's processes.
         sender_cpu_s: processor time of the process that sent, in seconds.
     """
     spike = parts[_SPIKE]

@@ -37,9 +37,9 @@ def admission(clock: Clock, **gateway: int) -> Admission:
 
 
 def see(admission: Admission, clock: Clock, pace_s: float, times: int = 8) -> None:
-    """Requests that come together to a server with one first token each `pace_s`."""
-    tickets = [admission.enter(DEADLINE_MS) for _ in range(times)]
-    for ticket in tickets:
+    """Requests that come one after the other to a server with one first token each `pace_s`."""
+    for _ in range(times):
+        ticket = admission.enter(DEADLINE_MS)
         clock.now_s += pace_s
         ticket.begun()
         ticket.close()
@@ -158,6 +158,41 @@ def test_client_is_told_to_come_back_when_enough_have_their_first_token(clock):
     with pytest.raises(Overloaded) as refused:
         slow.enter(DEADLINE_MS)
     assert refused.value.retry_after_s == 30
+
+
+def test_share_of_the_limit_that_is_counted_on_falls_while_those_behind_others_are_late_and_rises_again(clock):
+    gate = admission(clock, max_ttft_ms=1500)
+
+    def let_in_behind(took_s: float, times: int) -> None:
+        for _ in range(times):
+            see(gate, clock, pace_s=0.25, times=12)
+            tickets = [gate.enter(DEADLINE_MS), gate.enter(DEADLINE_MS)]
+            clock.now_s += took_s
+            for ticket in tickets:
+                ticket.begun()
+                ticket.close()
+
+    def room() -> int:
+        tickets = admitted(gate, 20)
+        for ticket in tickets:
+            ticket.close()
+        return len(tickets)
+
+    see(gate, clock, pace_s=0.25)
+    assert room() == 4
+    let_in_behind(took_s=1.6, times=10)
+    see(gate, clock, pace_s=0.25, times=12)
+    assert room() == 2
+    let_in_behind(took_s=0.1, times=150)
+    see(gate, clock, pace_s=0.25, times=12)
+    assert room() == 6
+
+
+def test_late_prompt_with_none_before_it_says_nothing_about_waiting(clock):
+    gate = admission(clock, max_ttft_ms=1500)
+    see(gate, clock, pace_s=5, times=30)
+    see(gate, clock, pace_s=0.25, times=12)
+    assert len(admitted(gate, 20)) == 4
 
 
 def goodput_s(rate_s: float, *, seconds: float = 400, **gateway: int) -> float:

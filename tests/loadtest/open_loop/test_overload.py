@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -16,7 +18,14 @@ from loadtest.open_loop.overload import main
 from loadtest.open_loop.protection import judge, spike_shape
 from loadtest.open_loop.request_log import Request
 from loadtest.open_loop.run import LoadRun
-from loadtest.open_loop.server_memory import MemoryWatch, Sample, server_pid, tree_rss_bytes
+from loadtest.open_loop.server_processes import (
+    Sample,
+    ServerWatch,
+    Usage,
+    sample_tree,
+    server_pid,
+    used_between,
+)
 from loadtest.open_loop.summary import part_figures
 
 RUN = LoadRun("http://x", spike_shape(1.0, 10.0, 60.0), "even", 0, "", 1000, 100, 50, 64, started_unix=1000.0)
@@ -49,7 +58,8 @@ def after(*late_at):
 
 
 def memory(growth):
-    return [Sample(1060.0 + n, GIB + int(GIB * growth * (n >= 45))) for n in range(60)]
+    sizes = [GIB + int(GIB * growth * (n >= 45)) for n in range(60)]
+    return [Sample(1060.0 + n, {1: Usage("Generator", size, 0.0)}) for n, size in enumerate(sizes)]
 
 
 def test_shape_is_80_percent_of_the_knee_around_ten_times_of_it():
@@ -114,19 +124,41 @@ def test_sender_that_is_busy_or_late_does_not_hold():
     assert verdicts(spike(), sender_cpu_s=None)["sender"].holds is None
 
 
-def test_memory_of_a_process_is_that_of_its_children_too():
-    assert tree_rss_bytes(os.getpid()) > 10 * 2**20
+def test_a_sample_is_of_a_process_and_its_children():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        found = sample_tree(os.getpid())
+    finally:
+        child.communicate(b"\n")
+    assert {os.getpid(), child.pid} <= found.processes.keys()
+    ours = found.processes[os.getpid()]
+    assert found.rss_bytes > ours.rss_bytes > 10 * 2**20 and found.machine_cpu_s > ours.cpu_s > 0
     # 2**22 is above the largest process number there can be.
-    assert tree_rss_bytes(2**22 + 1) == 0
+    assert not sample_tree(2**22 + 1).processes
 
 
-def test_memory_is_sampled_until_the_block_ends():
+def test_cores_are_told_apart_by_process_and_from_everything_else():
+    def sample(unix_s, generator_s, machine_s, **others):
+        used = {1: Usage("Generator", 512 * 2**20, generator_s)}
+        used |= {2 + n: Usage("Gateway", 2**20, cpu_s) for n, cpu_s in enumerate(others.values())}
+        return Sample(unix_s, used, machine_s)
+
+    samples = [sample(9, 0, 0), sample(10, 50, 500, a=1), sample(15, 0, 0), sample(20, 64, 519, a=2, b=1)]
+    assert used_between(samples, 10, 21) == {
+        "Generator": {"cores": 1.4, "mib": 512},
+        "Gateway": {"cores": 0.2, "mib": 2},  # one of them is new
+        "everything else": {"cores": 0.3},
+    }
+    assert used_between(samples, 19, 21) == {}
+
+
+def test_samples_are_taken_until_the_block_ends():
     readings = iter(range(1, 1000))
-    with MemoryWatch(lambda: next(readings), every_s=0.001) as watch:
+    with ServerWatch(lambda: Sample(next(readings), {}), every_s=0.001) as watch:
         deadline = time.monotonic() + 10
         while len(watch.samples) < 3 and time.monotonic() < deadline:
             time.sleep(0.001)
-    assert [each.rss_bytes for each in watch.samples[:3]] == [1, 2, 3]
+    assert [each.unix_s for each in watch.samples[:3]] == [1, 2, 3]
     assert not watch._thread.is_alive()
 
 
