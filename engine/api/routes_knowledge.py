@@ -71,7 +71,7 @@ def knowledge_router(backends: Backends, config: EngineConfig, turns: SearchTurn
             for text in request.texts()
         ]
         # What waits for a version uses no core meanwhile, and would hold up the others.
-        turn = nullcontext() if request.min_version is not None else turns.take(len(queries))
+        turn = nullcontext() if request.min_version else turns.take(len(queries))
         async with turn:
             found = await asyncio.gather(*map(backends.evidence, queries))
         return _search_response(found)

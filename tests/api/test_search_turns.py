@@ -239,8 +239,8 @@ def held(backends, monkeypatch) -> dict[str, asyncio.Event]:
 
 
 async def test_search_over_http_waits_for_the_one_before_it_only_while_a_chat_request_is_answered(client, held):
-    def search(text: str) -> asyncio.Task[httpx.Response]:
-        return asyncio.create_task(client.post("/v1/search", json={"query": text}))
+    def search(text: str, **more: int) -> asyncio.Task[httpx.Response]:
+        return asyncio.create_task(client.post("/v1/search", json={"query": text, **more}))
 
     chat = {"model": "auto", "messages": [{"role": "user", "content": "chat"}], "max_tokens": 2}
     asked = [search("first"), search("second")]
@@ -252,6 +252,9 @@ async def test_search_over_http_waits_for_the_one_before_it_only_while_a_chat_re
         asked.append(search("third"))
         await settled()
         assert not held["third"].is_set()
+        asked.append(search("for a version", min_version=1))
+        await held["for a version"].wait()
+        assert not held["third"].is_set()
         held["go"].set()
-        assert [(await each).status_code for each in asked] == [404, 404, 200, 404]  # there is no collection
+        assert [(await each).status_code for each in asked] == [404, 404, 200, 404, 404]  # there is no collection
     assert held["third"].is_set()
