@@ -176,8 +176,7 @@ def _set_ray_environment(data: Path, *, own_cluster: bool) -> None:
     if not own_cluster:
         return
     use_loopback()
-    # Messages of Ray's actors take twice the time of these, and of the processor; see docs/benchmarks/README.md, "What
-    # a hop costs".
+    # By actor calls first tokens come later; see docs/benchmarks/README.md, "What a hop costs".
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MAX_MESSAGE_BYTES))
     if "RAY_AUTH_MODE" in os.environ:
