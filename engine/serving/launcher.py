@@ -24,8 +24,12 @@ from engine.serving.loopback import use_loopback
 APP_NAME = "switchyard"
 # Embedding batches and documents travel through the object store; answers do not.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
-# Of one message between deployments: what a gateway takes in one request of documents, and more. gRPC's own are 4 MiB.
-MAX_MESSAGE_BYTES = 2**31 - 1
+# By actor calls first tokens come later; see docs/benchmarks/README.md, "What a hop costs". gRPC's own limit of a
+# message, 4 MiB, is less than a gateway takes in one request of documents.
+GRPC_ENVIRONMENT = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+}
 LINGER_S = 3.0
 # Running answers get so long to end; in a rolling update they get all that they need.
 DRAIN_S = 7.0
@@ -176,9 +180,8 @@ def _set_ray_environment(data: Path, *, own_cluster: bool) -> None:
     if not own_cluster:
         return
     use_loopback()
-    # By actor calls first tokens come later; see docs/benchmarks/README.md, "What a hop costs".
-    os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
-    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MAX_MESSAGE_BYTES))
+    for name, value in GRPC_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ:
         return
     token_path = data / "ray_token"

@@ -18,6 +18,7 @@ import psutil
 import yaml
 
 from engine.errors import SwitchyardError
+from engine.serving.launcher import GRPC_ENVIRONMENT
 from loadtest.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -66,9 +67,7 @@ class LocalCluster:
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-            # As deploy/ sets them.
-            "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-            "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
+            **GRPC_ENVIRONMENT,
             **_HEALTH,
         }
         self.nodes: list[Node] = []

@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 import pytest
 from deploy_files import DEPLOY, REPOSITORY
 
+from engine.serving.launcher import GRPC_ENVIRONMENT
+
 FILES = sorted((DEPLOY / "containers").iterdir())
 
 
@@ -78,3 +80,9 @@ def test_build_context_holds_no_data_folder_and_no_environment():
     patterns = [line for line in (REPOSITORY / ".dockerignore").read_text().split() if not line.startswith(("#", "!"))]
     for name in (".venv", ".git", ".switchyard", "shared"):
         assert any(fnmatch(name, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_deployments_in_containers_talk_by_grpc_as_on_one_machine(path):
+    given = dict(pair.split("=", 1) for name, rest in instructions(path) if name == "ENV" for pair in rest.split())
+    assert given.items() >= GRPC_ENVIRONMENT.items()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.config import GatewaySettings
-from engine.serving.launcher import _set_ray_environment
+from engine.serving.launcher import GRPC_ENVIRONMENT, _set_ray_environment
 
-GRPC, LIMIT = "RAY_SERVE_USE_GRPC_BY_DEFAULT", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+GRPC, LIMIT = GRPC_ENVIRONMENT
 PATIENCE = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
 
 
