@@ -22,7 +22,7 @@ from engine.errors import Overloaded, SearchTooLate
 # As many searches go together as were done in this time. More of them in one batch cost less each, and an answer's own
 # search may have to wait for it.
 _TURN_S = 0.1
-# After one that took very long, say since it waited for a version, others do not wait in proportion.
+# After one that took very long others do not wait in proportion.
 _MAX_REST_S = 2.0
 # Weight of the last turn in what a query takes.
 _LEARNING_RATE = 0.2
