@@ -1,6 +1,6 @@
 """Whole rounds of streamed answers, as their clients see them.
 
-The client is aiohttp's, which takes a third of what httpx takes of the processor: it shares that with the server.
+The client is aiohttp's, which takes less of the processor than httpx: it shares that with the server.
 """
 
 from __future__ import annotations
